@@ -1,0 +1,68 @@
+"""What is in an artifact: ops, shapes, multiply-accumulates, bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bvtdeploy.artifact import spec
+from bvtdeploy.artifact.reader import Artifact, read
+
+
+def _value_name(members: dict[str, int], number: int) -> str:
+    return next(name for name, n in members.items() if n == number)
+
+
+def describe(artifact: Artifact) -> dict[str, Any]:
+    """The keys of `bvtdeploy inspect --json` (DESIGN: format, board, ops, sections, arena_bytes, macs) and what else is known.
+
+    `bytes` of an op are those of its constants, a shared constant counted where it is read first.
+    """
+    kinds = {number: kind for kind, number in spec.OPCODES.items()}
+    seen: set[int] = set()
+    ops = []
+    group_of = {g["first_op"] + i: n for n, g in enumerate(artifact.groups) for i in range(g["n_ops"])}
+    for number, op in enumerate(artifact.ops):
+        constants = [i for i in op["inputs"] if i != spec.NONE and artifact.values[i]["storage"] == spec.STORAGES["CONST"]]
+        own = [i for i in dict.fromkeys(constants) if i not in seen]
+        seen.update(own)
+        outputs = [artifact.values[i] for i in op["outputs"] if i != spec.NONE]
+        ops.append(
+            {
+                "name": artifact.name(op["name"]),
+                "kind": kinds[op["opcode"]],
+                "module": artifact.name(op["module"]),
+                "out_shape": [[v["rows"], v["cols"]] for v in outputs],
+                "out_type": [_value_name(spec.DTYPES, v["dtype"]).lower() for v in outputs],
+                "group": group_of[number],
+                "macs": {"binary": op["macs_binary"], "float": op["macs_float"]},
+                "bytes": sum(artifact.values[i]["bytes"] for i in own),
+            }
+        )
+    macs = {k: sum(op[f"macs_{k}"] for op in artifact.ops) for k in ("binary", "float")}
+    result: dict[str, Any] = {
+        "format": artifact.header["version"],
+        "board": artifact.meta.get("board", ""),
+        "ops": ops,
+        "groups": [{"ops": g["n_ops"], "rows": g["rows"], "block": g["block"]} for g in artifact.groups],
+        "sections": {name: record["bytes"] for name, record in artifact.sections.items()},
+        "bytes": artifact.header["file_bytes"],
+        "arena_bytes": artifact.header["arena_bytes"],
+        "tile_bytes": artifact.header["tile_bytes"],
+        "macs": macs,
+        "input": {"rows": artifact.input["rows"], "cols": artifact.input["cols"]},
+        "output": {"rows": artifact.output["rows"], "cols": artifact.output["cols"]},
+        "golden": len(artifact.golden),
+        "labels": artifact.labels,
+        "meta": {k: v for k, v in artifact.meta.items() if not isinstance(v, bytes)},
+        "preprocess": None,
+    }
+    if artifact.preprocess is not None:
+        p = artifact.preprocess
+        result["preprocess"] = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(p).items()}
+    return result
+
+
+def inspect(path: Path | str) -> dict[str, Any]:
+    """`describe` of a file. Raises UserError when it is missing or damaged."""
+    return describe(read(path))

@@ -1,0 +1,251 @@
+"""Reads a `.bvt` file back: its records, and the compiled graph that they say, for the interpreter and for inspection.
+
+This is the second, independent reader of the format beside `runtime_arm/src/load.c`; like that one it trusts nothing.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bvtdeploy.artifact import spec
+from bvtdeploy.artifact.writer import Preprocess
+from bvtdeploy.errors import UserError
+from bvtdeploy.ir.graph import Graph, Value
+from bvtdeploy.ir.types import Type, bits
+from bvtdeploy.lower.pack import unpack_lanes16
+from bvtdeploy.ops.epilogue import RESIDUALS, ROLES, THRESHOLDS
+
+Record = dict[str, Any]
+F32 = npt.NDArray[np.float32]
+
+
+@dataclass
+class Artifact:
+    """A parsed file. Records are dictionaries with the field names of `spec`."""
+
+    path: str
+    header: Record
+    sections: dict[str, Record]
+    meta: dict[str, int | float | str | bytes]
+    values: list[Record]
+    ops: list[Record]
+    groups: list[Record]
+    constants: bytes
+    names: bytes
+    golden: list[tuple[F32, F32]] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    preprocess: Preprocess | None = None
+
+    def name(self, offset: int) -> str:
+        """The string at an offset of NAMES."""
+        return self.names[offset : self.names.index(b"\0", offset)].decode()
+
+    @property
+    def input(self) -> Record:
+        """The value record of the network input."""
+        return next(v for v in self.values if v["storage"] == spec.STORAGES["INPUT"])
+
+    @property
+    def output(self) -> Record:
+        """The value record of the network output."""
+        return next(v for v in self.values if v["storage"] == spec.STORAGES["OUTPUT"])
+
+
+def _broken(path: str, why: str) -> UserError:
+    return UserError(
+        f"{path} is not a usable .bvt artifact", where=path, why=why, fix="compile the model again, or copy the file again"
+    )
+
+
+def _unpack(name: str, data: bytes) -> list[Record]:
+    fields, size = spec.STRUCTS[name]
+    records = []
+    for raw in struct.iter_unpack(spec.struct_code(fields), data[: len(data) // size * size]):
+        record, at = {}, 0
+        for field_name, _, n, _ in fields:
+            record[field_name] = raw[at] if n == 1 else list(raw[at : at + n])
+            at += n
+        records.append(record)
+    return records
+
+
+def _strings(data: bytes) -> list[str]:
+    return [s.decode() for s in data.split(b"\0")[:-1]]
+
+
+def read(path: Path | str) -> Artifact:
+    """Parses a file. Raises UserError when it is missing, truncated, damaged or of another version."""
+    path = str(path)
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}", where=path, why=error.strerror or str(error), fix="check the path") from error
+    try:
+        return _parse(path, data)
+    except (struct.error, ValueError, KeyError, IndexError, StopIteration, UnicodeDecodeError) as error:
+        raise _broken(path, f"its records do not fit together ({error})") from error
+
+
+def _parse(path: str, data: bytes) -> Artifact:
+    size = spec.STRUCTS["header"][1]
+    if data[:8] != spec.MAGIC:
+        raise _broken(path, "it does not begin with the .bvt magic")
+    if len(data) < size:
+        raise _broken(path, f"it ends within the header, after {len(data)} bytes")
+    (header,) = _unpack("header", data[:size])
+    if header["version"] != spec.VERSION:
+        raise _broken(path, f"its format version is {header['version']}; this bvtdeploy reads version {spec.VERSION}")
+    if zlib.crc32(data[: size - 4]) != header["header_crc"]:
+        raise _broken(path, "the header's CRC does not match")
+    if header["file_bytes"] != len(data):
+        raise _broken(path, f"it has {len(data)} bytes, the header says {header['file_bytes']}")
+    table = data[size : size + header["n_sections"] * spec.STRUCTS["section"][1]]
+    if zlib.crc32(table) != header["table_crc"]:
+        raise _broken(path, "the section table's CRC does not match")
+    kinds = {number: name for name, number in spec.SECTIONS.items()}
+    sections: dict[str, Record] = {}
+    bodies: dict[str, bytes] = {}
+    for record in _unpack("section", table):
+        name = kinds[record["kind"]]
+        body = data[record["offset"] : record["offset"] + record["bytes"]]
+        if len(body) != record["bytes"] or zlib.crc32(body) != record["crc"]:
+            raise _broken(path, f"section {name} is damaged (its CRC does not match)")
+        sections[name], bodies[name] = record, body
+    artifact = Artifact(
+        path,
+        header,
+        sections,
+        _meta(bodies["META"]),
+        _unpack("value", bodies["VALUES"]),
+        _unpack("op", bodies["OPS"]),
+        _unpack("group", bodies["GROUPS"]),
+        bodies["CONSTANTS"],
+        bodies["NAMES"],
+        labels=_strings(bodies.get("LABELS", b"")),
+    )
+    artifact.golden = _golden(artifact, bodies.get("GOLDEN", b""))
+    if "PREPROCESS" in bodies:
+        artifact.preprocess = _preprocess(_unpack("preprocess", bodies["PREPROCESS"])[0])
+    return artifact
+
+
+def _meta(data: bytes) -> dict[str, int | float | str | bytes]:
+    (count,), at = struct.unpack_from("<I", data), 4
+    meta: dict[str, int | float | str | bytes] = {}
+    for _ in range(count):
+        (n,) = struct.unpack_from("<I", data, at)
+        key = data[at + 4 : at + 4 + n].decode()
+        kind, size = struct.unpack_from("<II", data, at + 4 + n)
+        at += 12 + n + size
+        raw = data[at - size : at]
+        if kind == spec.META_TYPES["U64"]:
+            meta[key] = struct.unpack("<Q", raw)[0]
+        elif kind == spec.META_TYPES["F64"]:
+            meta[key] = struct.unpack("<d", raw)[0]
+        else:
+            meta[key] = raw.decode() if kind == spec.META_TYPES["STR"] else raw
+    return meta
+
+
+def _golden(artifact: Artifact, data: bytes) -> list[tuple[F32, F32]]:
+    flat = np.frombuffer(data, "<f4")
+    i, o = (v["rows"] * v["cols"] for v in (artifact.input, artifact.output))
+    pairs = flat.reshape(artifact.sections["GOLDEN"]["count"] if data else 0, i + o)
+    shapes = [(v["rows"], v["cols"]) for v in (artifact.input, artifact.output)]
+    return [(p[:i].reshape(shapes[0]), p[i:].reshape(shapes[1])) for p in pairs]
+
+
+def _key(members: dict[str, int], number: int) -> str:
+    return next(name for name, n in members.items() if n == number)
+
+
+def _preprocess(r: Record) -> Preprocess:
+    n = r["channels"]
+    return Preprocess(
+        width=r["width"],
+        height=r["height"],
+        channels=n,
+        colour=_key(spec.COLOURS, r["colour"]),
+        resize=_key(spec.RESIZES, r["resize"]),
+        resize_short=r["resize_short"],
+        filter=_key(spec.FILTERS, r["filter"]),
+        mean=tuple(r["mean"][:n]),
+        std=tuple(r["std"][:n]),
+    )
+
+
+# -- back to a graph --------------------------------------------------------------------------------------------------
+
+
+def _constant(artifact: Artifact, record: Record) -> tuple[npt.NDArray[Any], Type]:
+    raw = artifact.constants[record["offset"] : record["offset"] + record["bytes"]]
+    rows, cols = record["rows"], record["cols"]
+    dtype = _key(spec.DTYPES, record["dtype"])
+    if dtype == "BITS":
+        packed = np.frombuffer(raw, np.uint8).reshape(-1, -(-cols // 8), 16)
+        return unpack_lanes16(packed, rows, cols), bits(rows, cols)
+    array = np.frombuffer(raw, {"F32": "<f4", "I32": "<i4", "U64": "<u8", "F64": "<f8"}[dtype]).reshape(rows, cols)
+    return array, Type(dtype.lower(), (rows, cols))
+
+
+def _attrs(kind: str, a: Sequence[int], inputs: Sequence[int], outputs: Sequence[int], packed: Sequence[int]) -> Record:
+    def window(at: int) -> Record:
+        return dict(zip(("height", "width", "kernel", "stride"), a[at : at + 4], strict=True))
+
+    if kind == "patches":
+        return {"channels": a[0], **window(1)}
+    if kind in ("bit_patches", "avg_pool"):
+        return window(0)
+    if kind == "stencil":
+        taps = [((t & 255 ^ 128) - 128, (t >> 8 & 255 ^ 128) - 128) for t in a[4 : 4 + a[2]]]
+        return {"height": a[0], "width": a[1], "offsets": tuple(taps), "boundary": ("zero", "circular")[a[3]]}
+    if kind == "attention":
+        return {"heads": a[0]}
+    if kind == "channel_pool":
+        return {"group": a[0]}
+    if kind == "epilogue":
+        roles = tuple(role for role, i in zip(ROLES, inputs, strict=False) if i != spec.NONE)
+        factors = tuple(f for role, f in zip(RESIDUALS, a[1:7], strict=True) if role in roles)
+        results = ("f32",) * (outputs[0] != spec.NONE) + ("bits",) * sum(r in THRESHOLDS for r in roles)
+        return {"roles": roles, "factors": factors, "width": a[0], "results": results, "packed": tuple(packed)}
+    return {}
+
+
+def to_graph(artifact: Artifact) -> Graph:
+    """The compiled graph that the records say. Raises UserError where they do not make sense."""
+    graph = Graph("artifact")
+    at: dict[int, Value] = {}
+    kinds = {number: kind for kind, number in spec.OPCODES.items()}
+    try:
+        for i, v in enumerate(artifact.values):
+            if v["storage"] == spec.STORAGES["INPUT"]:
+                at[i] = graph.add_input(artifact.name(v["name"]), Type("f32", (v["rows"], v["cols"])))
+        for i, v in enumerate(artifact.values):
+            if v["storage"] == spec.STORAGES["CONST"]:
+                data, type = _constant(artifact, v)
+                at[i] = graph.constant(data, artifact.name(v["name"]), type=type)
+        for op in artifact.ops:
+            kind = kinds[op["opcode"]]
+            out_ids = [i for i in op["outputs"] if i != spec.NONE]
+            packed = [
+                int(artifact.values[i]["layout"] != spec.LAYOUTS["COLS"])
+                for i in out_ids
+                if artifact.values[i]["dtype"] == spec.DTYPES["BITS"]
+            ]
+            attrs = _attrs(kind, op["attr"], op["inputs"], op["outputs"], packed)
+            names = [artifact.name(artifact.values[i]["name"]) for i in out_ids]
+            inputs = [at[i] for i in op["inputs"] if i != spec.NONE]
+            created = graph.create(kind, inputs, attrs, module=artifact.name(op["module"]), names=names)
+            at.update(zip(out_ids, created.outputs, strict=True))
+        graph.set_outputs([at[i] for i, v in enumerate(artifact.values) if v["storage"] == spec.STORAGES["OUTPUT"]])
+    except (KeyError, ValueError, IndexError) as error:
+        raise _broken(artifact.path, f"its records do not make a network ({error})") from error
+    return graph

@@ -1,0 +1,219 @@
+"""The `.bvt` format, in the one place that defines it.
+
+Every record of the file is described here as data; `header()` writes `runtime_arm/src/bvt_format.h` from it
+(`python -m bvtdeploy.artifact.spec > runtime_arm/src/bvt_format.h`; a test holds that the header is fresh).
+
+A model in the file is a list of *op records* over *values*. Every value is two-dimensional, `rows x cols` (tokens x channels,
+channels last; an image of C channels is C*H rows of W columns). Values live in the file itself (constants, already in the
+layout that the kernels read), in the session's arena, in a thread's tile memory, or in the caller's input and output buffers.
+
+Ops are executed in *groups*. The ops of a group share one row space of `rows` rows, which is cut into blocks of `block` rows; a
+thread runs all ops of the group over one block before it takes the next, so values that only live inside the group (storage
+`TILE`) never leave the cache. Between groups there is a barrier. Results do not depend on the blocks or on the threads.
+
+Numbers are little-endian. Section offsets are multiples of 64 and gaps are zero. Each section has a CRC-32 (zlib's).
+Adding an opcode: append it to `OPCODES` (never reorder), and add its op under `bvtdeploy/ops/` and `runtime_arm/src/ops/`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+MAGIC: Final = b"\x89BVT\r\n\x1a\n"
+VERSION: Final = 1
+ALIGN: Final = 64
+NONE: Final = 0xFFFFFFFF  # "no value" in an op record
+
+N_IN, N_OUT, N_ATTR, N_FATTR = 20, 6, 24, 4
+
+# name -> (struct code, count). The order is the order in the file; there is no implicit padding (checked below).
+Fields = tuple[tuple[str, str, int, str], ...]
+
+HEADER: Final[Fields] = (
+    ("magic", "B", 8, "89 42 56 54 0D 0A 1A 0A, so that a text-mode transfer shows"),
+    ("version", "I", 1, "format version; a reader takes its own version only"),
+    ("header_bytes", "I", 1, "64"),
+    ("file_bytes", "Q", 1, "size of the whole file, a multiple of 64"),
+    ("n_sections", "I", 1, "entries of the section table, which follows the header"),
+    ("table_crc", "I", 1, "CRC-32 of the section table"),
+    ("arena_bytes", "Q", 1, "memory shared by all threads"),
+    ("tile_bytes", "Q", 1, "memory of each thread (tile values, then op scratch)"),
+    ("flags", "I", 1, "0"),
+    ("reserved", "I", 2, "0"),
+    ("header_crc", "I", 1, "CRC-32 of the 60 bytes before"),
+)
+SECTION: Final[Fields] = (
+    ("kind", "I", 1, "SECTIONS"),
+    ("crc", "I", 1, "CRC-32 of the section's bytes"),
+    ("offset", "Q", 1, "from the start of the file, a multiple of 64"),
+    ("bytes", "Q", 1, "size without padding"),
+    ("count", "I", 1, "records in it; 0 where the section is not a table"),
+    ("reserved", "I", 1, "0"),
+)
+VALUE: Final[Fields] = (
+    ("name", "I", 1, "offset of a NUL-terminated string in NAMES"),
+    ("dtype", "B", 1, "DTYPES"),
+    ("storage", "B", 1, "STORAGES"),
+    ("layout", "B", 1, "LAYOUTS"),
+    ("reserved8", "B", 1, "0"),
+    ("rows", "I", 1, ""),
+    ("cols", "I", 1, ""),
+    ("stride", "I", 1, "bytes from a row to the next (ROWS), a column to the next (COLS), a 16-channel tile to the next (LANES16)"),
+    ("reserved", "I", 1, "0"),
+    ("offset", "Q", 1, "in CONSTANTS, the arena or the tile memory; 0 for INPUT and OUTPUT"),
+    ("bytes", "Q", 1, "whole size; of a TILE value: of one block"),
+    ("reserved2", "Q", 3, "0"),
+)
+OP: Final[Fields] = (
+    ("opcode", "I", 1, "OPCODES"),
+    ("name", "I", 1, "the op's name, in NAMES"),
+    ("module", "I", 1, "the source module that it came from, in NAMES"),
+    ("scratch", "I", 1, "bytes of tile memory that the kernel may use while it runs, at the end of tile_bytes"),
+    ("macs_binary", "Q", 1, "binary multiply-accumulates of one inference"),
+    ("macs_float", "Q", 1, "the same in floating point"),
+    ("inputs", "I", N_IN, "value indices or NONE"),
+    ("outputs", "I", N_OUT, "value indices or NONE"),
+    ("attr", "i", N_ATTR, "meaning: the op's file"),
+    ("fattr", "f", N_FATTR, "likewise"),
+    ("reserved", "I", 2, "0"),
+)
+GROUP: Final[Fields] = (
+    ("first_op", "I", 1, "groups partition the op list in order"),
+    ("n_ops", "I", 1, ""),
+    ("rows", "I", 1, "row space: every op's outputs have this many rows"),
+    ("block", "I", 1, "rows of a block; a multiple of 8, or all rows"),
+    ("reserved", "I", 4, "0"),
+)
+PREPROCESS: Final[Fields] = (
+    ("width", "I", 1, "network input"),
+    ("height", "I", 1, ""),
+    ("channels", "I", 1, "1 or 3"),
+    ("colour", "I", 1, "COLOURS"),
+    ("resize", "I", 1, "RESIZES"),
+    ("resize_short", "I", 1, "SHORT_CROP: the shorter side becomes this before the centre crop; else 0"),
+    ("filter", "I", 1, "FILTERS"),
+    ("reserved", "I", 1, "0"),
+    ("mean", "f", 4, "per channel, of pixel/255"),
+    ("std", "f", 4, "per channel, of pixel/255"),
+)
+
+STRUCTS: Final = {
+    "header": (HEADER, 64),
+    "section": (SECTION, 32),
+    "value": (VALUE, 64),
+    "op": (OP, 256),
+    "group": (GROUP, 32),
+    "preprocess": (PREPROCESS, 64),
+}
+
+SECTIONS: Final = {
+    "META": 1,        # typed key-values: u32 count, then count x {u32 key bytes, key, u32 type, u32 value bytes, value}, no padding
+    "VALUES": 2,      # value records
+    "OPS": 3,         # op records
+    "GROUPS": 4,      # group records
+    "CONSTANTS": 5,   # constant data, each value 64-byte aligned
+    "NAMES": 6,       # NUL-terminated UTF-8 strings; offset 0 is the empty string
+    "GOLDEN": 7,      # count x {input f32 (rows*cols of the INPUT value), output f32 (of the OUTPUT value)}; count in the table
+    "LABELS": 8,      # class names: count NUL-terminated UTF-8 strings; may be absent
+    "PREPROCESS": 9,  # one preprocess record; may be absent
+}
+META_TYPES: Final = {"U64": 1, "F64": 2, "STR": 3, "BYTES": 4}
+DTYPES: Final = {"F32": 1, "I32": 2, "BITS": 3, "U64": 4, "F64": 5}
+STORAGES: Final = {"CONST": 1, "ARENA": 2, "TILE": 3, "INPUT": 4, "OUTPUT": 5}
+LAYOUTS: Final = {
+    "ROWS": 1,     # row after row; of BITS: column c of a row is bit c%8 of byte c/8, the row's last bytes zero-padded to the stride
+    "COLS": 2,     # BITS only: column after column; row r of a column is bit r%8 of byte r/8, zero-padded to the stride
+    "LANES16": 3,  # BITS only, rows = output channels: [ceil(rows/16)] tiles of [ceil(cols/8)] steps of 16 bytes, byte lane = channel
+                   # within the tile, bit b of step s = column 8*s+b; unused lanes and bits are zero
+}
+COLOURS: Final = {"GRAY": 0, "RGB": 1, "BGR": 2}
+RESIZES: Final = {"STRETCH": 0, "SHORT_CROP": 1}
+FILTERS: Final = {"BILINEAR": 0, "BICUBIC": 1, "NEAREST": 2}
+
+# Append only. The semantics of each is defined by its file in bvtdeploy/ops/ (numpy reference) and runtime_arm/src/ops/.
+OPCODES: Final = {
+    "patches": 1,       # image -> rows of flattened patches
+    "dense": 2,         # f32 rows x f32 weights (+ bias)
+    "bgemm": 3,         # +-1 rows x +-1 weights -> i32 dots
+    "epilogue": 4,      # scale/shift, residuals, RPReLU, scale/shift, residuals -> f32 and/or sign bits
+    "bit_patches": 5,   # packed rows on a grid -> packed rows of k x k neighbourhoods
+    "avg_pool": 6,      # f32 rows on a grid -> rows on the smaller grid
+    "stencil": 7,       # per-channel taps on the grid
+    "attention": 8,     # binary attention with a table softmax and an integer threshold a row
+    "mean_rows": 9,     # mean over the rows
+    "channel_pool": 10, # mean of consecutive channels
+}
+
+_C_TYPES = {"B": "uint8_t", "I": "uint32_t", "Q": "uint64_t", "i": "int32_t", "f": "float"}
+_SIZES = {"B": 1, "I": 4, "Q": 8, "i": 4, "f": 4}
+
+
+def struct_code(fields: Fields) -> str:
+    """The `struct` module's format of a record."""
+    return "<" + "".join(f"{n}{code}" if n > 1 else code for _, code, n, _ in fields)
+
+
+def _check() -> None:
+    for name, (fields, size) in STRUCTS.items():
+        at = 0
+        for field, code, n, _ in fields:
+            assert at % _SIZES[code] == 0, f"{name}.{field} is misaligned"
+            at += _SIZES[code] * n
+        assert at == size, f"{name} has {at} bytes, not {size}"
+
+
+_check()
+
+
+def header() -> str:
+    """The C header `bvt_format.h`: the format as structs, enums and a drawing."""
+    out = [
+        "/* The .bvt file format. Written by `python -m bvtdeploy.artifact.spec`: do not edit, change spec.py.",
+        " *",
+        " *   0                  64                 64 + 32*n          (64-aligned)",
+        " *   +------------------+------------------+------------------+-----+------------------+",
+        " *   | header           | section table    | section          | ... | section          |",
+        " *   +------------------+------------------+------------------+-----+------------------+",
+        " *   | magic version    | kind crc offset  | META VALUES OPS GROUPS CONSTANTS NAMES     |",
+        " *   | sizes crc        | bytes count      | GOLDEN LABELS PREPROCESS, zero gaps        |",
+        " *   +------------------+------------------+--------------------------------------------+",
+        " */",
+        "#ifndef BVT_FORMAT_H",
+        "#define BVT_FORMAT_H",
+        "#include <stdint.h>",
+        "",
+        f"#define BVT_VERSION {VERSION}u",
+        f"#define BVT_ALIGN {ALIGN}u",
+        f"#define BVT_NONE 0x{NONE:X}u",
+        f"#define BVT_N_IN {N_IN}",
+        f"#define BVT_N_OUT {N_OUT}",
+        f"#define BVT_N_ATTR {N_ATTR}",
+        f"#define BVT_N_FATTR {N_FATTR}",
+        "static const uint8_t bvt_magic[8] = {" + ", ".join(f"0x{b:02X}" for b in MAGIC) + "};",
+        "",
+    ]
+    enums = (
+        ("SECTION", SECTIONS), ("META", META_TYPES), ("DTYPE", DTYPES), ("STORAGE", STORAGES), ("LAYOUT", LAYOUTS),
+        ("COLOUR", COLOURS), ("RESIZE", RESIZES), ("FILTER", FILTERS), ("OP", OPCODES),
+    )  # fmt: skip
+    for prefix, members in enums:
+        out.append("enum {")
+        out += [f"    BVT_{prefix}_{name.upper()} = {value}," for name, value in members.items()]
+        out += ["};", ""]
+    # One list for everything that is per opcode: X(name, NAME)
+    out.append("#define BVT_OPCODES(X) \\")
+    out += [f"    X({name}, {name.upper()}) \\" for name in OPCODES]
+    out[-1] = out[-1].removesuffix(" \\")
+    out += [f"#define BVT_OPCODE_END {max(OPCODES.values()) + 1}", ""]
+    for name, (fields, size) in STRUCTS.items():
+        out.append("typedef struct {")
+        for field, code, n, doc in fields:
+            decl = f"    {_C_TYPES[code]} {field}{f'[{n}]' if n > 1 else ''};"
+            out.append(f"{decl:<32}/* {doc} */" if doc else decl)
+        out += [f"}} bvt_rec_{name};", f'_Static_assert(sizeof(bvt_rec_{name}) == {size}, "layout of {name}");', ""]
+    out += ["#endif", ""]
+    return "\n".join(out)
+
+
+if __name__ == "__main__":
+    print(header(), end="")

@@ -1,0 +1,1 @@
+"""From the compiled graph to the records of an artifact: groups, memory plan, bit layouts."""

@@ -1,0 +1,263 @@
+"""The lowered model: what an artifact's VALUES, OPS, GROUPS and CONSTANTS sections say, as Python objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from bvtdeploy.artifact.spec import NONE, OPCODES
+from bvtdeploy.ir.graph import Graph, Op, Value
+from bvtdeploy.lower.memory import Request, align, plan
+from bvtdeploy.lower.pack import pack_lanes16
+from bvtdeploy.lower.schedule import Group, schedule, whole_inputs
+from bvtdeploy.ops import REGISTRY
+from bvtdeploy.ops.epilogue import RESIDUALS, ROLES
+
+BLOCKS: Final = (64, 32, 16, 8)
+TILE_BUDGET: Final = 24 * 1024  # bytes of a block's values: with the weights that pass by they should stay in a 32 KB L1
+MIN_BLOCKS: Final = 4  # so that a few threads have something to share
+
+_DTYPE = {"f32": "F32", "i32": "I32", "bits": "BITS", "u64": "U64", "f64": "F64"}
+_BYTES = {"f32": 4, "i32": 4, "u64": 8, "f64": 8}
+
+
+@dataclass
+class LoweredValue:
+    """A value record; see spec.VALUE."""
+
+    name: str
+    dtype: str
+    storage: str
+    layout: str
+    rows: int
+    cols: int
+    stride: int
+    offset: int = 0
+    bytes: int = 0
+
+
+@dataclass
+class LoweredOp:
+    """An op record; see spec.OP."""
+
+    kind: str
+    name: str
+    module: str
+    inputs: list[int]
+    outputs: list[int]
+    attr: list[int]
+    scratch: int
+    macs_binary: int
+    macs_float: int
+
+
+@dataclass
+class LoweredGroup:
+    """A group record; see spec.GROUP."""
+
+    first_op: int
+    n_ops: int
+    rows: int
+    block: int
+
+
+@dataclass
+class Lowered:
+    """Everything that the writer needs. `ops[i]` executes `sources[i]` of the compiled graph."""
+
+    values: list[LoweredValue] = field(default_factory=list)
+    ops: list[LoweredOp] = field(default_factory=list)
+    groups: list[LoweredGroup] = field(default_factory=list)
+    constants: bytes = b""
+    arena_bytes: int = 0
+    tile_bytes: int = 0
+    sources: list[Op] = field(default_factory=list)
+
+
+def _window(op: Op) -> list[int]:
+    return [op.attrs[n] for n in ("height", "width", "kernel", "stride")]
+
+
+def _stencil(op: Op) -> list[int]:
+    a = op.attrs
+    taps = [(dy & 255) | (dx & 255) << 8 for dy, dx in a["offsets"]]
+    return [a["height"], a["width"], len(taps), int(a["boundary"] == "circular"), *taps]
+
+
+def _epilogue(op: Op) -> list[int]:
+    present = dict(zip([r for r in op.attrs["roles"] if r in RESIDUALS], op.attrs["factors"], strict=True))
+    return [op.attrs["width"], *(present.get(r, 1) for r in RESIDUALS)]
+
+
+# Attributes of each op record, as its file in bvtdeploy/ops/ says.
+_ATTR: Final[Mapping[str, Any]] = {
+    "patches": lambda op: [op.attrs["channels"], *_window(op)],
+    "bit_patches": _window,
+    "avg_pool": _window,
+    "stencil": _stencil,
+    "epilogue": _epilogue,
+    "attention": lambda op: [op.attrs["heads"]],
+    "channel_pool": lambda op: [op.attrs["group"]],
+}
+
+
+def scratch_bytes(op: Op) -> int:
+    """Tile memory that the kernel of an op needs while it runs (runtime_arm/README.md, "Scratch")."""
+    if op.kind == "attention":
+        keys = op.inputs[1].type.shape[0]
+        return align(2 * keys) + align(-(-keys // 64) * 8)
+    return 0
+
+
+def _stride(value: Value, layout: str) -> int:
+    rows, cols = value.type.shape
+    if layout == "LANES16":
+        return -(-cols // 8) * 16
+    if value.type.elem == "bits":
+        return align(-(-(rows if layout == "COLS" else cols) // 8), 8)
+    return cols * _BYTES[value.type.elem]
+
+
+def _layout(value: Value) -> str:
+    if value.type.elem != "bits":
+        return "ROWS"
+    if value.data is not None:
+        return "LANES16"
+    return "COLS" if value.type.packed == 0 else "ROWS"
+
+
+def _size(v: LoweredValue, rows: int) -> int:
+    if v.layout == "COLS":
+        return v.cols * v.stride
+    return v.stride * (-(-rows // 16) if v.layout == "LANES16" else rows)
+
+
+class _Lowering:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.groups = schedule(graph)
+        self.result = Lowered()
+        self.index: dict[Value, int] = {}
+        self.constants: dict[tuple[Any, ...], int] = {}
+        self.data = bytearray()
+
+    def run(self) -> Lowered:
+        group_of = {op: g for g, group in enumerate(self.groups) for op in group.ops}
+        out = self.result
+        for value in self.graph.inputs:
+            self._add(value, "INPUT")
+        for value in self.graph.outputs:
+            self._add(value, "OUTPUT")
+        for g, group in enumerate(self.groups):
+            out.groups.append(LoweredGroup(len(out.ops), len(group.ops), group.rows, 0))
+            for op in group.ops:
+                for value in op.inputs:
+                    if value.data is not None:
+                        self._constant(value)
+                for value in op.outputs:
+                    if value not in self.index:
+                        self._add(value, "TILE" if self._local(value, g, group_of) else "ARENA")
+                out.ops.append(self._op(op))
+                out.sources.append(op)
+        self._plan_arena(group_of)
+        self._plan_tiles()
+        out.constants = bytes(self.data)
+        return out
+
+    def _local(self, value: Value, g: int, group_of: dict[Op, int]) -> bool:
+        if value.type.packed == 0:
+            return False
+        return all(group_of[user] == g and value not in whole_inputs(user) for user in value.users)
+
+    def _add(self, value: Value, storage: str) -> int:
+        layout = _layout(value)
+        rows, cols = value.type.shape
+        record = LoweredValue(value.name, _DTYPE[value.type.elem], storage, layout, rows, cols, _stride(value, layout))
+        record.bytes = _size(record, rows)
+        self.index[value] = len(self.result.values)
+        self.result.values.append(record)
+        return self.index[value]
+
+    def _constant(self, value: Value) -> None:
+        if value in self.index:
+            return
+        data = value.data
+        assert data is not None
+        raw = pack_lanes16(data).tobytes() if value.type.elem == "bits" else np.ascontiguousarray(data).tobytes()
+        key = (value.type, raw)
+        if key not in self.constants:
+            i = self._add(value, "CONST")
+            self.data += bytes(align(len(self.data)) - len(self.data))
+            self.result.values[i].offset = len(self.data)
+            self.data += raw
+            self.constants[key] = i
+        self.index[value] = self.constants[key]
+
+    def _op(self, op: Op) -> LoweredOp:
+        if op.kind == "epilogue":
+            at = dict(zip(op.attrs["roles"], op.inputs, strict=True))
+            inputs = [self.index[at[r]] if r in at else NONE for r in ROLES]
+            real = [v for v in op.outputs if v.type.elem == "f32"]
+            outputs = [self.index[real[0]] if real else NONE, *(self.index[v] for v in op.outputs if v.type.elem == "bits")]
+        else:
+            inputs = [self.index[v] for v in op.inputs]
+            outputs = [self.index[v] for v in op.outputs]
+        cost = REGISTRY[op.kind].cost([v.type for v in op.inputs], [v.type for v in op.outputs], op.attrs)
+        attr = [int(a) for a in _ATTR[op.kind](op)] if op.kind in _ATTR else []
+        name = op.outputs[0].name
+        return LoweredOp(op.kind, name, op.module, inputs, outputs, attr, scratch_bytes(op), cost.macs_binary, cost.macs_float)
+
+    def _plan_arena(self, group_of: dict[Op, int]) -> None:
+        values = [v for v, i in self.index.items() if self.result.values[i].storage == "ARENA"]
+        requests = []
+        for v in values:
+            assert v.producer is not None
+            last = max([group_of[user] for user in v.users], default=group_of[v.producer])
+            requests.append(Request(self.result.values[self.index[v]].bytes, group_of[v.producer], last))
+        offsets, self.result.arena_bytes = plan(requests)
+        for v, offset in zip(values, offsets, strict=True):
+            self.result.values[self.index[v]].offset = offset
+
+    def _plan_tiles(self) -> None:
+        scratch = max((align(op.scratch) for op in self.result.ops), default=0)
+        largest = 0
+        for group, record in zip(self.groups, self.result.groups, strict=True):
+            record.block, offsets, size = self._block(group)
+            for value, offset in offsets.items():
+                v = self.result.values[self.index[value]]
+                v.offset, v.bytes = offset, _size(v, record.block)
+            largest = max(largest, size)
+        self.result.tile_bytes = align(largest) + scratch
+
+    def _block(self, group: Group) -> tuple[int, dict[Value, int], int]:
+        """Rows of a block: the largest that keeps the block's values in cache and leaves blocks for several threads."""
+        step = {op: i for i, op in enumerate(group.ops)}
+        values = [v for op in group.ops for v in op.outputs if self.result.values[self.index[v]].storage == "TILE"]
+        spans = []
+        for v in values:
+            assert v.producer is not None
+            spans.append((step[v.producer], max([step[user] for user in v.users], default=step[v.producer])))
+        for block in (*(b for b in BLOCKS if b * MIN_BLOCKS <= group.rows), min(BLOCKS[-1], group.rows)):
+            sizes = [_size(self.result.values[self.index[v]], block) for v in values]
+            requests = [Request(size, *span) for size, span in zip(sizes, spans, strict=True)]
+            offsets, total = plan(requests)
+            if total <= TILE_BUDGET or block <= BLOCKS[-1]:
+                return block, dict(zip(values, offsets, strict=True)), total
+        raise AssertionError("the last candidate is always taken")
+
+
+def lower(graph: Graph) -> Lowered:
+    """Schedules, plans memory and packs the constants of a compiled graph.
+
+    Raises ValueError when an op has no opcode: a pass left a source op behind.
+    """
+    left = sorted({op.kind for op in graph.ops if op.kind != "const" and op.kind not in OPCODES})
+    if left:
+        raise ValueError(f"these ops have no compiled form: {', '.join(left)}")
+    return _Lowering(graph).run()
+
+
+__all__ = ["Lowered", "LoweredGroup", "LoweredOp", "LoweredValue", "lower"]

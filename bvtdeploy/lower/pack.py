@@ -1,0 +1,47 @@
+"""Bit layouts of constants: the bytes that the kernels read (LAYOUTS in artifact/spec.py)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Codes = npt.NDArray[np.int8]
+
+
+def pack_rows(codes: Codes, stride: int | None = None) -> npt.NDArray[np.uint8]:
+    """+-1 codes [rows, cols] -> uint8 [rows, stride]: column c is bit c%8 of byte c/8, +1 is a set bit, the rest is zero."""
+    packed = np.packbits(codes > 0, axis=1, bitorder="little")
+    width = packed.shape[1] if stride is None else stride
+    out = np.zeros((codes.shape[0], width), np.uint8)
+    out[:, : packed.shape[1]] = packed
+    return out
+
+
+def unpack_rows(packed: npt.NDArray[np.uint8], cols: int) -> Codes:
+    """The inverse of `pack_rows`."""
+    ones = np.unpackbits(packed, axis=1, count=cols, bitorder="little")
+    return (ones.astype(np.int8) * 2 - 1).astype(np.int8)
+
+
+def pack_lanes16(codes: Codes) -> npt.NDArray[np.uint8]:
+    """+-1 weights [O, K] -> uint8 [ceil(O/16), ceil(K/8), 16]: byte lane = output channel of the tile, bit b of step s = K 8s+b."""
+    rows = pack_rows(codes)
+    tiles = -(-codes.shape[0] // 16)
+    padded = np.zeros((tiles * 16, rows.shape[1]), np.uint8)
+    padded[: rows.shape[0]] = rows
+    return np.ascontiguousarray(padded.reshape(tiles, 16, -1).transpose(0, 2, 1))
+
+
+def unpack_lanes16(packed: npt.NDArray[np.uint8], rows: int, cols: int) -> Codes:
+    """The inverse of `pack_lanes16`."""
+    flat = np.ascontiguousarray(packed.transpose(0, 2, 1)).reshape(packed.shape[0] * 16, -1)
+    return unpack_rows(flat[:rows], cols)
+
+
+def logical_bytes(array: npt.NDArray[Any], packed: int | None) -> bytes:
+    """A result as the runtime's per-op CRC sees it: rows of f32 or i32, or bits packed along `packed` without padding."""
+    if packed is None:
+        return np.ascontiguousarray(array).tobytes()
+    return pack_rows(np.ascontiguousarray(array if packed == 1 else array.T)).tobytes()

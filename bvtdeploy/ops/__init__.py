@@ -1,0 +1,26 @@
+"""The ops: source ops (what front ends import) and compiled ops (what the runtime executes, with an opcode).
+
+`REGISTRY` maps every kind to its definition; importing this package fills it.
+"""
+
+from bvtdeploy.ops import (  # noqa: F401  (each module registers its ops)
+    attention,
+    avg_pool,
+    bgemm,
+    binary,
+    bit_patches,
+    channel_pool,
+    const,
+    dense,
+    elementwise,
+    epilogue,
+    layout,
+    mean_rows,
+    norms_pools,
+    patches,
+    products,
+    stencil,
+)
+from bvtdeploy.ops.base import REGISTRY, Cost, OpDef
+
+__all__ = ["REGISTRY", "Cost", "OpDef"]

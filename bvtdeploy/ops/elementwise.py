@@ -1,0 +1,85 @@
+"""Elementwise source ops on tensors of any rank, with numpy broadcasting, rounded to fp32 after each (the first
+operand may be i32 dots below 2^24): add sub mul div neg sign round clamp prelu softmax.
+
+sign: the canonical semantics has no zero: sign(0) = +1 (also of -0), NaN gives -1. PyTorch gives 0 there; `verify` counts how
+often it happens (MODELS.md 6.1). round: half to even. clamp: attrs min, max (None: open). prelu: x > 0 ? x : slope*x with the
+slope broadcast along attrs axis. softmax: along attrs axis, in fp64 and then rounded (a reference for what passes replace; the
+runtime has no such op).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from bvtdeploy.ir.types import Type, f32
+from bvtdeploy.ops.base import Array, Attrs, OpDef, as_f32, expect, register
+
+
+def _infer_binary(inputs: Sequence[Type], attrs: Attrs) -> list[Type]:
+    expect(len(inputs) == 2 and inputs[0].elem in ("f32", "i32") and inputs[1].elem == "f32", f"elementwise op on {inputs}")
+    try:
+        return [f32(*np.broadcast_shapes(*(t.shape for t in inputs)))]
+    except ValueError as error:
+        raise ValueError(f"shapes do not broadcast: {inputs[0]} and {inputs[1]}") from error
+
+
+def _infer_unary(inputs: Sequence[Type], attrs: Attrs) -> list[Type]:
+    expect(len(inputs) == 1 and inputs[0].elem == "f32", f"elementwise op on {inputs}")
+    return [inputs[0]]
+
+
+def _binary(kind: str, fn: Callable[[Array, Array], Array]) -> None:
+    def reference(attrs: Attrs, inputs: Sequence[Array]) -> list[Array]:
+        with np.errstate(all="ignore"):
+            return [np.asarray(fn(as_f32(inputs[0]), inputs[1]), np.float32)]
+
+    register(OpDef(kind, _infer_binary, reference))
+
+
+def _unary(kind: str, fn: Callable[[Array, Attrs], Array]) -> None:
+    def reference(attrs: Attrs, inputs: Sequence[Array]) -> list[Array]:
+        return [np.asarray(fn(inputs[0], attrs), np.float32)]
+
+    register(OpDef(kind, _infer_unary, reference))
+
+
+def _softmax(x: Array, attrs: Attrs) -> Array:
+    e = np.exp(x.astype(np.float64) - x.max(axis=attrs["axis"], keepdims=True))
+    return np.asarray(e / e.sum(axis=attrs["axis"], keepdims=True))
+
+
+def _clamp(x: Array, attrs: Attrs) -> Array:
+    lo, hi = attrs["min"], attrs["max"]
+    x = x if lo is None else np.maximum(x, np.float32(lo))
+    return x if hi is None else np.minimum(x, np.float32(hi))
+
+
+def _prelu_slope(slope: Array, rank: int, axis: int) -> Array:
+    return slope.reshape([-1 if i == axis % rank else 1 for i in range(rank)])
+
+
+def _infer_prelu(inputs: Sequence[Type], attrs: Attrs) -> list[Type]:
+    x, slope = inputs
+    expect(slope.size in (1, x.shape[attrs["axis"]]), f"prelu: slope {slope} along axis {attrs['axis']} of {x}")
+    return [x]
+
+
+def _prelu(attrs: Attrs, inputs: Sequence[Array]) -> list[Array]:
+    x = inputs[0]
+    slope = inputs[1].reshape(-1)
+    slope = _prelu_slope(slope, x.ndim, attrs["axis"]) if slope.size > 1 else slope
+    return [np.where(x > 0, x, x * slope).astype(np.float32)]
+
+
+_binary("add", np.add)
+_binary("sub", np.subtract)
+_binary("mul", np.multiply)
+_binary("div", np.divide)
+_unary("neg", lambda x, attrs: -x)
+_unary("sign", lambda x, attrs: np.where(x >= 0, 1, -1))
+_unary("round", lambda x, attrs: np.rint(x))
+_unary("clamp", _clamp)
+_unary("softmax", _softmax)
+register(OpDef("prelu", _infer_prelu, _prelu))

@@ -1,0 +1,49 @@
+"""The project's float arithmetic, in numpy: what an fp32 fused multiply-add is, and in which order sums are taken.
+
+The C kernels implement the same definitions (runtime_arm/src/numerics.h) with hardware instructions. Nothing here may depend on
+how numpy happens to sum: every reduction is written as a loop in its defined order.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+
+
+def fma(a: npt.ArrayLike, b: npt.ArrayLike, c: npt.ArrayLike) -> F32:
+    """round32(a*b + c) with one rounding, elementwise on f32 operands.
+
+    The product of two fp32 numbers is exact in fp64 (48 <= 53 bits). Its sum with c is taken in fp64 *rounded to odd*: with
+    TwoSum (Knuth) the rounding error e of s = p + c is known exactly; where e != 0 and the last bit of s is even, s is moved
+    one ulp towards the exact sum's other neighbour, which is odd. Rounding a round-to-odd number of >= 24+2 bits to 24 bits
+    equals rounding the exact value (Boldo & Melquiond 2008, theorem 3).
+    """
+    p = np.asarray(a, np.float64) * np.asarray(b, np.float64)
+    c64 = np.asarray(c, np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        s = p + c64
+        t = s - p
+        e = (p - (s - t)) + (c64 - t)
+        bits = s.view(np.int64) if s.ndim else np.asarray(s).reshape(1).view(np.int64).reshape(())
+        fix = np.isfinite(s) & (e != 0) & ((bits & 1) == 0)
+        # Towards e's sign: away from zero where e and s agree in sign (bits + 1), else towards zero (bits - 1).
+        step = np.where((e > 0) == (s > 0), np.int64(1), np.int64(-1))
+        odd = (bits + np.where(fix, step, np.int64(0))).astype(np.int64).view(np.float64)
+        return np.asarray(odd, np.float64).astype(np.float32)
+
+
+def sum_in_order(x: F32, axis: int) -> F32:
+    """Sum along `axis`, first to last, rounded to fp32 after every addition."""
+    moved = np.moveaxis(np.asarray(x, np.float32), axis, 0)
+    total = moved[0].copy()
+    for part in moved[1:]:
+        total = (total + part).astype(np.float32)
+    return total
+
+
+def reciprocal(n: int) -> np.float32:
+    """1/n rounded to fp32: means are sums times this."""
+    return np.float32(np.float64(1.0) / np.float64(n))

@@ -1,0 +1,109 @@
+"""attention: matmul, softmax, probability quantiser, matmul -> one integer op.
+
+    s = (Q K^T) * scale,  p = softmax(s),  a = clip * clamp(round(p / clip), 0, 1),  o = a V        with Q, K, V codes
+      = clip * (A V),  A_ij = 1 where p_ij > clip/2
+
+    round is half to even, so p/clip = 0.5 gives 0 and the compare is strict; p/clip > 1.5 is clamped to 1.
+    Q K^T of +-1 codes is d - 2*popcount, so exp takes d+1 values: table[m] = round(2^40 * exp(-2*scale*m)), m = popcount minus the
+    row's smallest (the row maximum of the softmax). Then p_ij = table[m_ij] / Z with Z = sum_j table[m_ij], an exact integer, and
+    p > clip/2 becomes a compare of integers against one number a row (ops/attention.py). Rounding the table to 2^-40 moves p by
+    less than 2^-40 * keys / Z: below fp32 softmax's own error.
+
+Legality: Q, K, V are codes; scale > 0 and clip > 0 are scalar constants (a clip <= 0 is refused: it has no meaning); the softmax is
+over the keys; the intermediate values have no other reader. The factor clip goes into a multiplication behind the product.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bvtdeploy.ir.graph import Graph, Op, Value, single_use
+from bvtdeploy.ir.types import Type
+from bvtdeploy.passes.base import REASSOCIATES, Pass, Report, scalar
+from bvtdeploy.passes.binarise import codes_of
+
+TABLE_BITS = 40
+
+
+def softmax_table(d: int, scale: float, keys: int) -> np.ndarray:
+    """u64[1, d+1]: round(2^b * exp(-2*scale*m)), b as large as keys * 2^b < 2^53 allows, at most 40."""
+    b = min(TABLE_BITS, 52 - max(keys, 1).bit_length())
+    table = np.rint(np.ldexp(np.exp(-2.0 * scale * np.arange(d + 1)), b)).astype(np.uint64)
+    return table.reshape(1, -1)
+
+
+def _through_mul(value: Value) -> tuple[Value, float]:
+    """(x, c) of a value that is x times a chain of positive or negative scalar constants."""
+    factor = 1.0
+    while value.producer is not None and value.producer.kind in ("mul", "div"):
+        c = scalar(value.producer.inputs[1])
+        if c is None:
+            break
+        factor = factor * c if value.producer.kind == "mul" else factor / c
+        value = value.producer.inputs[0]
+    return value, factor
+
+
+class _NoMatch(Exception):
+    """Not this pattern; the text is empty where nothing was recognised at all."""
+
+
+def _need(value: Value, kind: str) -> Op:
+    if value.producer is None or value.producer.kind != kind:
+        raise _NoMatch("")
+    return value.producer
+
+
+def _match(graph: Graph, context: Op, report: Report, memo: dict[Value, Value | None]) -> None:
+    code, gain = _through_mul(context.inputs[0])
+    quantiser = _need(code, "clamp")
+    softmax_side = _need(quantiser.inputs[0], "round").inputs[0]
+    probability, inverse = _through_mul(softmax_side)
+    softmax = _need(probability, "softmax")
+    # From here on it is an attention; what does not fit is reported.
+    if (quantiser.attrs["min"], quantiser.attrs["max"]) != (0.0, 1.0):
+        raise _NoMatch(f"the probabilities are clamped to {quantiser.attrs['min']}..{quantiser.attrs['max']}, not to 0..1")
+    if softmax.attrs["axis"] % len(softmax.out.type.shape) != len(softmax.out.type.shape) - 1:
+        raise _NoMatch("the softmax is not over the keys")
+    if not inverse > 0:
+        raise _NoMatch(f"the probability step is {1 / inverse if inverse else 0:g}: it must be positive")
+    clip = 1.0 / inverse
+    scores, scale = _through_mul(softmax.inputs[0])
+    product = _need(scores, "matmul")
+    if not scale > 0:
+        raise _NoMatch(f"the score scale is {scale:g}: it must be positive")
+    q = codes_of(graph, product.inputs[0], memo)
+    kt = codes_of(graph, product.inputs[1], memo)
+    v = codes_of(graph, context.inputs[1], memo)
+    if q is None or kt is None or v is None:
+        names = [name for name, value in (("query", q), ("key", kt), ("value", v)) if value is None]
+        raise _NoMatch(f"{' and '.join(names)} codes are not binary")
+    if len(q.type.shape) != 4:
+        raise _NoMatch(f"scores of rank {len(q.type.shape)}; expected batch, head, query, key")
+    if not all(single_use(x, graph) for x in (scores, quantiser.out, quantiser.inputs[0])):
+        raise _NoMatch("an intermediate of the attention is also read elsewhere")
+    heads, keys, d = q.type.shape[1], kt.type.shape[3], q.type.shape[3]
+    k = graph.append("permute", [kt], {"perm": (0, 1, 3, 2)}, module=context.module, before=context)
+    table = graph.constant(softmax_table(d, scale, keys), before=context, type=Type("u64", (1, d + 1)))
+    # round(p * inverse) >= 1 iff p * inverse > 1/2 iff p > clip/2
+    limit = graph.constant(np.full((1, heads), 0.5 * clip, np.float64), before=context)
+    dots = graph.append("binary_attention", [q, k, v, table, limit], module=context.module, before=context)
+    step = graph.constant(np.float32(gain), before=context)
+    graph.replace(context.out, graph.append("mul", [dots, step], module=context.module, before=context))
+
+
+def run(graph: Graph, report: Report) -> Graph:
+    """Rewrites every attention whose operands are codes."""
+    memo: dict[Value, Value | None] = {}
+    for op in graph.of_kind("matmul"):
+        try:
+            _match(graph, op, report, memo)
+            report.fused["attention"] += 1
+        except _NoMatch as reason:
+            if str(reason):
+                report.decline(op, str(reason))
+    graph.drop_dead()
+    return graph
+
+
+PASS = Pass("attention", "softmax attention of codes becomes one op with a table and an integer threshold a row", REASSOCIATES, run)

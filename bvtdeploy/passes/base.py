@@ -1,0 +1,72 @@
+"""What a pass is, what it reports, and the small helpers that all passes share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from bvtdeploy.ir.graph import Graph, Op, Value
+
+BITWISE: Final = "bitwise"
+REASSOCIATES: Final = "reassociates"
+
+
+@dataclass(frozen=True)
+class Declined:
+    """A site that a pass recognised but did not rewrite, and why."""
+
+    site: str
+    why: str
+
+
+@dataclass
+class Report:
+    """What the passes did: counts of fusions, sites declined, facts about the weights."""
+
+    fused: Counter[str] = field(default_factory=Counter)
+    declined: list[Declined] = field(default_factory=list)
+    residue_max: float = 0.0
+    zeros_in_weights: int = 0
+    binary_layers: int = 0
+    float_layers: int = 0
+
+    def decline(self, op: Op, why: str) -> None:
+        """Records why `op` stays as it is."""
+        self.declined.append(Declined(f"{op.module or op.outputs[0].name} ({op.kind})", why))
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One step of the pipeline.
+
+    Attributes:
+        name: short, as in file names of `--dump-ir`.
+        why: one line for a reader of the pipeline.
+        promise: `bitwise` when the interpreter gives identical bits before and after; `reassociates` when float results may move
+            by rounding of reordered or merged fp32 operations (and codes only where that crosses a threshold).
+        run: graph -> graph (the same object, or a new one).
+    """
+
+    name: str
+    why: str
+    promise: Literal["bitwise", "reassociates"]
+    run: Callable[[Graph, Report], Graph]
+
+
+def scalar(value: Value) -> float | None:
+    """The number that a constant holds in every element, or None."""
+    data = value.data
+    if data is None or data.size == 0:
+        return None
+    first = data.reshape(-1)[0]
+    return float(first) if bool(np.all(data == first)) else None
+
+
+def row(array: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """Parameters computed in fp64, narrowed once to one fp32 row [1, C]."""
+    return np.asarray(array, np.float64).astype(np.float32).reshape(1, -1)

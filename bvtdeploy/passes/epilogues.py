@@ -1,0 +1,310 @@
+"""epilogues: chains of elementwise steps become one `epilogue` op, and signs become outputs of what they read.
+
+The steps of a chain are S (scale and shift), R (a residual sum) and P (PReLU). An epilogue executes, in this order,
+    S  R R R  P  S  R R R  then thresholds                                   (ops/epilogue.py)
+and a chain is merged while it fits. Rewrites of parameters, all in fp64 and narrowed once:
+    S2(S1(v))             = v*(a1*a2) + (b1*a2 + b2)
+    (v*a + b) + r + b2    = v*a + (b + b2) + r        a shift behind residual sums joins the one in front: RPReLU's first move
+                                                      disappears into the scale and shift of the product
+    sign(v + move)        = threshold at -move        exact (ops/epilogue.py)
+    sign((v + s) + move)  = threshold at -(move + s)  where v + s has no other reader
+
+Legality: a producer is merged into its reader only if that is its single reader; a sign never needs that, it becomes another
+output of its producer (at most four). A sum commutes, exactly, so the operand that can be merged stands first.
+Promise: reassociates (merged parameters), codes move only where that crosses a threshold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from bvtdeploy.ir.graph import Graph, Op, Value, single_use
+from bvtdeploy.ops.epilogue import RESIDUALS, THRESHOLDS
+from bvtdeploy.passes.base import REASSOCIATES, Pass, Report, row
+
+F64 = npt.NDArray[np.float64]
+
+
+@dataclass
+class S:
+    """v * scale + shift; None means 1 or 0."""
+
+    scale: F64 | None = None
+    shift: F64 | None = None
+
+
+@dataclass
+class R:
+    """v + value, through a row map."""
+
+    value: Value
+    factor: int = 1
+    width: int = 0
+
+
+@dataclass
+class P:
+    """PReLU."""
+
+    slope: Value
+
+
+Step = S | R | P
+
+
+def _data(value: Value) -> F64:
+    assert value.data is not None
+    return np.asarray(value.data, np.float64)
+
+
+def _steps(op: Op) -> list[Step]:
+    """The steps of an epilogue, in order."""
+    at = dict(zip(op.attrs["roles"], op.inputs, strict=True))
+    factors = dict(zip([r for r in op.attrs["roles"] if r in RESIDUALS], op.attrs["factors"], strict=True))
+
+    def affine(scale: str, shift: str) -> list[Step]:
+        parts = [_data(at[name]) if name in at else None for name in (scale, shift)]
+        return [S(*parts)] if any(p is not None for p in parts) else []
+
+    def residuals(roles: tuple[str, ...]) -> list[Step]:
+        return [R(at[r], factors[r], op.attrs["width"] if factors[r] > 1 else 0) for r in roles if r in at]
+
+    steps = [*affine("scale", "shift"), *residuals(RESIDUALS[:3])]
+    steps += [S(None, -_data(at["pre"]))] if "pre" in at else []
+    steps += [P(at["slope"])] if "slope" in at else []
+    steps += [S(None, _data(at["post"]))] if "post" in at else []
+    return [*steps, *affine("scale2", "shift2"), *residuals(RESIDUALS[3:])]
+
+
+def _combine(first: S, second: S) -> S:
+    scale = second.scale if first.scale is None else first.scale if second.scale is None else first.scale * second.scale
+    shift = first.shift
+    if shift is not None and second.scale is not None:
+        shift = shift * second.scale
+    if second.shift is not None:
+        shift = second.shift if shift is None else shift + second.shift
+    return S(scale, shift)
+
+
+def normalise(steps: list[Step]) -> list[Step]:
+    """Merges neighbouring S, and moves a pure shift in front of the residual sums that precede it."""
+    out: list[Step] = []
+    for step in steps:
+        if isinstance(step, S) and out and isinstance(out[-1], S):
+            out[-1] = _combine(out[-1], step)
+            continue
+        if isinstance(step, S) and step.scale is None and out and isinstance(out[-1], R):
+            at = len(out)
+            while at > 0 and isinstance(out[at - 1], R):
+                at -= 1
+            if at > 0 and isinstance(before := out[at - 1], S):
+                out[at - 1] = _combine(before, step)
+            else:
+                out.insert(at, step)
+            continue
+        out.append(step)
+    return out
+
+
+@dataclass
+class Plan:
+    """An epilogue's inputs by role."""
+
+    inputs: dict[str, Value | F64] = field(default_factory=dict)
+    factors: dict[str, int] = field(default_factory=dict)
+    width: int = 0
+
+
+def assign(steps: list[Step]) -> Plan | None:
+    """The template's roles for a normalised chain; None where it does not fit."""
+    plan, rest = Plan(), list(steps)
+
+    def affine(scale: str, shift: str) -> None:
+        if rest and isinstance(step := rest[0], S):
+            rest.pop(0)
+            plan.inputs |= {n: v for n, v in ((scale, step.scale), (shift, step.shift)) if v is not None}
+
+    def residuals(roles: tuple[str, ...]) -> bool:
+        for role in roles:
+            if not (rest and isinstance(step := rest[0], R)):
+                break
+            if step.factor > 1 and plan.width not in (0, step.width):
+                return False
+            plan.width = max(plan.width, step.width)
+            plan.inputs[role] = step.value
+            plan.factors[role] = step.factor
+            rest.pop(0)
+        return True
+
+    affine("scale", "shift")
+    if not residuals(RESIDUALS[:3]):
+        return None
+    if rest and isinstance(step := rest[0], P):
+        rest.pop(0)
+        plan.inputs["slope"] = step.slope
+    if rest and isinstance(step := rest[0], S):
+        if step.scale is None and "slope" in plan.inputs and step.shift is not None:
+            plan.inputs["post"] = step.shift
+            rest.pop(0)
+        else:
+            affine("scale2", "shift2")
+    if not residuals(RESIDUALS[3:]):
+        return None
+    return plan if not rest else None
+
+
+def _thresholds(op: Op) -> list[tuple[Value, int]]:
+    """(threshold, packed axis) of every bits result."""
+    at = dict(zip(op.attrs["roles"], op.inputs, strict=True))
+    return list(zip([at[t] for t in THRESHOLDS if t in at], op.attrs["packed"], strict=True))
+
+
+def _build(
+    graph: Graph, x: Value, plan: Plan, real: bool, signs: list[tuple[Value, int]], module: str, before: Op
+) -> Op:
+    """Creates the epilogue of a plan in front of `before`."""
+    at: dict[str, Value] = {"x": x}
+    for role, value in plan.inputs.items():
+        at[role] = value if isinstance(value, Value) else graph.constant(row(value), before=before)
+    at |= {role: value for role, (value, _) in zip(THRESHOLDS, signs, strict=False)}
+    roles = tuple(r for r in _ROLE_ORDER if r in at)
+    attrs = {
+        "roles": roles,
+        "results": ("f32",) * real + ("bits",) * len(signs),
+        "factors": tuple(plan.factors[r] for r in RESIDUALS if r in plan.factors),
+        "width": plan.width,
+        "packed": tuple(packed for _, packed in signs),
+    }
+    return graph.create("epilogue", [at[r] for r in roles], attrs, module=module, before=before)
+
+
+_ROLE_ORDER = ("x", *RESIDUALS, "scale", "shift", "pre", "slope", "post", "scale2", "shift2", *THRESHOLDS)
+
+
+def _only_sign(op: Op) -> bool:
+    return op.kind == "epilogue" and op.attrs["roles"] == ("x", "threshold0")
+
+
+def _shift_into_threshold(graph: Graph, op: Op) -> bool:
+    """sign(v + s), where v + s is a lone shift step: the sign reads v instead, with threshold t - s."""
+    source = op.inputs[0].producer
+    if not _only_sign(op) or source is None or source.kind != "epilogue" or source.attrs["results"] != ("f32",):
+        return False
+    if source.attrs["roles"] != ("x", "shift"):
+        return False
+    threshold = row(_data(op.inputs[1]) - _data(source.inputs[1])) + np.float32(0.0)  # + 0: no negative zero
+    merged = graph.append("epilogue", [source.inputs[0], graph.constant(threshold, before=op)], dict(op.attrs), before=op)
+    graph.replace(op.out, merged)
+    graph.remove(op)
+    return True
+
+
+def _merge_chain(graph: Graph, op: Op, report: Report) -> bool:
+    """Merges the producer of the operand x (or of a plain residual, sums commute) into `op`."""
+    steps = _steps(op)
+    candidates = [0]
+    first = steps[0] if steps else None
+    if isinstance(first, R) and first.factor == 1 and first.value.type == op.inputs[0].type:
+        candidates.append(op.inputs.index(first.value))
+    reasons = []
+    for at in candidates:
+        source = op.inputs[at].producer
+        if source is None or source.kind != "epilogue" or source.attrs["results"] != ("f32",):
+            continue
+        if not single_use(op.inputs[at], graph):
+            continue
+        rest = [R(op.inputs[0]), *steps[1:]] if at else steps
+        plan = assign(normalise([*_steps(source), *rest]))
+        if plan is None:
+            reasons.append("the merged chain would not fit one epilogue")
+            continue
+        real = op.attrs["results"][0] == "f32"
+        merged = _build(graph, source.inputs[0], plan, real, _thresholds(op), source.module or op.module, op)
+        for old, new in zip(op.outputs, merged.outputs, strict=True):
+            graph.replace(old, new)
+        graph.remove(op)
+        graph.remove(source)
+        report.fused["elementwise steps"] += 1
+        return True
+    return False
+
+
+def _swap(graph: Graph, op: Op) -> bool:
+    """A plain sum whose second operand is the product's chain: the operands change places, so that the chain can be merged."""
+    if op.attrs["roles"] != ("x", "res0") or op.attrs["factors"] != (1,) or op.inputs[0].type != op.inputs[1].type:
+        return False
+    x, other = op.inputs
+    if _absorbable(graph, x) or not _absorbable(graph, other):
+        return False
+    graph.set_input(op, 0, other)
+    graph.set_input(op, 1, x)
+    return True
+
+
+def _absorbable(graph: Graph, value: Value) -> bool:
+    op = value.producer
+    return op is not None and single_use(value, graph) and (op.kind == "bgemm" or op.kind == "attention" or op.kind == "epilogue")
+
+
+def _sign_outputs(graph: Graph, report: Report) -> None:
+    """Every lone sign becomes a bits output of the epilogue that it reads; equal signs of one value become one."""
+    for value in [v for op in graph.of_kind("epilogue") for v in op.outputs if v.type.elem == "f32"]:
+        op = value.producer
+        signs = [user for user in value.users if _only_sign(user) and user.inputs[0] is value]
+        if op is None or not signs:
+            continue
+        have = _thresholds(op)
+        wanted: dict[tuple[bytes, int], list[Op]] = {}
+        for sign in signs:
+            wanted.setdefault((np.asarray(sign.inputs[1].data).tobytes(), sign.attrs["packed"][0]), []).append(sign)
+        room = len(THRESHOLDS) - len(have)
+        taken = list(wanted.values())[:room]
+        for extra in list(wanted.values())[room:]:
+            report.decline(extra[0], f"its operand already has {len(THRESHOLDS)} sign outputs")
+        if not taken:
+            continue
+        real = any(user not in [s for group in taken for s in group] for user in value.users) or value in graph.outputs
+        steps = _steps(op)
+        new = [(group[0].inputs[1], group[0].attrs["packed"][0]) for group in taken]
+        if not real and not have and steps and isinstance(last := steps[-1], S) and last.scale is None and last.shift is not None:
+            # Only signs read the value: its last shift moves into their thresholds.
+            steps, shift = steps[:-1], last.shift
+            new = [(graph.constant(row(_data(t) - shift), before=op), packed) for t, packed in new]
+        plan = assign(steps)
+        assert plan is not None
+        # Thresholds may be defined after the epilogue; constants can simply be placed again in front of it.
+        new = [(graph.constant(np.asarray(t.data), before=op), packed) for t, packed in new]
+        merged = _build(graph, op.inputs[0], plan, real, [*have, *new], op.module, op)
+        outputs = list(merged.outputs)
+        if real:
+            graph.replace(value, outputs.pop(0))
+        old_bits = [v for v in op.outputs if v.type.elem == "bits"]
+        for old, fresh in zip(old_bits, outputs, strict=False):
+            graph.replace(old, fresh)
+        for group, fresh in zip(taken, outputs[len(old_bits) :], strict=True):
+            for sign in group:
+                graph.replace(sign.out, fresh)
+                graph.remove(sign)
+        graph.remove(op)
+        report.fused["signs in epilogues"] += len(taken)
+
+
+def run(graph: Graph, report: Report) -> Graph:
+    """Merges to a fixed point."""
+    for op in graph.of_kind("epilogue"):
+        _shift_into_threshold(graph, op)
+    graph.drop_dead()
+    for op in graph.of_kind("epilogue"):
+        _swap(graph, op)
+    changed = True
+    while changed:
+        changed = any([_merge_chain(graph, op, report) for op in graph.of_kind("epilogue") if op in graph.ops and not _only_sign(op)])
+    _sign_outputs(graph, report)
+    graph.drop_dead()
+    return graph
+
+
+PASS = Pass("epilogues", "scale, shift, residuals, RPReLU and signs run in one pass behind each product", REASSOCIATES, run)

@@ -1,0 +1,92 @@
+"""fold: source spellings to one normal form.
+
+    batch_norm(x)  = x * A + B,  A = gamma / sqrt(var + eps),  B = beta - mean * A     (fp64, narrowed once: FINN's bug class)
+    x - c          = x + (-c)                  exact
+    x / c          = x * (1/c)                 exact for powers of two, else within one rounding; left alone in front of a
+                                               quantiser (softmax / clip), where the attention pass wants to see the clip
+    -x             = x * (-1)                  exact
+
+Legality: c, gamma ... are constants. A division by a constant that holds a zero is declined.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bvtdeploy.ir.graph import Graph, Op, Value
+from bvtdeploy.passes.base import REASSOCIATES, Pass, Report
+
+
+def _batch_norm(graph: Graph, op: Op) -> bool:
+    x, *parameters = op.inputs
+    arrays = [p.data for p in parameters]
+    if any(a is None for a in arrays):
+        return False
+    gamma, beta, mean, var = (np.asarray(a, np.float64) for a in arrays)
+    scale = gamma / np.sqrt(var + op.attrs["eps"])
+    shift = beta - mean * scale
+    shape = [-1 if i == op.attrs["axis"] else 1 for i in range(len(x.type.shape))]
+    a = graph.constant(scale.astype(np.float32).reshape(shape), before=op)
+    b = graph.constant(shift.astype(np.float32).reshape(shape), before=op)
+    scaled = graph.append("mul", [x, a], module=op.module, before=op)
+    graph.replace(op.out, graph.append("add", [scaled, b], module=op.module, before=op))
+    return True
+
+
+def _sub(graph: Graph, op: Op) -> bool:
+    x, c = op.inputs
+    if c.data is None or x.data is not None:
+        return False
+    graph.replace(op.out, graph.append("add", [x, graph.constant(-c.data, before=op)], module=op.module, before=op))
+    return True
+
+
+def _feeds_quantiser(value: Value) -> bool:
+    return any(op.kind in ("round", "clamp") for op in value.users)
+
+
+def _div(graph: Graph, op: Op, report: Report) -> bool:
+    x, c = op.inputs
+    if c.data is None or _feeds_quantiser(op.out):
+        return False
+    if not np.all(c.data):
+        report.decline(op, "division by a constant that holds a zero")
+        return False
+    inverse = graph.constant((1.0 / c.data.astype(np.float64)).astype(np.float32), before=op)
+    graph.replace(op.out, graph.append("mul", [x, inverse], module=op.module, before=op))
+    return True
+
+
+def _neg(graph: Graph, op: Op) -> bool:
+    minus = graph.constant(np.float32(-1.0), before=op)
+    graph.replace(op.out, graph.append("mul", [op.inputs[0], minus], module=op.module, before=op))
+    return True
+
+
+def _commute(graph: Graph, op: Op) -> bool:
+    """Constant operands of commutative ops stand second, so that no later pass looks at positions."""
+    first, second = op.inputs
+    if first.data is None or second.data is not None:
+        return False
+    graph.replace(op.out, graph.append(op.kind, [second, first], module=op.module, before=op))
+    return True
+
+
+def run(graph: Graph, report: Report) -> Graph:
+    """Applies the identities above once to every op, then drops what is dead."""
+    for op in list(graph.ops):
+        if op.kind == "batch_norm":
+            report.fused["batch norm -> scale and shift"] += _batch_norm(graph, op)
+        elif op.kind == "sub":
+            _sub(graph, op)
+        elif op.kind == "div":
+            _div(graph, op, report)
+        elif op.kind == "neg":
+            _neg(graph, op)
+        elif op.kind in ("add", "mul"):
+            _commute(graph, op)
+    graph.drop_dead()
+    return graph
+
+
+PASS = Pass("fold", "norms and arithmetic by constants become multiply and add", REASSOCIATES, run)

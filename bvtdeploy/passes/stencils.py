@@ -1,0 +1,125 @@
+"""stencils: parallel pooling branches over one tensor become one stencil.
+
+    alpha * stencil(x; taps, shift) + move  =  stencil(x; alpha * taps, alpha * shift + move)
+    stencil(x; S) + stencil(x; T)           =  stencil(x; S u T), taps of the same offset added, shifts added
+
+    So the four branches AFF(pool_h3), AFF(pool_w3), AFF(pool_h5), AFF(pool_w5) of a BinaryViT layer are one cross of nine taps.
+    With zero padding the affine constant is added everywhere, also where a tap falls outside, which is what the sum of branches
+    does: padding only affects taps. Parameters are combined in fp64 and narrowed once.
+
+Legality: the branches are read only by the sum; same source, grid and boundary; at most 16 different offsets.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bvtdeploy.ir.graph import Graph, Op, Value, single_use
+from bvtdeploy.ops.stencil import MAX_TAPS
+from bvtdeploy.passes.base import REASSOCIATES, Pass, Report, row
+
+
+def _is_step(op: Op | None, *roles: str) -> bool:
+    return op is not None and op.kind == "epilogue" and op.attrs["roles"] == ("x", *roles) and op.attrs["results"] == ("f32",)
+
+
+def _data(value: Value) -> np.ndarray:
+    assert value.data is not None
+    return np.asarray(value.data, np.float64)
+
+
+def _absorb_affine(graph: Graph, op: Op) -> bool:
+    """A scale or shift step whose operand is a stencil that nobody else reads."""
+    source = op.inputs[0].producer
+    if source is None or source.kind != "stencil" or not single_use(op.inputs[0], graph):
+        return False
+    taps = _data(source.inputs[1])
+    shift = _data(source.inputs[2]) if len(source.inputs) == 3 else np.zeros((1, taps.shape[1]))
+    if _is_step(op, "scale"):
+        taps, shift = taps * _data(op.inputs[1]), shift * _data(op.inputs[1])
+    elif _is_step(op, "shift"):
+        shift = shift + _data(op.inputs[1])
+    else:
+        return False
+    inputs = [source.inputs[0], graph.constant(taps.astype(np.float32), before=op), graph.constant(row(shift), before=op)]
+    merged = graph.append("stencil", inputs, dict(source.attrs), module=source.module, before=op)
+    graph.replace(op.out, merged)
+    graph.remove(op)
+    graph.remove(source)
+    return True
+
+
+def _leaves(graph: Graph, op: Op) -> list[Value]:
+    """The summands of a chain of plain sums, first to last."""
+    main, other = op.inputs
+    above = main.producer
+    nested = _is_step(above, "res0") and above is not None and above.attrs["factors"] == (1,) and single_use(main, graph)
+    return [*(_leaves(graph, above) if nested and above is not None else [main]), other]
+
+
+def _key(value: Value) -> tuple[object, ...] | None:
+    op = value.producer
+    if op is None or op.kind != "stencil":
+        return None
+    return op.inputs[0], op.attrs["height"], op.attrs["width"], op.attrs["boundary"]
+
+
+def _merge(graph: Graph, stencils: list[Op], before: Op) -> Value | None:
+    taps: dict[tuple[int, int], np.ndarray] = {}
+    first = stencils[0]
+    shift = np.zeros((1, first.out.type.shape[1]))
+    for op in stencils:
+        for offset, weights in zip(op.attrs["offsets"], _data(op.inputs[1]), strict=True):
+            taps[offset] = taps.get(offset, np.zeros(weights.shape)) + weights
+        if len(op.inputs) == 3:
+            shift = shift + _data(op.inputs[2])
+    if len(taps) > MAX_TAPS:
+        return None
+    offsets = tuple(sorted(taps))
+    weights = graph.constant(np.stack([taps[o] for o in offsets]).astype(np.float32), before=before)
+    inputs = [first.inputs[0], weights, graph.constant(row(shift), before=before)]
+    return graph.append("stencil", inputs, {**first.attrs, "offsets": offsets}, module=first.module, before=before)
+
+
+def _merge_branches(graph: Graph, root: Op, report: Report) -> None:
+    leaves = _leaves(graph, root)
+    groups: dict[tuple[object, ...], list[Value]] = {}
+    for leaf in leaves:
+        key = _key(leaf)
+        if key is not None and single_use(leaf, graph):
+            groups.setdefault(key, []).append(leaf)
+    changed = False
+    for branches in groups.values():
+        if len(branches) < 2:
+            continue
+        ops = [b.producer for b in branches if b.producer is not None]
+        merged = _merge(graph, ops, root)
+        if merged is None:
+            report.decline(ops[0], f"its {len(ops)} branches need more than {MAX_TAPS} taps")
+            continue
+        leaves = [leaf for leaf in leaves if leaf not in branches] + [merged]
+        report.fused["pooling branches -> stencil"] += len(branches)
+        changed = True
+    if not changed:
+        return
+    total = leaves[0]
+    for leaf in leaves[1:]:
+        attrs = {"roles": ("x", "res0"), "results": ("f32",), "factors": (1,), "width": 0, "packed": ()}
+        total = graph.append("epilogue", [total, leaf], attrs, module=root.module, before=root)
+    graph.replace(root.out, total)
+
+
+def run(graph: Graph, report: Report) -> Graph:
+    """Absorbs affines into stencils, then merges the stencils of every sum."""
+    while any([_absorb_affine(graph, op) for op in graph.of_kind("epilogue")]):
+        pass
+    for op in reversed(graph.of_kind("epilogue")):
+        plain = _is_step(op, "res0") and op.attrs["factors"] == (1,)
+        inner = len(op.out.uses) == 1 and _is_step(op.out.users[0], "res0") and op.out.uses[0][1] == 0
+        if plain and op in graph.ops and (not inner or op.out.users[0].attrs["factors"] != (1,)):
+            _merge_branches(graph, op, report)
+    graph.drop_dead()
+    return graph
+
+
+PASS = Pass("stencils", "parallel pooling branches become one depthwise stencil", REASSOCIATES, run)
