@@ -166,6 +166,11 @@ class Graph:
         old.uses = []
         self.outputs = [new if v is old else v for v in self.outputs]
 
+    def supersede(self, old: Value, new: Value) -> None:
+        """`replace` by a value that was made for it: the two also exchange their names, so that names outlive rewrites."""
+        self.replace(old, new)
+        old.name, new.name = new.name, old.name
+
     def set_input(self, op: Op, i: int, new: Value) -> None:
         """Operand `i` of `op` becomes `new`."""
         op.inputs[i].uses.remove((op, i))

@@ -89,7 +89,7 @@ def _match(graph: Graph, context: Op, report: Report, memo: dict[Value, Value | 
     limit = graph.constant(np.full((1, heads), 0.5 * clip, np.float64), before=context)
     dots = graph.append("binary_attention", [q, k, v, table, limit], module=context.module, before=context)
     step = graph.constant(np.float32(gain), before=context)
-    graph.replace(context.out, graph.append("mul", [dots, step], module=context.module, before=context))
+    graph.supersede(context.out, graph.append("mul", [dots, step], module=context.module, before=context))
 
 
 def run(graph: Graph, report: Report) -> Graph:

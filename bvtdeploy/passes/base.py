@@ -26,13 +26,19 @@ class Declined:
 
 @dataclass
 class Report:
-    """What the passes did: counts of fusions, sites declined, facts about the weights."""
+    """What the passes did: counts of fusions, sites declined, facts about the weights.
+
+    `sign_index` maps the name of every compiled code tensor to the order of the source's sign: element p of the source tensor is
+    element index.flat[p] of the compiled rows x channels. A sign `v` of the source compiles to `v.bits`, or to `v.bits.cols` where
+    it is packed along the rows.
+    """
 
     fused: Counter[str] = field(default_factory=Counter)
     declined: list[Declined] = field(default_factory=list)
     residue_max: float = 0.0
     zeros_in_weights: int = 0
     binary_layers: int = 0
+    sign_index: dict[str, npt.NDArray[np.int32]] = field(default_factory=dict)
     float_layers: int = 0
 
     def decline(self, op: Op, why: str) -> None:

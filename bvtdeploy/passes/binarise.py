@@ -28,7 +28,7 @@ def codes_of(graph: Graph, value: Value, memo: dict[Value, Value | None]) -> Val
     op = value.producer
     result: Value | None = None
     if op is not None and op.kind == "sign":
-        result = graph.append("binarise", [op.inputs[0]], module=op.module, before=op)
+        result = graph.create("binarise", [op.inputs[0]], module=op.module, names=[f"{op.out.name}.bits"], before=op).out
     elif op is not None and op.kind in LAYOUT:
         source = codes_of(graph, op.inputs[0], memo)
         if source is not None:
@@ -41,7 +41,7 @@ def _scaled(graph: Graph, op: Op, dots: Value, scale: Value, bias: Value | None)
     result = graph.append("mul", [dots, scale], module=op.module, before=op)
     if bias is not None:
         result = graph.append("add", [result, bias], module=op.module, before=op)
-    graph.replace(op.out, result)
+    graph.supersede(op.out, result)
 
 
 def _product(graph: Graph, op: Op, report: Report, memo: dict[Value, Value | None]) -> bool:

@@ -197,7 +197,7 @@ def _shift_into_threshold(graph: Graph, op: Op) -> bool:
         return False
     threshold = row(_data(op.inputs[1]) - _data(source.inputs[1])) + np.float32(0.0)  # + 0: no negative zero
     merged = graph.append("epilogue", [source.inputs[0], graph.constant(threshold, before=op)], dict(op.attrs), before=op)
-    graph.replace(op.out, merged)
+    graph.supersede(op.out, merged)
     graph.remove(op)
     return True
 
@@ -224,7 +224,7 @@ def _merge_chain(graph: Graph, op: Op, report: Report) -> bool:
         real = op.attrs["results"][0] == "f32"
         merged = _build(graph, source.inputs[0], plan, real, _thresholds(op), source.module or op.module, op)
         for old, new in zip(op.outputs, merged.outputs, strict=True):
-            graph.replace(old, new)
+            graph.supersede(old, new)
         graph.remove(op)
         graph.remove(source)
         report.fused["elementwise steps"] += 1
@@ -280,13 +280,15 @@ def _sign_outputs(graph: Graph, report: Report) -> None:
         merged = _build(graph, op.inputs[0], plan, real, [*have, *new], op.module, op)
         outputs = list(merged.outputs)
         if real:
-            graph.replace(value, outputs.pop(0))
+            graph.supersede(value, outputs.pop(0))
         old_bits = [v for v in op.outputs if v.type.elem == "bits"]
         for old, fresh in zip(old_bits, outputs, strict=False):
-            graph.replace(old, fresh)
+            graph.supersede(old, fresh)
         for group, fresh in zip(taken, outputs[len(old_bits) :], strict=True):
-            for sign in group:
+            graph.supersede(group[0].out, fresh)
+            for sign in group[1:]:
                 graph.replace(sign.out, fresh)
+            for sign in group:
                 graph.remove(sign)
         graph.remove(op)
         report.fused["signs in epilogues"] += len(taken)

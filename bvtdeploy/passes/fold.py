@@ -29,7 +29,7 @@ def _batch_norm(graph: Graph, op: Op) -> bool:
     a = graph.constant(scale.astype(np.float32).reshape(shape), before=op)
     b = graph.constant(shift.astype(np.float32).reshape(shape), before=op)
     scaled = graph.append("mul", [x, a], module=op.module, before=op)
-    graph.replace(op.out, graph.append("add", [scaled, b], module=op.module, before=op))
+    graph.supersede(op.out, graph.append("add", [scaled, b], module=op.module, before=op))
     return True
 
 
@@ -37,7 +37,7 @@ def _sub(graph: Graph, op: Op) -> bool:
     x, c = op.inputs
     if c.data is None or x.data is not None:
         return False
-    graph.replace(op.out, graph.append("add", [x, graph.constant(-c.data, before=op)], module=op.module, before=op))
+    graph.supersede(op.out, graph.append("add", [x, graph.constant(-c.data, before=op)], module=op.module, before=op))
     return True
 
 
@@ -53,13 +53,13 @@ def _div(graph: Graph, op: Op, report: Report) -> bool:
         report.decline(op, "division by a constant that holds a zero")
         return False
     inverse = graph.constant((1.0 / c.data.astype(np.float64)).astype(np.float32), before=op)
-    graph.replace(op.out, graph.append("mul", [x, inverse], module=op.module, before=op))
+    graph.supersede(op.out, graph.append("mul", [x, inverse], module=op.module, before=op))
     return True
 
 
 def _neg(graph: Graph, op: Op) -> bool:
     minus = graph.constant(np.float32(-1.0), before=op)
-    graph.replace(op.out, graph.append("mul", [op.inputs[0], minus], module=op.module, before=op))
+    graph.supersede(op.out, graph.append("mul", [op.inputs[0], minus], module=op.module, before=op))
     return True
 
 
@@ -68,7 +68,7 @@ def _commute(graph: Graph, op: Op) -> bool:
     first, second = op.inputs
     if first.data is None or second.data is not None:
         return False
-    graph.replace(op.out, graph.append(op.kind, [second, first], module=op.module, before=op))
+    graph.supersede(op.out, graph.append(op.kind, [second, first], module=op.module, before=op))
     return True
 
 

@@ -67,12 +67,12 @@ class _Layout:
         self.views: dict[Value, View] = {}
         self.image: dict[Value, Value] = {}
         self.refused: list[tuple[Op, str]] = []
-        self.module = ""
+        self.module, self.name = "", ""  # of the source op in hand
 
     # -- helpers --------------------------------------------------------------------------------------------------------
 
     def emit(self, kind: str, inputs: list[Value], **attrs: Any) -> Value:
-        return self.graph.append(kind, inputs, attrs, module=self.module)
+        return self.graph.create(kind, inputs, attrs, module=self.module, names=[self.name]).out
 
     def step(self, x: Value, role: str, value: Value, *, factor: int = 1, width: int = 0) -> Value:
         """An epilogue with one step."""
@@ -220,14 +220,14 @@ class _Layout:
 
     def binarise(self, op: Op) -> None:
         view = self.view(op.inputs[0])
-        self.define(op.out, self.signs(view.base, 1), view.index)
+        self.define(op.out, self.signs(view.base, 1, op.out.name), view.index)
+        self.report.sign_index[op.out.name] = view.index
 
-    def signs(self, base: Value, packed: int) -> Value:
+    def signs(self, base: Value, packed: int, name: str) -> Value:
         """x >= 0 as bits, packed along the channels (1) or the rows (0)."""
         zero = self.graph.constant(np.zeros((1, base.type.shape[1]), np.float32))
-        return self.emit(
-            "epilogue", [base, zero], roles=("x", "threshold0"), results=("bits",), factors=(), width=0, packed=(packed,)
-        )
+        attrs = {"roles": ("x", "threshold0"), "results": ("bits",), "factors": (), "width": 0, "packed": (packed,)}
+        return self.graph.create("epilogue", [base, zero], attrs, module=self.module, names=[name]).out
 
     def linear(self, op: Op) -> None:
         weight = op.inputs[1].data
@@ -282,7 +282,9 @@ class _Layout:
 
         q, k, v = (heads_of(value).base for value in op.inputs[:3])
         assert v.producer is not None
-        by_rows = self.signs(v.producer.inputs[0], 0)  # the context product reads V along the tokens
+        name = f"{v.name}.cols"  # the context product reads V along the tokens
+        by_rows = self.signs(v.producer.inputs[0], 0, name)
+        self.report.sign_index[name] = self.report.sign_index[v.name]
         table, limit = (self.graph.constant(value.data, type=value.type) for value in op.inputs[3:] if value.data is not None)
         out = self.emit("attention", [q, k, by_rows, table, limit], heads=heads)
         self.define(op.out, out, np.ascontiguousarray(_order((n, heads, d)).transpose(1, 0, 2))[None])
@@ -329,7 +331,7 @@ class _Layout:
         for op in self.source.ops:
             if op.kind == "const":
                 continue
-            self.module = op.module
+            self.module, self.name = op.module, op.out.name
             handler: Callable[[Op], None] | None = getattr(self, op.kind, None) if op.kind in HANDLED else None
             try:
                 if handler is None:

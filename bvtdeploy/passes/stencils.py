@@ -43,7 +43,7 @@ def _absorb_affine(graph: Graph, op: Op) -> bool:
         return False
     inputs = [source.inputs[0], graph.constant(taps.astype(np.float32), before=op), graph.constant(row(shift), before=op)]
     merged = graph.append("stencil", inputs, dict(source.attrs), module=source.module, before=op)
-    graph.replace(op.out, merged)
+    graph.supersede(op.out, merged)
     graph.remove(op)
     graph.remove(source)
     return True
@@ -106,7 +106,7 @@ def _merge_branches(graph: Graph, root: Op, report: Report) -> None:
     for leaf in leaves[1:]:
         attrs = {"roles": ("x", "res0"), "results": ("f32",), "factors": (1,), "width": 0, "packed": ()}
         total = graph.append("epilogue", [total, leaf], attrs, module=root.module, before=root)
-    graph.replace(root.out, total)
+    graph.supersede(root.out, total)
 
 
 def run(graph: Graph, report: Report) -> Graph:

@@ -1,0 +1,227 @@
+"""compile: source model -> graph -> passes -> lowered -> `.bvt` file, with a report of everything that was decided."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bvtdeploy.artifact import preprocess as preprocessing
+from bvtdeploy.artifact.inspect import inspect
+from bvtdeploy.artifact.writer import Content, Preprocess, to_bytes, write_aside
+from bvtdeploy.errors import UserError
+from bvtdeploy.ir import text
+from bvtdeploy.ir.graph import Graph
+from bvtdeploy.ir.interp import run as interpret
+from bvtdeploy.lower.lowered import Lowered, lower
+from bvtdeploy.passes import pipeline
+from bvtdeploy.passes.base import Report
+
+SIGN_POLICY = "sign(0) = +1"
+GOLDEN_IMAGES = 2
+
+
+def package_version() -> str:
+    """The version of this package."""
+    try:
+        return version("bvtdeploy")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+@dataclass
+class Compiled:
+    """A compiled model in memory: the graph over rows x channels, its lowering, what the passes did, what the front end knew."""
+
+    graph: Graph
+    lowered: Lowered
+    report: Report
+    timings: list[pipeline.Timing]
+    imported: Any
+    input_shape: tuple[int, int, int]
+
+
+@dataclass
+class CompileReport:
+    """What `compile` did; `as_dict` has the keys of `bvtdeploy compile --json`."""
+
+    artifact: Path
+    compiled: Compiled
+    description: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain data."""
+        c, d = self.compiled, self.description
+        kinds: dict[str, int] = {}
+        for op in d["ops"]:
+            kinds[op["kind"]] = kinds.get(op["kind"], 0) + 1
+        return {
+            "artifact": str(self.artifact),
+            "bytes": d["bytes"],
+            "board": d["board"],
+            "source": {"kind": c.imported.kind, "parameters": c.imported.parameters, "bytes": c.imported.bytes},
+            "layers": {"binary": c.report.binary_layers, "float": c.report.float_layers},
+            "macs": d["macs"],
+            "ops": dict(sorted(kinds.items())),
+            "groups": len(d["groups"]),
+            "sections": d["sections"],
+            "arena_bytes": d["arena_bytes"],
+            "tile_bytes": d["tile_bytes"],
+            "fused": {k: n for k, n in sorted(c.report.fused.items()) if n},
+            "declined": [{"site": x.site, "why": x.why} for x in c.report.declined],
+            "residue_max": c.report.residue_max,
+            "zeros_in_weights": c.report.zeros_in_weights,
+            "policy": SIGN_POLICY,
+            "passes": [{"name": t.name, "seconds": t.seconds, "nodes": t.nodes} for t in c.timings],
+            "warnings": self.warnings,
+        }
+
+
+def _dump(folder: Path, number: int, name: str, graph: Graph) -> None:
+    stem = folder / f"{number:02d}_{name}"
+    stem.with_suffix(".txt").write_text(text.print_graph(graph))
+    np.savez(stem.with_suffix(".npz"), allow_pickle=False, **text.constants(graph))
+
+
+def compile_graph(imported: Any, *, dump_ir: Path | None = None, progress: Callable[[str], None] | None = None) -> Compiled:
+    """Runs the pipeline and the lowering on an imported model.
+
+    Raises UserError when something has no compiled form, or when nothing in the model is binary.
+    """
+    say = progress or (lambda _: None)
+    report = Report(residue_max=imported.residue_max)
+    (image,) = imported.graph.inputs
+    _, c, h, w = image.type.shape
+    if dump_ir is not None:
+        try:
+            dump_ir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write IR to {dump_ir}", why=error.strerror or "", fix="give a folder to --dump-ir") from error
+
+    def observe(number: int, name: str, graph: Graph) -> None:
+        say(f"pass {name}: {sum(op.kind != 'const' for op in graph.ops)} ops")
+        if dump_ir is not None:
+            _dump(dump_ir, number, name, graph)
+
+    graph, timings = pipeline.run(imported.graph, report, observe)
+    if report.binary_layers == 0:
+        raise UserError(
+            "nothing in this model is binary",
+            why=f"none of its {report.float_layers} linear and convolution layers has +-1 activations and row-scaled +-1 weights",
+            fix="give a trained binary ViT; a full-precision model is better served by ONNX Runtime or LiteRT",
+        )
+    say("scheduling and packing")
+    return Compiled(graph, lower(graph), report, timings, imported, (c, h, w))
+
+
+def golden_inputs(input_shape: tuple[int, int, int], count: int = GOLDEN_IMAGES) -> list[npt.NDArray[np.float32]]:
+    """Deterministic test inputs f32[C*H, W]: uint8 noise over a ramp, as (p/255 - 1/2) * 4."""
+    c, h, w = input_shape
+    out = []
+    for seed in range(count):
+        noise = np.random.Generator(np.random.PCG64(seed)).integers(0, 128, (c * h, w))
+        ramp = (np.add.outer(np.arange(c * h), np.arange(w)) * (127 * (seed + 1)) // (h + w)) % 128
+        out.append(((noise + ramp).astype(np.float32) / np.float32(255.0) - np.float32(0.5)) * np.float32(4.0))
+    return out
+
+
+def _labels(path: Path | None, from_source: list[str] | None, classes: int) -> list[str]:
+    labels = from_source or []
+    if path is not None:
+        try:
+            raw = path.read_text()
+            labels = [str(x) for x in json.loads(raw)] if path.suffix == ".json" else [s.strip() for s in raw.splitlines() if s.strip()]
+        except OSError as error:
+            raise UserError(f"cannot read the labels {path}", why=error.strerror or "", fix="one class name a line") from error
+        except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+            raise UserError(f"{path} does not hold class names", why=str(error), fix="one name a line, or a JSON list") from error
+    if labels and len(labels) != classes:
+        raise UserError(f"{len(labels)} class names for {classes} classes", where=str(path or "checkpoint"), fix="give one name a class")
+    return labels
+
+
+def compile_model(
+    source: Any,
+    output: Path,
+    *,
+    board: str = "generic",
+    preprocess: str | None = None,
+    labels: Path | None = None,
+    dump_ir: Path | None = None,
+    trust_pickle: bool = False,
+    progress: Callable[[str], None] | None = None,
+    example_input: Any = None,
+) -> CompileReport:
+    """Compiles a model to a `.bvt` file.
+
+    Args:
+        source: a path (`.pt` checkpoint, `.pt2`), an nn.Module (with example_input) or an ExportedProgram.
+        output: the artifact; written aside and renamed.
+        board: recorded in the artifact, and chooses layouts (never results).
+        preprocess: "imagenet" or a JSON/TOML file; default: what the checkpoint says.
+        labels: class names, one a line or a JSON list; default: what the checkpoint says.
+        dump_ir: a folder for the graph after every pass.
+        trust_pickle: unpickle a whole module, which runs code from the file.
+
+    Raises:
+        UserError: the source cannot be read or holds something that cannot be compiled; nothing is written then.
+    """
+    from bvtdeploy.frontend import import_model
+
+    say = progress or (lambda _: None)
+    if output.is_dir() or not output.parent.is_dir():
+        raise UserError(f"cannot write {output}", why="it is a folder, or its folder does not exist", fix="give a file name to -o")
+    say("reading the model")
+    imported = import_model(source, example_input=example_input, trust_pickle=trust_pickle)
+    compiled = compile_graph(imported, dump_ir=dump_ir, progress=progress)
+    process = preprocessing.load(preprocess if preprocess is not None else imported.preprocess, compiled.input_shape)
+    (result,) = compiled.graph.outputs
+    names = _labels(labels, imported.labels, result.type.size)
+    say("computing golden outputs with the reference interpreter")
+    (image,) = compiled.graph.inputs
+    golden = [(x, interpret(compiled.graph, {image.name: x})[0]) for x in golden_inputs(compiled.input_shape)]
+    data = to_bytes(Content(compiled.lowered, _meta(imported, compiled, board), golden, names, process))
+    try:
+        write_aside(output, data)
+    except OSError as error:
+        raise UserError(f"cannot write {output}", why=error.strerror or str(error), fix="check folder and space") from error
+    report = CompileReport(output, compiled, inspect(output))
+    if process is None:
+        report.warnings.append("no preprocessing known: images cannot be run directly; compile with --preprocess imagenet|FILE")
+    if not names:
+        report.warnings.append("no class names known: classes are numbers; compile with --labels FILE")
+    if compiled.report.zeros_in_weights:
+        report.warnings.append(f"{compiled.report.zeros_in_weights} weights are exactly 0 and became +1 ({SIGN_POLICY})")
+    return report
+
+
+def _meta(imported: Any, compiled: Compiled, board: str) -> dict[str, int | float | str | bytes]:
+    return {
+        "compiler": f"bvtdeploy {package_version()}",
+        "board": board,
+        "source.sha256": str(imported.source_sha256),
+        "source.kind": str(imported.kind),
+        "source.parameters": int(imported.parameters),
+        "source.bytes": int(imported.bytes),
+        "policy": SIGN_POLICY,
+        "passes": ",".join(t.name for t in compiled.timings),
+        "graph.sha256": hashlib.sha256(text.print_graph(compiled.graph).encode()).hexdigest(),
+        "input.channels": compiled.input_shape[0],
+        "input.height": compiled.input_shape[1],
+        "input.width": compiled.input_shape[2],
+        "layers.binary": compiled.report.binary_layers,
+        "layers.float": compiled.report.float_layers,
+        "residue_max": float(compiled.report.residue_max),
+        "zeros_in_weights": compiled.report.zeros_in_weights,
+    }
+
+
+__all__ = ["CompileReport", "Compiled", "Preprocess", "compile_graph", "compile_model", "golden_inputs", "package_version"]
