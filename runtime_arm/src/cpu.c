@@ -1,0 +1,106 @@
+/* Which ISAs this CPU has, and which kernel runs an op. */
+#include <pthread.h>
+#include <stdio.h>
+#if defined(__linux__) && (defined(__aarch64__) || defined(__arm__))
+#include <sys/auxv.h>
+#endif
+
+#include "internal.h"
+
+static bvt_cpu the_cpu;
+static char features[128];
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void detect(void) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    the_cpu.avx2 = __builtin_cpu_supports("avx2"); /* looks at XCR0 too: the system saves the registers */
+    the_cpu.fma = __builtin_cpu_supports("fma");
+    the_cpu.popcnt = __builtin_cpu_supports("popcnt");
+#elif defined(__aarch64__)
+    the_cpu.neon = true; /* part of the base architecture */
+#if defined(__linux__)
+    unsigned long caps = getauxval(AT_HWCAP);
+    the_cpu.dotprod = caps >> 20 & 1; /* HWCAP_ASIMDDP */
+    the_cpu.fp16 = caps >> 10 & 1;    /* HWCAP_ASIMDHP */
+#endif
+#endif
+    const struct {
+        bool has;
+        const char *name;
+    } list[] = {{the_cpu.neon, "asimd"}, {the_cpu.dotprod, "asimddp"}, {the_cpu.fp16, "asimdhp"},
+                {the_cpu.avx2, "avx2"},  {the_cpu.fma, "fma"},         {the_cpu.popcnt, "popcnt"}};
+    size_t at = 0;
+    for (size_t i = 0; i < sizeof list / sizeof *list; i++)
+        if (list[i].has) at += (size_t)snprintf(features + at, sizeof features - at, "%s%s", at ? " " : "", list[i].name);
+}
+
+const bvt_cpu *bvt_cpu_get(void) {
+    pthread_once(&once, detect);
+    return &the_cpu;
+}
+
+const char *bvt_cpu_features(void) {
+    bvt_cpu_get();
+    return features;
+}
+
+bool bvt_isa_available(int isa) {
+    const bvt_cpu *cpu = bvt_cpu_get();
+    (void)cpu;
+    switch (isa) {
+    case BVT_ISA_REF: return true;
+#if defined(__aarch64__)
+    case BVT_ISA_NEON: return cpu->neon;
+#elif defined(__x86_64__)
+    case BVT_ISA_AVX2: return cpu->avx2 && cpu->fma && cpu->popcnt;
+#endif
+    default: return false;
+    }
+}
+
+static const char *const isa_names[] = {
+#define X(name, NAME) #name,
+    BVT_ISAS(X)
+#undef X
+};
+
+uint32_t bvt_isa_count(void) {
+    uint32_t n = 0;
+    for (int isa = 0; isa < BVT_ISA_END; isa++) n += bvt_isa_available(isa);
+    return n;
+}
+
+const char *bvt_isa_name(uint32_t index) {
+    for (int isa = 0; isa < BVT_ISA_END; isa++)
+        if (bvt_isa_available(isa) && index-- == 0) return isa_names[isa];
+    return "";
+}
+
+const bvt_kernel_entry bvt_kernels[] = {
+#define BVT_KERNEL(OP, ISA, fn, condition) {BVT_OP_##OP, BVT_ISA_##ISA, #fn, fn},
+#include "kernels/kernels.inc"
+#undef BVT_KERNEL
+};
+const unsigned bvt_n_kernels = sizeof bvt_kernels / sizeof *bvt_kernels;
+
+bool bvt_kernel_usable(unsigned index) {
+    const bvt_cpu *cpu = bvt_cpu_get();
+    (void)cpu;
+    const bool usable[] = {
+#define BVT_KERNEL(OP, ISA, fn, condition) (condition),
+#include "kernels/kernels.inc"
+#undef BVT_KERNEL
+    };
+    return usable[index];
+}
+
+bvt_kernel bvt_kernel_find(uint32_t opcode, int isa) {
+    bvt_kernel found = NULL;
+    for (unsigned i = 0; i < bvt_n_kernels; i++) {
+        const bvt_kernel_entry *e = &bvt_kernels[i];
+        /* The reference comes first in the list; a line of the isa itself overrides it, the last usable one wins. */
+        if (e->opcode == (int)opcode && (e->isa == BVT_ISA_REF || e->isa == isa) && bvt_kernel_usable(i)) found = e->fn;
+    }
+    return found;
+}

@@ -1,0 +1,51 @@
+/* dense over vectors of output channels. A tile of R rows x V vectors keeps its sums in registers while k runs upwards, so that
+ * every sum has the order of the definition. */
+#include "vf.h"
+
+/* Rows row .. row+R-1, channels o .. o+V*8-1; with V = 1 only `n` of the 8 channels. */
+VF_INLINE void dense_tile(const bvt_call *call, uint32_t row, uint32_t o, unsigned n, const unsigned R, const unsigned V) {
+    const uint32_t k_end = call->in[0].cols;
+    const size_t stride = call->in[1].stride;
+    const uint8_t *weight = call->in[1].base + (size_t)o * 4;
+    const float *x[4];
+    vf acc[4][4];
+    for (unsigned r = 0; r < R; r++) {
+        x[r] = bvt_row_f32(&call->in[0], row + r);
+        for (unsigned v = 0; v < V; v++) acc[r][v] = vf_set(0);
+    }
+    for (uint32_t k = 0; k < k_end; k++, weight += stride) {
+        const float *w = (const float *)(const void *)weight;
+        vf factor[4];
+        for (unsigned v = 0; v < V; v++) factor[v] = V == 1 ? vf_load_n(w, n) : vf_load(w + v * VF_LANES);
+        for (unsigned r = 0; r < R; r++) {
+            const vf value = vf_set(x[r][k]);
+            for (unsigned v = 0; v < V; v++) acc[r][v] = vf_fma(value, factor[v], acc[r][v]);
+        }
+    }
+    const float *bias = call->in[2].base ? bvt_row_f32(&call->in[2], 0) + o : NULL;
+    for (unsigned r = 0; r < R; r++) {
+        float *y = (float *)bvt_row(&call->out[0], row + r) + o;
+        for (unsigned v = 0; v < V; v++) {
+            const unsigned lanes = V == 1 ? n : VF_LANES;
+            if (bias) acc[r][v] = vf_add(acc[r][v], vf_load_n(bias + v * VF_LANES, lanes));
+            vf_store_n(y + v * VF_LANES, acc[r][v], lanes);
+        }
+    }
+}
+
+void VF_KERNEL(dense)(const bvt_call *call, uint32_t row0, uint32_t row1) {
+    const uint32_t outputs = call->out[0].cols;
+    uint32_t row = row0;
+    for (; row + 4 <= row1; row += 4) {
+        uint32_t o = 0;
+        for (; o + 16 <= outputs; o += 16) dense_tile(call, row, o, VF_LANES, 4, 2);
+        for (; o + 8 <= outputs; o += 8) dense_tile(call, row, o, VF_LANES, 4, 1);
+        if (o < outputs) dense_tile(call, row, o, outputs - o, 4, 1);
+    }
+    for (; row < row1; row++) {
+        uint32_t o = 0;
+        for (; o + 32 <= outputs; o += 32) dense_tile(call, row, o, VF_LANES, 1, 4);
+        for (; o + 8 <= outputs; o += 8) dense_tile(call, row, o, VF_LANES, 1, 1);
+        if (o < outputs) dense_tile(call, row, o, outputs - o, 1, 1);
+    }
+}

@@ -1,0 +1,20 @@
+/* mean_rows over vectors of channels, 32 at a time in registers. */
+#include "vf.h"
+
+VF_INLINE void mean_columns(const bvt_view *x, float *out, uint32_t c, unsigned n, const unsigned V) {
+    vf sum[4];
+    for (unsigned v = 0; v < V; v++) sum[v] = vf_load_n(bvt_row_f32(x, 0) + c + v * VF_LANES, n);
+    for (uint32_t r = 1; r < x->rows; r++)
+        for (unsigned v = 0; v < V; v++) sum[v] = vf_add(sum[v], vf_load_n(bvt_row_f32(x, r) + c + v * VF_LANES, n));
+    const vf reciprocal = vf_set(bvt_reciprocal(x->rows));
+    for (unsigned v = 0; v < V; v++) vf_store_n(out + c + v * VF_LANES, vf_mul(sum[v], reciprocal), n);
+}
+
+void VF_KERNEL(mean_rows)(const bvt_call *call, uint32_t row0, uint32_t row1) {
+    (void)row0, (void)row1; /* there is one row */
+    const bvt_view *x = &call->in[0];
+    float *out = bvt_row(&call->out[0], 0);
+    uint32_t c = 0;
+    for (; c + 4 * VF_LANES <= x->cols; c += 4 * VF_LANES) mean_columns(x, out, c, VF_LANES, 4);
+    for (; c < x->cols; c += VF_LANES) mean_columns(x, out, c, vf_min(x->cols - c), 1);
+}

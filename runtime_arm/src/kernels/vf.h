@@ -1,0 +1,95 @@
+/* Eight floats: one AVX2 register, or two NEON registers. The float kernels are written once over these (<op>_vf.h) and compiled
+ * once an ISA (<op>_neon.c, <op>_avx2.c).
+ *
+ * Every function does to each lane exactly what the portable kernels do to a scalar; lanes never meet.
+ */
+#ifndef BVT_VF_H
+#define BVT_VF_H
+#include "../internal.h"
+#include "../numerics.h"
+
+#define VF_LANES 8
+#define VF_INLINE static inline __attribute__((always_inline))
+
+#if defined(__AVX2__) && defined(__FMA__)
+#include <immintrin.h>
+
+#define VF_KERNEL(op) bvt_##op##_avx2
+typedef __m256 vf;
+
+VF_INLINE vf vf_load(const float *p) { return _mm256_loadu_ps(p); }
+VF_INLINE vf vf_load_i32(const int32_t *p) { return _mm256_cvtepi32_ps(_mm256_loadu_si256((const __m256i *)(const void *)p)); }
+VF_INLINE void vf_store(float *p, vf v) { _mm256_storeu_ps(p, v); }
+VF_INLINE vf vf_set(float x) { return _mm256_set1_ps(x); }
+VF_INLINE vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
+VF_INLINE vf vf_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
+VF_INLINE vf vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
+VF_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+/* v > 0 ? v : v * slope */
+VF_INLINE vf vf_prelu(vf v, vf slope) {
+    return _mm256_blendv_ps(_mm256_mul_ps(v, slope), v, _mm256_cmp_ps(v, _mm256_setzero_ps(), _CMP_GT_OQ));
+}
+/* Bit i: a >= b in lane i. */
+VF_INLINE unsigned vf_ge(vf a, vf b) { return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ)); }
+/* p[0], p[stride], p[2*stride], ... */
+VF_INLINE vf vf_load_strided(const float *p, size_t stride) {
+    return _mm256_setr_ps(p[0], p[stride], p[2 * stride], p[3 * stride], p[4 * stride], p[5 * stride], p[6 * stride], p[7 * stride]);
+}
+
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+
+#define VF_KERNEL(op) bvt_##op##_neon
+typedef struct {
+    float32x4_t a, b;
+} vf;
+
+VF_INLINE vf vf_load(const float *p) { return (vf){vld1q_f32(p), vld1q_f32(p + 4)}; }
+VF_INLINE vf vf_load_i32(const int32_t *p) { return (vf){vcvtq_f32_s32(vld1q_s32(p)), vcvtq_f32_s32(vld1q_s32(p + 4))}; }
+VF_INLINE void vf_store(float *p, vf v) { vst1q_f32(p, v.a), vst1q_f32(p + 4, v.b); }
+VF_INLINE vf vf_set(float x) { return (vf){vdupq_n_f32(x), vdupq_n_f32(x)}; }
+VF_INLINE vf vf_add(vf a, vf b) { return (vf){vaddq_f32(a.a, b.a), vaddq_f32(a.b, b.b)}; }
+VF_INLINE vf vf_sub(vf a, vf b) { return (vf){vsubq_f32(a.a, b.a), vsubq_f32(a.b, b.b)}; }
+VF_INLINE vf vf_mul(vf a, vf b) { return (vf){vmulq_f32(a.a, b.a), vmulq_f32(a.b, b.b)}; }
+VF_INLINE vf vf_fma(vf a, vf b, vf c) { return (vf){vfmaq_f32(c.a, a.a, b.a), vfmaq_f32(c.b, a.b, b.b)}; }
+VF_INLINE vf vf_prelu(vf v, vf slope) {
+    const vf scaled = vf_mul(v, slope);
+    return (vf){vbslq_f32(vcgtzq_f32(v.a), v.a, scaled.a), vbslq_f32(vcgtzq_f32(v.b), v.b, scaled.b)};
+}
+VF_INLINE unsigned vf_ge(vf a, vf b) {
+    static const uint8_t weight[8] = {1, 2, 4, 8, 16, 32, 64, 128};
+    const uint16x8_t wide = vuzp1q_u16(vreinterpretq_u16_u32(vcgeq_f32(a.a, b.a)), vreinterpretq_u16_u32(vcgeq_f32(a.b, b.b)));
+    return vaddv_u8(vand_u8(vmovn_u16(wide), vld1_u8(weight)));
+}
+VF_INLINE vf vf_load_strided(const float *p, size_t stride) {
+    const float x[8] = {p[0], p[stride], p[2 * stride], p[3 * stride], p[4 * stride], p[5 * stride], p[6 * stride], p[7 * stride]};
+    return vf_load(x);
+}
+
+#endif
+
+/* The same for the first n lanes, 1 <= n <= 8; other lanes are read as 0 and not written. */
+VF_INLINE vf vf_load_n(const float *p, unsigned n) {
+    float x[VF_LANES] = {0};
+    if (n == VF_LANES) return vf_load(p);
+    for (unsigned i = 0; i < n; i++) x[i] = p[i];
+    return vf_load(x);
+}
+VF_INLINE vf vf_load_i32_n(const int32_t *p, unsigned n) {
+    int32_t x[VF_LANES] = {0};
+    if (n == VF_LANES) return vf_load_i32(p);
+    for (unsigned i = 0; i < n; i++) x[i] = p[i];
+    return vf_load_i32(x);
+}
+VF_INLINE void vf_store_n(float *p, vf v, unsigned n) {
+    float x[VF_LANES];
+    if (n == VF_LANES) {
+        vf_store(p, v);
+        return;
+    }
+    vf_store(x, v);
+    for (unsigned i = 0; i < n; i++) p[i] = x[i];
+}
+VF_INLINE unsigned vf_min(uint32_t left) { return left < VF_LANES ? left : VF_LANES; }
+
+#endif

@@ -1,0 +1,582 @@
+/* Opening a file. Every byte is untrusted until bvt_open_memory has returned; afterwards nothing is checked again.
+ *
+ * All sizes of the format are 32 bits wide or bounded by MAX_BYTES before they are multiplied, so that no 64-bit product or sum
+ * below can overflow; the comment beside a computation says why where that is not obvious.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+#define MAX_SECTIONS 32u
+#define MAX_SIDE (1u << 24)                  /* rows or cols of a value: keeps every popcount dot exact in fp32 */
+#define MAX_BYTES ((uint64_t)SIZE_MAX / 16) /* file, arena, tile memory */
+
+int bvt_fail(bvt_error *err, int code, const char *format, ...) {
+    if (err) {
+        va_list args;
+        va_start(args, format);
+        err->code = code;
+        vsnprintf(err->text, sizeof err->text, format, args);
+        va_end(args);
+        /* Names come from files: keep the text one printable line (UTF-8 passes). */
+        for (char *p = err->text; *p; p++)
+            if ((unsigned char)*p < 32 || *p == 127) *p = '?';
+    }
+    return code;
+}
+
+static const char *const section_names[] = {"?",         "META",  "VALUES", "OPS",    "GROUPS",
+                                            "CONSTANTS", "NAMES", "GOLDEN", "LABELS", "PREPROCESS"};
+_Static_assert(sizeof section_names / sizeof *section_names == BVT_SECTION_PREPROCESS + 1, "a name for every section");
+
+static bool all_zero(const void *data, size_t bytes) {
+    const uint8_t *p = data;
+    for (size_t i = 0; i < bytes; i++)
+        if (p[i]) return false;
+    return true;
+}
+
+static bool inside(uint64_t offset, uint64_t bytes, uint64_t total) { return bytes <= total && offset <= total - bytes; }
+
+/* The checksum check, which the fuzz target turns off to get behind it. */
+static bool crc_is(uint32_t expected, const void *data, size_t bytes) {
+#ifdef BVT_FUZZ_WITHOUT_CRC
+    (void)expected, (void)data, (void)bytes;
+    return true;
+#else
+    return bvt_crc32(0, data, bytes) == expected;
+#endif
+}
+
+/* ---- Header and sections ---------------------------------------------------------------------------------------------------- */
+
+static int check_header(bvt_model *m, bvt_error *err) {
+    if (m->bytes < sizeof(bvt_rec_header)) return bvt_fail(err, BVT_E_FORMAT, "not a .bvt file: shorter than a header");
+    const bvt_rec_header *h = m->header = (const bvt_rec_header *)m->data;
+    if (memcmp(h->magic, bvt_magic, sizeof h->magic)) {
+        /* The magic has a CR LF pair and a lone LF: a text-mode transfer breaks one of them. */
+        if (!memcmp(h->magic, bvt_magic, 4))
+            return bvt_fail(err, BVT_E_FORMAT, "damaged .bvt file: it was transferred in text mode");
+        return bvt_fail(err, BVT_E_FORMAT, "not a .bvt file: wrong magic");
+    }
+    if (h->version != BVT_VERSION)
+        return bvt_fail(err, BVT_E_FORMAT, "the file has format version %u, this runtime reads version %u", h->version, BVT_VERSION);
+    if (!crc_is(h->header_crc, h, sizeof *h - 4)) return bvt_fail(err, BVT_E_FORMAT, "header: wrong checksum");
+    if (h->header_bytes != sizeof *h || h->flags || h->reserved[0] || h->reserved[1])
+        return bvt_fail(err, BVT_E_FORMAT, "header: a reserved field is set");
+    if (h->file_bytes != m->bytes)
+        return bvt_fail(err, BVT_E_FORMAT, "the file has %llu bytes and should have %llu: truncated or damaged",
+                        (unsigned long long)m->bytes, (unsigned long long)h->file_bytes);
+    if (h->file_bytes % BVT_ALIGN) return bvt_fail(err, BVT_E_FORMAT, "header: the file size is not a multiple of 64");
+    if (h->arena_bytes > MAX_BYTES || h->tile_bytes > MAX_BYTES / BVT_MAX_THREADS)
+        return bvt_fail(err, BVT_E_FORMAT, "header: arena or tile memory beyond the address space");
+    if (h->tile_bytes % BVT_ALIGN) return bvt_fail(err, BVT_E_FORMAT, "header: tile_bytes is not a multiple of 64");
+    return BVT_OK;
+}
+
+/* Size of a section's records, or 0 where the section is not a table of records. */
+static size_t record_size(uint32_t kind) {
+    switch (kind) {
+    case BVT_SECTION_VALUES: return sizeof(bvt_rec_value);
+    case BVT_SECTION_OPS: return sizeof(bvt_rec_op);
+    case BVT_SECTION_GROUPS: return sizeof(bvt_rec_group);
+    case BVT_SECTION_PREPROCESS: return sizeof(bvt_rec_preprocess);
+    default: return 0;
+    }
+}
+
+static int check_sections(bvt_model *m, bvt_error *err) {
+    uint32_t n = m->header->n_sections;
+    if (n > MAX_SECTIONS || sizeof(bvt_rec_header) + (uint64_t)n * sizeof(bvt_rec_section) > m->bytes)
+        return bvt_fail(err, BVT_E_FORMAT, "section table: %u sections", n);
+    m->sections = (const bvt_rec_section *)(m->data + sizeof(bvt_rec_header));
+    if (!crc_is(m->header->table_crc, m->sections, n * sizeof(bvt_rec_section)))
+        return bvt_fail(err, BVT_E_FORMAT, "section table: wrong checksum");
+    uint64_t end = sizeof(bvt_rec_header) + n * sizeof(bvt_rec_section);
+    for (uint32_t i = 0; i < n; i++) {
+        const bvt_rec_section *s = &m->sections[i];
+        if (s->kind < 1 || s->kind > BVT_SECTION_PREPROCESS) return bvt_fail(err, BVT_E_FORMAT, "section %u: unknown kind %u", i, s->kind);
+        const char *name = section_names[s->kind];
+        if (m->section[s->kind]) return bvt_fail(err, BVT_E_FORMAT, "section %s: it is there twice", name);
+        if (s->reserved) return bvt_fail(err, BVT_E_FORMAT, "section %s: a reserved field is set", name);
+        if (s->offset % BVT_ALIGN || s->offset < end || !inside(s->offset, s->bytes, m->bytes))
+            return bvt_fail(err, BVT_E_FORMAT, "section %s: it lies outside of the file or over another section", name);
+        if (!all_zero(m->data + end, (size_t)(s->offset - end))) return bvt_fail(err, BVT_E_FORMAT, "section %s: the gap before it is not zero", name);
+        end = s->offset + s->bytes;
+        if (!crc_is(s->crc, m->data + s->offset, (size_t)s->bytes)) return bvt_fail(err, BVT_E_FORMAT, "section %s: wrong checksum", name);
+        size_t record = record_size(s->kind);
+        if (record && s->bytes != (uint64_t)s->count * record) return bvt_fail(err, BVT_E_FORMAT, "section %s: its size does not fit its count", name);
+        m->section[s->kind] = m->data + s->offset;
+        m->section_bytes[s->kind] = s->bytes;
+        m->section_count[s->kind] = s->count;
+    }
+    if (!all_zero(m->data + end, (size_t)(m->bytes - end))) return bvt_fail(err, BVT_E_FORMAT, "the end of the file is not zero");
+    static const uint8_t required[] = {BVT_SECTION_VALUES, BVT_SECTION_OPS, BVT_SECTION_GROUPS, BVT_SECTION_NAMES};
+    for (size_t i = 0; i < sizeof required; i++)
+        if (!m->section_bytes[required[i]]) return bvt_fail(err, BVT_E_FORMAT, "section %s: it is missing or empty", section_names[required[i]]);
+    m->values = (const bvt_rec_value *)m->section[BVT_SECTION_VALUES];
+    m->ops = (const bvt_rec_op *)m->section[BVT_SECTION_OPS];
+    m->groups = (const bvt_rec_group *)m->section[BVT_SECTION_GROUPS];
+    m->n_values = m->section_count[BVT_SECTION_VALUES];
+    m->n_ops = m->section_count[BVT_SECTION_OPS];
+    m->n_groups = m->section_count[BVT_SECTION_GROUPS];
+    const uint8_t *names = m->section[BVT_SECTION_NAMES];
+    if (names[0] || names[m->section_bytes[BVT_SECTION_NAMES] - 1])
+        return bvt_fail(err, BVT_E_FORMAT, "section NAMES: it must begin and end with a NUL");
+    return BVT_OK;
+}
+
+/* ---- META, LABELS, PREPROCESS, GOLDEN ---------------------------------------------------------------------------------------- */
+
+static uint32_t load_u32(const uint8_t *p) {
+    uint32_t x;
+    memcpy(&x, p, 4);
+    return x;
+}
+
+/* Reads the entry at *at and moves *at behind it; false where it does not fit into the section. */
+static bool next_meta(const bvt_model *m, uint64_t *at, bvt_meta_info *out) {
+    const uint8_t *p = m->section[BVT_SECTION_META];
+    uint64_t end = m->section_bytes[BVT_SECTION_META];
+    if (end - *at < 4) return false;
+    uint64_t key = load_u32(p + *at);
+    *at += 4;
+    if (end - *at < key + 8) return false;
+    out->key = (const char *)p + *at;
+    out->key_bytes = (size_t)key;
+    *at += key;
+    out->type = (int)load_u32(p + *at);
+    uint64_t value = load_u32(p + *at + 4);
+    *at += 8;
+    if (end - *at < value) return false;
+    out->value = p + *at;
+    out->value_bytes = (size_t)value;
+    *at += value;
+    return true;
+}
+
+static int check_meta(bvt_model *m, bvt_error *err) {
+    if (!m->section[BVT_SECTION_META]) return BVT_OK;
+    if (m->section_bytes[BVT_SECTION_META] < 4) return bvt_fail(err, BVT_E_FORMAT, "section META: too short");
+    uint32_t n = load_u32(m->section[BVT_SECTION_META]);
+    uint64_t at = 4;
+    for (uint32_t i = 0; i < n; i++) {
+        bvt_meta_info e;
+        if (!next_meta(m, &at, &e)) return bvt_fail(err, BVT_E_FORMAT, "section META: entry %u goes beyond its end", i);
+        bool number = e.type == BVT_META_U64 || e.type == BVT_META_F64;
+        if (!e.key_bytes || e.type < BVT_META_U64 || e.type > BVT_META_BYTES || (number && e.value_bytes != 8))
+            return bvt_fail(err, BVT_E_FORMAT, "section META: entry %u is malformed", i);
+    }
+    if (at != m->section_bytes[BVT_SECTION_META]) return bvt_fail(err, BVT_E_FORMAT, "section META: there is something after the last entry");
+    m->n_meta = n;
+    return BVT_OK;
+}
+
+static int check_labels(bvt_model *m, bvt_error *err) {
+    if (!m->section[BVT_SECTION_LABELS]) return BVT_OK;
+    const char *p = (const char *)m->section[BVT_SECTION_LABELS];
+    uint64_t bytes = m->section_bytes[BVT_SECTION_LABELS], found = 0;
+    uint32_t n = m->section_count[BVT_SECTION_LABELS];
+    for (uint64_t i = 0; i < bytes; i++) found += p[i] == 0;
+    if (found != n || (bytes && p[bytes - 1])) return bvt_fail(err, BVT_E_FORMAT, "section LABELS: it does not hold %u strings", n);
+    if (n && !(m->labels = malloc(n * sizeof *m->labels))) return bvt_fail(err, BVT_E_MEMORY, "out of memory");
+    for (uint32_t i = 0; i < n; i++, p += strlen(p) + 1) m->labels[i] = p;
+    m->n_labels = n;
+    return BVT_OK;
+}
+
+static int check_preprocess(bvt_model *m, bvt_error *err) {
+    if (!m->section[BVT_SECTION_PREPROCESS]) return BVT_OK;
+    const bvt_rec_preprocess *p = (const bvt_rec_preprocess *)m->section[BVT_SECTION_PREPROCESS];
+    const bvt_rec_value *in = &m->values[m->input];
+    const char *wrong = NULL;
+    if (m->section_count[BVT_SECTION_PREPROCESS] != 1) return bvt_fail(err, BVT_E_FORMAT, "section PREPROCESS: it must hold one record");
+    if (p->channels != 1 && p->channels != 3) wrong = "channels must be 1 or 3";
+    else if (p->width != in->cols || !p->height || (uint64_t)p->height * p->channels != in->rows) wrong = "its size is not that of the input";
+    else if (p->colour > BVT_COLOUR_BGR || (p->colour == BVT_COLOUR_GRAY) != (p->channels == 1)) wrong = "colour does not fit channels";
+    else if (p->resize > BVT_RESIZE_SHORT_CROP) wrong = "unknown resize";
+    else if (p->resize == BVT_RESIZE_STRETCH && p->resize_short) wrong = "resize_short is set";
+    else if (p->resize == BVT_RESIZE_SHORT_CROP && (p->resize_short < p->width || p->resize_short < p->height))
+        wrong = "resize_short is smaller than the crop";
+    else if (p->resize_short > 32768) wrong = "resize_short is out of range";
+    else if (p->filter > BVT_FILTER_NEAREST) wrong = "unknown filter";
+    else if (p->reserved) wrong = "a reserved field is set";
+    for (uint32_t c = 0; !wrong && c < p->channels; c++)
+        if (!(p->std[c] != 0) || p->std[c] != p->std[c]) wrong = "std must not be zero";
+    if (wrong) return bvt_fail(err, BVT_E_FORMAT, "section PREPROCESS: %s", wrong);
+    m->preprocess = p;
+    return BVT_OK;
+}
+
+static uint64_t elements(const bvt_rec_value *v) { return (uint64_t)v->rows * v->cols; }
+
+static int check_golden(bvt_model *m, bvt_error *err) {
+    if (!m->section[BVT_SECTION_GOLDEN]) return BVT_OK;
+    /* Elements are below 2^48, so a pair is below 2^51 bytes and the quotient form cannot overflow. */
+    uint64_t pair = 4 * (elements(&m->values[m->input]) + elements(&m->values[m->output]));
+    uint32_t n = m->section_count[BVT_SECTION_GOLDEN];
+    uint64_t bytes = m->section_bytes[BVT_SECTION_GOLDEN];
+    if (bytes % pair || bytes / pair != n) return bvt_fail(err, BVT_E_FORMAT, "section GOLDEN: its size does not fit %u pairs", n);
+    m->n_golden = n;
+    return BVT_OK;
+}
+
+/* ---- Values ------------------------------------------------------------------------------------------------------------------ */
+
+static int check_value(bvt_model *m, uint32_t index, bvt_error *err) {
+    const bvt_rec_value *v = &m->values[index];
+    const char *wrong = NULL;
+    if (v->name >= m->section_bytes[BVT_SECTION_NAMES]) return bvt_fail(err, BVT_E_FORMAT, "value %u: its name is outside of NAMES", index);
+    uint64_t row = 0, element = 1; /* bytes of a row in layout ROWS, alignment of an element */
+    switch (v->dtype) {
+    case BVT_DTYPE_F32:
+    case BVT_DTYPE_I32: row = (uint64_t)v->cols * 4, element = 4; break;
+    case BVT_DTYPE_U64:
+    case BVT_DTYPE_F64: row = (uint64_t)v->cols * 8, element = 8; break;
+    case BVT_DTYPE_BITS: row = bvt_ceil_div(v->cols, 8); break;
+    default: wrong = "unknown dtype";
+    }
+    /* What a stride spans at least, its alignment, and how many strides there are. */
+    uint64_t span = 0, align = 1, count = 0;
+    switch (v->layout) {
+    case BVT_LAYOUT_ROWS: span = row, align = element, count = v->rows; break;
+    case BVT_LAYOUT_COLS: span = bvt_ceil_div(v->rows, 8), align = 8, count = v->cols; break;
+    case BVT_LAYOUT_LANES16: span = 16 * bvt_ceil_div(v->cols, 8), align = 16, count = bvt_ceil_div(v->rows, 16); break;
+    default: wrong = wrong ? wrong : "unknown layout";
+    }
+    uint64_t total = 0; /* of the memory that it lives in */
+    switch (v->storage) {
+    case BVT_STORAGE_CONST: total = m->section_bytes[BVT_SECTION_CONSTANTS]; break;
+    case BVT_STORAGE_ARENA: total = m->header->arena_bytes; break;
+    case BVT_STORAGE_TILE: total = m->header->tile_bytes; break;
+    case BVT_STORAGE_INPUT:
+    case BVT_STORAGE_OUTPUT: break;
+    default: wrong = wrong ? wrong : "unknown storage";
+    }
+    bool external = v->storage == BVT_STORAGE_INPUT || v->storage == BVT_STORAGE_OUTPUT;
+    if (wrong) {
+    } else if (v->reserved8 || v->reserved || v->reserved2[0] || v->reserved2[1] || v->reserved2[2]) wrong = "a reserved field is set";
+    else if (!v->rows || !v->cols || v->rows > MAX_SIDE || v->cols > MAX_SIDE) wrong = "rows and cols must be 1 .. 2^24";
+    else if (v->layout != BVT_LAYOUT_ROWS && v->dtype != BVT_DTYPE_BITS) wrong = "only bits have this layout";
+    else if (v->layout == BVT_LAYOUT_LANES16 && v->storage != BVT_STORAGE_CONST) wrong = "layout lanes16 is for constants";
+    else if (v->layout == BVT_LAYOUT_COLS && v->storage == BVT_STORAGE_TILE) wrong = "layout cols cannot be in tile memory";
+    else if (v->stride < span || v->stride % align) wrong = "its stride is too small or misaligned";
+    /* stride < 2^32 and count <= 2^24: no overflow. Of a TILE value only a block must fit, which check_groups sees to. */
+    else if (v->storage != BVT_STORAGE_TILE && v->bytes < count * v->stride) wrong = "its bytes do not hold it";
+    else if (v->storage == BVT_STORAGE_TILE && v->bytes < v->stride) wrong = "its bytes do not hold it";
+    else if (external && (v->dtype != BVT_DTYPE_F32 || v->stride != row || v->offset)) wrong = "input and output are dense f32";
+    else if (!external && (v->offset % BVT_ALIGN || !inside(v->offset, v->bytes, total))) wrong = "it lies outside of its memory";
+    else if (count * v->stride > MAX_BYTES && v->storage != BVT_STORAGE_TILE) wrong = "it is larger than the address space";
+    if (wrong)
+        return bvt_fail(err, BVT_E_FORMAT, "value %u (%.100s): %s", index, (const char *)m->section[BVT_SECTION_NAMES] + v->name, wrong);
+    return BVT_OK;
+}
+
+static int check_values(bvt_model *m, bvt_error *err) {
+    uint32_t inputs = 0, outputs = 0;
+    for (uint32_t i = 0; i < m->n_values; i++) {
+        BVT_TRY(check_value(m, i, err));
+        if (m->values[i].storage == BVT_STORAGE_INPUT) inputs++, m->input = i;
+        if (m->values[i].storage == BVT_STORAGE_OUTPUT) outputs++, m->output = i;
+    }
+    if (inputs != 1 || outputs != 1) return bvt_fail(err, BVT_E_FORMAT, "section VALUES: %u inputs and %u outputs instead of one each", inputs, outputs);
+    return BVT_OK;
+}
+
+/* ---- Ops and groups ----------------------------------------------------------------------------------------------------------- */
+
+#define NOT_PRODUCED UINT32_MAX
+
+/* Checks op `index` of group g. producer[v] is the group that wrote value v so far. */
+static int check_op(bvt_model *m, uint32_t index, uint32_t g, uint32_t *producer, bvt_error *err) {
+    const bvt_rec_op *op = &m->ops[index];
+    bvt_check c = {.model = m, .op = op, .index = index, .rows = m->groups[g].rows, .err = err};
+    uint64_t names = m->section_bytes[BVT_SECTION_NAMES];
+    if (op->name >= names || op->module >= names) return bvt_fail(err, BVT_E_FORMAT, "op %u: its name is outside of NAMES", index);
+    for (unsigned i = 0; i < BVT_N_IN; i++)
+        BVT_TRY(bvt_expect(&c, op->inputs[i] == BVT_NONE || op->inputs[i] < m->n_values, "an input is not a value"));
+    for (unsigned i = 0; i < BVT_N_OUT; i++)
+        BVT_TRY(bvt_expect(&c, op->outputs[i] == BVT_NONE || op->outputs[i] < m->n_values, "an output is not a value"));
+    BVT_TRY(bvt_expect(&c, !op->reserved[0] && !op->reserved[1], "a reserved field is set"));
+    BVT_TRY(bvt_check_op(&c));
+    BVT_TRY(bvt_expect(&c, op->scratch % BVT_ALIGN == 0 && op->scratch >= c.scratch && op->scratch <= m->header->tile_bytes,
+                       "its scratch is too small, misaligned or beyond the tile memory"));
+    for (unsigned i = 0; i < BVT_N_IN; i++) {
+        const bvt_rec_value *v = bvt_in(&c, i);
+        if (!v || v->storage == BVT_STORAGE_CONST || v->storage == BVT_STORAGE_INPUT) continue;
+        uint32_t by = producer[op->inputs[i]];
+        BVT_TRY(bvt_expect(&c, by != NOT_PRODUCED, "an input is used before it was produced"));
+        BVT_TRY(bvt_expect(&c, v->storage != BVT_STORAGE_TILE || by == g, "a tile value is used outside of its group"));
+        if (c.whole >> i & 1) BVT_TRY(bvt_expect(&c, v->storage != BVT_STORAGE_TILE && by != g, "it needs all of an input that its own group produces"));
+        else BVT_TRY(bvt_expect(&c, by != g || v->rows == c.rows, "an input of its group has another number of rows"));
+    }
+    for (unsigned i = 0; i < BVT_N_OUT; i++) {
+        const bvt_rec_value *v = bvt_out(&c, i);
+        if (!v) continue;
+        BVT_TRY(bvt_expect(&c, v->storage != BVT_STORAGE_CONST && v->storage != BVT_STORAGE_INPUT, "an output is a constant or the input"));
+        BVT_TRY(bvt_expect(&c, v->rows == c.rows, "an output has not the rows of its group"));
+        BVT_TRY(bvt_expect(&c, producer[op->outputs[i]] == NOT_PRODUCED, "an output is written twice"));
+        producer[op->outputs[i]] = g;
+    }
+    return BVT_OK;
+}
+
+static int check_groups(bvt_model *m, uint32_t *producer, bvt_error *err) {
+    uint64_t next = 0;
+    for (uint32_t g = 0; g < m->n_groups; g++) {
+        const bvt_rec_group *group = &m->groups[g];
+        if (group->first_op != next || !group->n_ops || group->n_ops > m->n_ops - next)
+            return bvt_fail(err, BVT_E_FORMAT, "section GROUPS: group %u does not continue the op list", g);
+        if (!group->rows || group->rows > MAX_SIDE || !group->block || group->block > group->rows ||
+            (group->block % 8 && group->block != group->rows))
+            return bvt_fail(err, BVT_E_FORMAT, "section GROUPS: group %u: its block must be a multiple of 8 rows, or all rows", g);
+        if (!all_zero(group->reserved, sizeof group->reserved)) return bvt_fail(err, BVT_E_FORMAT, "section GROUPS: a reserved field is set");
+        uint64_t scratch = 0;
+        for (uint32_t i = 0; i < group->n_ops; i++) {
+            uint32_t op = (uint32_t)next + i;
+            m->op_group[op] = g;
+            BVT_TRY(check_op(m, op, g, producer, err));
+            if (m->ops[op].scratch > scratch) scratch = m->ops[op].scratch;
+        }
+        /* A block of every tile value of the group must end before the scratch, which is at the end of the tile memory. */
+        for (uint32_t i = 0; i < group->n_ops; i++) {
+            const bvt_rec_op *op = &m->ops[next + i];
+            for (unsigned o = 0; o < BVT_N_OUT; o++) {
+                if (op->outputs[o] == BVT_NONE || m->values[op->outputs[o]].storage != BVT_STORAGE_TILE) continue;
+                const bvt_rec_value *v = &m->values[op->outputs[o]];
+                uint64_t need = (uint64_t)group->block * v->stride;
+                if (need > v->bytes || v->offset + v->bytes > m->header->tile_bytes - scratch)
+                    return bvt_fail(err, BVT_E_FORMAT, "value %u: a block of group %u does not fit into the tile memory", op->outputs[o], g);
+            }
+        }
+        next += group->n_ops;
+        if (group->n_ops > m->max_group_ops) m->max_group_ops = group->n_ops;
+    }
+    if (next != m->n_ops) return bvt_fail(err, BVT_E_FORMAT, "section GROUPS: ops are left over");
+    if (producer[m->output] == NOT_PRODUCED) return bvt_fail(err, BVT_E_FORMAT, "section OPS: no op writes the output");
+    return BVT_OK;
+}
+
+static int check_ops(bvt_model *m, bvt_error *err) {
+    /* Both counts are bounded by the file's size. */
+    uint32_t *producer = malloc(m->n_values * sizeof *producer);
+    m->op_group = malloc(m->n_ops * sizeof *m->op_group);
+    int code = producer && m->op_group ? BVT_OK : bvt_fail(err, BVT_E_MEMORY, "out of memory");
+    if (!code) {
+        for (uint32_t i = 0; i < m->n_values; i++) producer[i] = NOT_PRODUCED;
+        code = check_groups(m, producer, err);
+    }
+    free(producer);
+    return code;
+}
+
+/* ---- Opening and closing ------------------------------------------------------------------------------------------------------ */
+
+/* Checks m->data; on success passes `m` on, else closes it. */
+static int check_model(bvt_model *m, bvt_model **out, bvt_error *err) {
+    int (*const steps[])(bvt_model *, bvt_error *) = {check_header, check_sections, check_meta,       check_values,
+                                                      check_ops,    check_labels,   check_preprocess, check_golden};
+    for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
+        int code = steps[i](m, err);
+        if (code) {
+            bvt_close(m);
+            return code;
+        }
+    }
+    *out = m;
+    return BVT_OK;
+}
+
+int bvt_open_memory(const void *data, size_t bytes, bvt_model **out, bvt_error *err) {
+    if (!out) return bvt_fail(err, BVT_E_ARGUMENT, "open: no place for the model");
+    *out = NULL;
+    if (!data) return bvt_fail(err, BVT_E_ARGUMENT, "open: no data");
+    if (bytes > MAX_BYTES) return bvt_fail(err, BVT_E_ARGUMENT, "open: impossible size");
+    bvt_model *m = calloc(1, sizeof *m);
+    if (!m) return bvt_fail(err, BVT_E_MEMORY, "out of memory");
+    m->data = data;
+    m->bytes = bytes;
+    m->ownership = BVT_BORROWED;
+    if ((uintptr_t)data % BVT_ALIGN) {
+        void *copy;
+        if (posix_memalign(&copy, BVT_ALIGN, bytes ? bytes : 1)) {
+            free(m);
+            return bvt_fail(err, BVT_E_MEMORY, "out of memory");
+        }
+        m->data = memcpy(copy, data, bytes);
+        m->ownership = BVT_OWNED;
+    }
+    return check_model(m, out, err);
+}
+
+int bvt_open(const char *path, bvt_model **out, bvt_error *err) {
+    if (!out) return bvt_fail(err, BVT_E_ARGUMENT, "open: no place for the model");
+    *out = NULL;
+    if (!path) return bvt_fail(err, BVT_E_ARGUMENT, "open: no path");
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return bvt_fail(err, BVT_E_IO, "%.180s: %s", path, strerror(errno));
+    struct stat st;
+    void *data = MAP_FAILED;
+    int code = BVT_OK;
+    if (fstat(fd, &st)) code = bvt_fail(err, BVT_E_IO, "%.180s: %s", path, strerror(errno));
+    else if (!S_ISREG(st.st_mode)) code = bvt_fail(err, BVT_E_IO, "%.180s: not a regular file", path);
+    else if (st.st_size < (off_t)sizeof(bvt_rec_header) || (uint64_t)st.st_size > MAX_BYTES)
+        code = bvt_fail(err, BVT_E_FORMAT, "%.180s: not a .bvt file: its size is %lld bytes", path, (long long)st.st_size);
+    else if ((data = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0)) == MAP_FAILED)
+        code = bvt_fail(err, BVT_E_IO, "%.180s: %s", path, strerror(errno));
+    close(fd);
+    if (code) return code;
+    bvt_model *m = calloc(1, sizeof *m);
+    if (!m) {
+        munmap(data, (size_t)st.st_size);
+        return bvt_fail(err, BVT_E_MEMORY, "out of memory");
+    }
+    m->data = data;
+    m->bytes = (size_t)st.st_size;
+    m->ownership = BVT_MAPPED;
+    return check_model(m, out, err);
+}
+
+void bvt_close(bvt_model *m) {
+    if (!m) return;
+    if (m->ownership == BVT_MAPPED) munmap((void *)(uintptr_t)m->data, m->bytes);
+    if (m->ownership == BVT_OWNED) free((void *)(uintptr_t)m->data);
+    free(m->op_group);
+    free(m->labels);
+    free(m);
+}
+
+/* ---- Introspection ------------------------------------------------------------------------------------------------------------ */
+
+static const char *name_at(const bvt_model *m, uint32_t offset) { return (const char *)m->section[BVT_SECTION_NAMES] + offset; }
+
+bvt_model_info bvt_info(const bvt_model *m) {
+    bvt_model_info info = {
+        .input_rows = m->values[m->input].rows,
+        .input_cols = m->values[m->input].cols,
+        .output_rows = m->values[m->output].rows,
+        .output_cols = m->values[m->output].cols,
+        .n_ops = m->n_ops,
+        .n_values = m->n_values,
+        .n_groups = m->n_groups,
+        .n_sections = m->header->n_sections,
+        .n_labels = m->n_labels,
+        .n_meta = m->n_meta,
+        .n_golden = m->n_golden,
+        .file_bytes = m->bytes,
+        .arena_bytes = m->header->arena_bytes,
+        .tile_bytes = m->header->tile_bytes,
+    };
+    for (uint32_t i = 0; i < m->n_ops; i++) info.macs_binary += m->ops[i].macs_binary, info.macs_float += m->ops[i].macs_float;
+    return info;
+}
+
+bvt_op_info bvt_get_op(const bvt_model *m, uint32_t index) {
+    const bvt_rec_op *op = &m->ops[index];
+    bvt_op_info info = {
+        .kind = bvt_opcode_name(op->opcode),
+        .name = name_at(m, op->name),
+        .module = name_at(m, op->module),
+        .macs_binary = op->macs_binary,
+        .macs_float = op->macs_float,
+        .group = m->op_group[index],
+    };
+    memcpy(info.outputs, op->outputs, sizeof info.outputs);
+    for (unsigned i = BVT_N_OUT; i-- > 0;) {
+        if (op->outputs[i] == BVT_NONE) continue;
+        info.rows = m->values[op->outputs[i]].rows;
+        info.cols = m->values[op->outputs[i]].cols;
+    }
+    return info;
+}
+
+bvt_value_info bvt_get_value(const bvt_model *m, uint32_t index) {
+    static const char *const dtypes[] = {"?", "f32", "i32", "bits", "u64", "f64"};
+    static const char *const storages[] = {"?", "const", "arena", "tile", "input", "output"};
+    static const char *const layouts[] = {"?", "rows", "cols", "lanes16"};
+    const bvt_rec_value *v = &m->values[index];
+    return (bvt_value_info){
+        .name = name_at(m, v->name),
+        .dtype = dtypes[v->dtype],
+        .storage = storages[v->storage],
+        .layout = layouts[v->layout],
+        .rows = v->rows,
+        .cols = v->cols,
+        .stride = v->stride,
+        .offset = v->offset,
+        .bytes = v->bytes,
+    };
+}
+
+bvt_group_info bvt_get_group(const bvt_model *m, uint32_t index) {
+    const bvt_rec_group *g = &m->groups[index];
+    return (bvt_group_info){.first_op = g->first_op, .n_ops = g->n_ops, .rows = g->rows, .block = g->block};
+}
+
+bvt_section_info bvt_get_section(const bvt_model *m, uint32_t index) {
+    const bvt_rec_section *s = &m->sections[index];
+    return (bvt_section_info){.name = section_names[s->kind], .offset = s->offset, .bytes = s->bytes, .count = s->count, .crc = s->crc};
+}
+
+bvt_meta_info bvt_get_meta(const bvt_model *m, uint32_t index) {
+    bvt_meta_info e = {0};
+    uint64_t at = 4;
+    for (uint32_t i = 0; i <= index; i++) next_meta(m, &at, &e);
+    return e;
+}
+
+int bvt_find_meta(const bvt_model *m, const char *key, bvt_meta_info *out) {
+    size_t n = strlen(key);
+    uint64_t at = 4;
+    for (uint32_t i = 0; i < m->n_meta; i++) {
+        bvt_meta_info e;
+        next_meta(m, &at, &e);
+        if (e.key_bytes != n || memcmp(e.key, key, n)) continue;
+        *out = e;
+        return 1;
+    }
+    return 0;
+}
+
+bvt_preprocess_info bvt_get_preprocess(const bvt_model *m) {
+    static const char *const colours[] = {"gray", "rgb", "bgr"};
+    static const char *const resizes[] = {"stretch", "short_crop"};
+    static const char *const filters[] = {"bilinear", "bicubic", "nearest"};
+    const bvt_rec_preprocess *p = m->preprocess;
+    if (!p) return (bvt_preprocess_info){.colour = "", .resize = "", .filter = ""};
+    bvt_preprocess_info info = {
+        .present = 1,
+        .width = p->width,
+        .height = p->height,
+        .channels = p->channels,
+        .colour = colours[p->colour],
+        .resize = resizes[p->resize],
+        .filter = filters[p->filter],
+        .resize_short = p->resize_short,
+    };
+    memcpy(info.mean, p->mean, sizeof info.mean);
+    memcpy(info.std, p->std, sizeof info.std);
+    return info;
+}
+
+const char *bvt_get_label(const bvt_model *m, uint32_t label) { return m->labels[label]; }
+
+static const float *golden(const bvt_model *m, uint32_t index) {
+    uint64_t pair = 4 * (elements(&m->values[m->input]) + elements(&m->values[m->output]));
+    return (const float *)(const void *)(m->section[BVT_SECTION_GOLDEN] + index * pair);
+}
+
+const float *bvt_golden_input(const bvt_model *m, uint32_t index) { return golden(m, index); }
+
+const float *bvt_golden_output(const bvt_model *m, uint32_t index) { return golden(m, index) + elements(&m->values[m->input]); }
+
+const char *bvt_version(void) { return BVT_RUNTIME_VERSION; }
+
+uint32_t bvt_format_version(void) { return BVT_VERSION; }

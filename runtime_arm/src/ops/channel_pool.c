@@ -1,0 +1,32 @@
+/* channel_pool: mean of consecutive channels.
+ *
+ *     in f32[N x C*g]      out f32[N x C]      attr[0] = g
+ *     out[n][c] = (x[n][c*g] + x[n][c*g+1] + ... + x[n][c*g+g-1], rounded after every addition) * fp32(1/g)
+ */
+#include "../internal.h"
+#include "../numerics.h"
+
+int bvt_check_channel_pool(bvt_check *c) {
+    const int32_t g = c->op->attr[0];
+    BVT_TRY(bvt_check_operands(c, 1, 0, 1, 0));
+    BVT_TRY(bvt_expect(c, g > 0, "the number of channels to pool must be positive"));
+    BVT_TRY(bvt_check_attrs_end(c, 1));
+    const bvt_rec_value *x = bvt_in(c, 0), *y = bvt_out(c, 0);
+    BVT_TRY(bvt_check_value(c, x, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, y->rows, (uint64_t)y->cols * (uint64_t)g, "x"));
+    BVT_TRY(bvt_check_value(c, y, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, x->rows, x->cols / (uint32_t)g, "the output"));
+    return BVT_OK;
+}
+
+void bvt_channel_pool_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
+    const uint32_t g = (uint32_t)call->op->attr[0], channels = call->out[0].cols;
+    const float reciprocal = bvt_reciprocal(g);
+    for (uint32_t n = row0; n < row1; n++) {
+        const float *x = bvt_row_f32(&call->in[0], n);
+        float *y = bvt_row(&call->out[0], n);
+        for (uint32_t c = 0; c < channels; c++, x += g) {
+            float sum = x[0];
+            for (uint32_t i = 1; i < g; i++) sum += x[i];
+            y[c] = sum * reciprocal;
+        }
+    }
+}

@@ -1,0 +1,11 @@
+/* What the kernels of `stencil` share. */
+#ifndef BVT_OPS_STENCIL_H
+#define BVT_OPS_STENCIL_H
+#include "../internal.h"
+
+#define BVT_STENCIL_TAPS 16
+
+/* The taps that count at `row`, in order: source[i] is the row of x that tap[i] multiplies. Returns how many. */
+unsigned bvt_stencil_sources(const bvt_call *call, uint32_t row, const float **source, const float **tap);
+
+#endif
