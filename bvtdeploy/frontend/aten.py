@@ -1,0 +1,419 @@
+"""The importers: one function for each ATen op, in one table, `IMPORTERS`.
+
+    @imports("relu.default")
+    def _relu(low: Lowering, x: Any) -> Result:
+        return low.emit("clamp", x, min=0.0, max=None)
+
+An importer receives the arguments of the call, positional and keyword as ATen spells them, with every node replaced by what it
+became: `Value` (a result in the graph), `Code` (a two-level quantity that is not materialised yet), a torch tensor (a constant,
+folded already), or a literal. It returns the same kinds, or a list of them for ops with several results. `UnsupportedError` carries
+the reason and the cure. Elementwise ops are here; layout ops in aten_layout, products, norms and pools in aten_nn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from bvtdeploy.ir import Graph, Value
+
+Result = Any  # Value | Code | Tensor | list of these
+Importer = Callable[..., Result]
+
+IMPORTERS: Final[dict[str, Importer]] = {}
+
+
+def imports(*overloads: str) -> Callable[[Importer], Importer]:
+    """Registers an importer for ATen overloads, written without `aten.`"""
+
+    def decorate(function: Importer) -> Importer:
+        for name in overloads:
+            assert name not in IMPORTERS, f"two importers for {name}"
+            IMPORTERS[name] = function
+        return function
+
+    return decorate
+
+
+def op_name(target: Any) -> str:
+    """`aten.add.Tensor` of an OpOverload; the plain name of anything else that a graph can call."""
+    if isinstance(target, torch._ops.OpOverload):
+        return str(target)
+    name = getattr(target, "__name__", None)
+    return str(name) if name else str(target)
+
+
+class UnsupportedError(Exception):
+    """An op that has no place in the source vocabulary: why, and what the user can do."""
+
+    def __init__(self, why: str, fix: str) -> None:
+        super().__init__(why)
+        self.why, self.fix = why, fix
+
+
+@dataclass
+class Code:
+    """`x >= 0 ? high : low`, elementwise, with constant levels of any dtype that broadcast against x.
+
+    Comparisons give one of booleans; arithmetic with constants moves the levels by torch's own arithmetic; any other use makes it
+    an f32 value. `inclusive` False: the source said x > 0, which differs at x = 0 from the sign that we have.
+    """
+
+    x: Value
+    low: Tensor
+    high: Tensor
+    inclusive: bool
+    value: Value | None = None
+
+
+@dataclass
+class Lowering:
+    """The graph under construction and the node that is being imported."""
+
+    graph: Graph
+    node: fx.Node | None = None
+    module: str = ""
+    names: dict[int, str] = field(default_factory=dict)  # names of parameters, by id of the tensor
+    notes: dict[str, int] = field(default_factory=dict)
+    _constants: dict[Any, tuple[Any, Value]] = field(default_factory=dict)
+    _count: int = 0
+
+    def shape(self, index: int | None = None) -> tuple[int, ...]:
+        """The shape that torch gives to the result of the current node (or to one of its results)."""
+        assert self.node is not None
+        meta = self.node.meta["val"]
+        return tuple(int(n) for n in (meta if index is None else meta[index]).shape)
+
+    def note(self, sentence: str) -> None:
+        """Counts a remark for the report."""
+        self.notes[sentence] = self.notes.get(sentence, 0) + 1
+
+    def emit(self, kind: str, *inputs: Any, **attrs: Any) -> Value:
+        """Appends a source op on whatever the arguments are."""
+        values = [self.value(x) for x in inputs]
+        op = self.graph.create(kind, values, attrs, module=self.module, names=[f"v{self._count}"])
+        self._count += 1
+        return op.out
+
+    def value(self, x: Any) -> Value:
+        """An argument as a value of the graph: constants and two-level codes are materialised, once each."""
+        if isinstance(x, Value):
+            return x
+        if isinstance(x, Code):
+            if x.value is None:
+                x.value = self._materialise(x)
+            return x.value
+        if isinstance(x, Tensor):
+            key, array = ("tensor", id(x)), _f32(x)
+        elif isinstance(x, (bool, int, float)):
+            array = np.asarray(x, np.float32)
+            key = ("number", int(array.view(np.int32)))
+        else:
+            raise UnsupportedError(f"an operand is a {type(x).__name__}, not a tensor", "use tensors and numbers only")
+        if key not in self._constants:
+            path = self.names.get(id(x), "") if isinstance(x, Tensor) else ""
+            name = f"{path.rsplit('.', 1)[-1]}_{len(self._constants)}" if path else f"c{len(self._constants)}"
+            constant = self.graph.constant(array, name)
+            assert constant.producer is not None
+            constant.producer.module = path or self.module
+            self._constants[key] = (x, constant)  # x is kept: its id must stay its own
+        return self._constants[key][1]
+
+    def _materialise(self, code: Code) -> Value:
+        if not code.inclusive:
+            self.note("x > 0 is compiled as x >= 0: they differ where x is exactly 0")
+        low, high = (torch.as_tensor(_f32(t)).double() for t in (code.low, code.high))
+        half, middle = ((high - low) / 2).float(), ((high + low) / 2).float()
+        y = self.emit("sign", code.x)
+        if bool((half == -1).all()):
+            y = self.emit("neg", y)
+        elif not bool((half == 1).all()):
+            y = self.emit("mul", y, _scalar_if_one(half))
+        return y if bool((middle == 0).all()) else self.emit("add", y, _scalar_if_one(middle))
+
+
+def broadcast(*shapes: Sequence[int]) -> tuple[int, ...]:
+    """The shape to which shapes broadcast."""
+    return tuple(np.broadcast_shapes(*map(tuple, shapes)))
+
+
+def _scalar_if_one(t: Tensor) -> Tensor | float:
+    return float(t) if t.ndim == 0 else t
+
+
+def _f32(t: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """A constant as float32. Integers, booleans and float64 only where this is exact."""
+    t = t.detach()
+    array = t.to(torch.float32)
+    if t.dtype != torch.float32 and not torch.equal(array.to(t.dtype), t):
+        raise UnsupportedError(f"a {str(t.dtype)[6:]} constant is not exact in float32", "convert the model with model.float()")
+    return np.ascontiguousarray(array.cpu().numpy())
+
+
+def number(x: Any) -> float | None:
+    """A literal or a constant of one element, rounded to f32; None of anything else."""
+    if isinstance(x, Tensor) and x.numel() == 1:
+        return float(_f32(x).reshape(()))
+    return float(np.float32(x)) if isinstance(x, (bool, int, float)) else None
+
+
+# -- two-level codes ----------------------------------------------------------------------------------------------------------
+
+
+def move_levels(low: Lowering, target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Code | None:
+    """An elementwise op of one `Code` and constants moves the levels; None where there is more to it."""
+    codes = {id(a): a for a in args if isinstance(a, Code)}
+    if op_name(target).split(".")[1] not in _ELEMENTWISE or len(codes) != 1 or any(isinstance(a, Value) for a in args):
+        return None
+    (code,) = codes.values()
+    levels = [target(*(level if a is code else a for a in args), **kwargs) for level in (code.low, code.high)]
+    if any(t.ndim and broadcast(t.shape, code.x.type.shape) != code.x.type.shape for t in levels):
+        return None
+    return Code(code.x, levels[0], levels[1], code.inclusive)
+
+
+_ELEMENTWISE = {
+    "add", "sub", "rsub", "mul", "div", "neg", "abs", "pow", "sign", "sgn", "round", "clamp", "clamp_min", "clamp_max", "relu",
+    "hardtanh", "to", "_to_copy", "type_as", "logical_not", "bitwise_not", "where", "ge", "gt", "le", "lt", "eq", "ne", "clone",
+    "detach", "alias", "contiguous",
+}  # fmt: skip
+
+
+def _compare(low: Lowering, x: Any, y: Any, above: bool, inclusive: bool) -> Code:
+    if number(y) == 0:
+        t = low.value(x)
+    elif number(x) == 0:  # 0 >= y is y <= 0
+        t, above = low.value(y), not above
+    else:
+        t = low.emit("sub", x, y)  # exact where it matters: a difference is 0 only of equal numbers
+    # x >= 0 and its complement x < 0 agree with the sign that has no zero; x > 0 and x <= 0 do not, at 0
+    return Code(t, torch.tensor(not above), torch.tensor(above), inclusive=inclusive == above)
+
+
+@imports("ge.Scalar", "ge.Tensor")
+def _ge(low: Lowering, x: Any, other: Any) -> Result:
+    return _compare(low, x, other, above=True, inclusive=True)
+
+
+@imports("gt.Scalar", "gt.Tensor")
+def _gt(low: Lowering, x: Any, other: Any) -> Result:
+    return _compare(low, x, other, above=True, inclusive=False)
+
+
+@imports("le.Scalar", "le.Tensor")
+def _le(low: Lowering, x: Any, other: Any) -> Result:
+    return _compare(low, x, other, above=False, inclusive=True)
+
+
+@imports("lt.Scalar", "lt.Tensor")
+def _lt(low: Lowering, x: Any, other: Any) -> Result:
+    return _compare(low, x, other, above=False, inclusive=False)
+
+
+@imports("where.self", "where.Scalar", "where.ScalarSelf", "where.ScalarOther")
+def _where(low: Lowering, condition: Any, x: Any, other: Any) -> Result:
+    if not isinstance(condition, Code) or condition.low.dtype != torch.bool or condition.low.ndim or condition.high.ndim:
+        raise UnsupportedError("where without a comparison of a tensor with a constant", "write it with sign, clamp or PReLU")
+    high, low_ = (x, other) if bool(condition.high) else (other, x)
+    if bool(condition.high) == bool(condition.low):
+        return high
+    levels = [_level(level) for level in (low_, high)]
+    if levels[0] is not None and levels[1] is not None:
+        return Code(condition.x, levels[0], levels[1], condition.inclusive)
+    # x > 0 ? x : slope * x is a PReLU, whatever the treatment of 0
+    if isinstance(high, Value) and same(high, condition.x):
+        if number(low_) == 0:
+            return low.emit("clamp", high, min=0.0, max=None)
+        if isinstance(low_, Value) and low_.producer is not None and low_.producer.kind == "mul":
+            a, b = low_.producer.inputs
+            slope = b if same(a, high) and b.data is not None else a if same(b, high) and a.data is not None else None
+            if slope is not None:
+                return prelu(low, high, slope)
+    raise UnsupportedError("where between two computed tensors", "only binarisers (constant branches) and PReLU are supported")
+
+
+def _level(x: Any) -> Tensor | None:
+    return x if isinstance(x, Tensor) else torch.tensor(x) if isinstance(x, (bool, int, float)) else None
+
+
+def same(a: Value, b: Value, depth: int = 4) -> bool:
+    """The two values are computed alike: the source may have computed one thing twice."""
+    if a is b:
+        return True
+    p, q = a.producer, b.producer
+    if p is None or q is None or depth == 0 or (p.kind, a.index) != (q.kind, b.index) or p.kind == "const" or p.attrs != q.attrs:
+        return False
+    return len(p.inputs) == len(q.inputs) and all(same(x, y, depth - 1) for x, y in zip(p.inputs, q.inputs, strict=True))
+
+
+# -- arithmetic ---------------------------------------------------------------------------------------------------------------
+
+
+def _scaled(low: Lowering, y: Any, alpha: Any) -> Any:
+    return y if alpha == 1 else low.emit("mul", y, alpha)
+
+
+@imports("add.Tensor", "add.Scalar")
+def _add(low: Lowering, x: Any, other: Any, alpha: Any = 1) -> Result:
+    return low.emit("add", x, _scaled(low, other, alpha))
+
+
+@imports("sub.Tensor", "sub.Scalar")
+def _sub(low: Lowering, x: Any, other: Any, alpha: Any = 1) -> Result:
+    return low.emit("sub", x, _scaled(low, other, alpha))
+
+
+@imports("rsub.Tensor", "rsub.Scalar")
+def _rsub(low: Lowering, x: Any, other: Any, alpha: Any = 1) -> Result:
+    return low.emit("sub", other, _scaled(low, x, alpha))
+
+
+@imports("mul.Tensor", "mul.Scalar")
+def _mul(low: Lowering, x: Any, other: Any) -> Result:
+    return low.emit("mul", x, other)
+
+
+@imports("div.Tensor", "div.Scalar")
+def _div(low: Lowering, x: Any, other: Any) -> Result:
+    return low.emit("div", x, other)
+
+
+@imports("reciprocal.default")
+def _reciprocal(low: Lowering, x: Any) -> Result:
+    return low.emit("div", 1.0, x)
+
+
+@imports("addcmul.default")
+def _addcmul(low: Lowering, x: Any, tensor1: Any, tensor2: Any, value: Any = 1) -> Result:
+    return low.emit("add", x, low.emit("mul", _scaled(low, tensor1, value), tensor2))
+
+
+@imports("neg.default")
+def _neg(low: Lowering, x: Any) -> Result:
+    return low.emit("neg", x)
+
+
+@imports("square.default")
+def _square(low: Lowering, x: Any) -> Result:
+    return low.emit("mul", x, x)
+
+
+@imports("pow.Tensor_Scalar")
+def _pow(low: Lowering, x: Any, exponent: Any) -> Result:
+    if exponent == 1:
+        return x
+    if exponent != 2:
+        raise UnsupportedError(f"a power of {exponent}", "only squares are supported")
+    return low.emit("mul", x, x)
+
+
+@imports("sign.default", "sgn.default")
+def _sign(low: Lowering, x: Any) -> Result:
+    return low.emit("sign", x)
+
+
+@imports("round.default")
+def _round(low: Lowering, x: Any) -> Result:
+    return low.emit("round", x)
+
+
+# -- clamps and activations ---------------------------------------------------------------------------------------------------
+
+
+@imports("clamp.default", "clamp.Tensor", "hardtanh.default")
+def _clamp(low: Lowering, x: Any, min: Any = None, max: Any = None, min_val: Any = -1.0, max_val: Any = 1.0) -> Result:
+    if low.node is not None and "hardtanh" in op_name(low.node.target):
+        min, max = (min_val if min is None else min), (max_val if max is None else max)
+    bounds = [None if b is None else number(b) for b in (min, max)]
+    if any(n is None and b is not None for n, b in zip(bounds, (min, max), strict=True)):
+        raise UnsupportedError("clamp to a bound that is not one constant number", "clamp to numbers")
+    return low.emit("clamp", x, min=bounds[0], max=bounds[1])
+
+
+@imports("clamp_min.default", "clamp_min.Tensor", "maximum.default")
+def _clamp_min(low: Lowering, x: Any, other: Any = None, min: Any = None) -> Result:
+    bound = other if min is None else min
+    return _clamp(low, *((x, bound) if number(x) is None else (bound, x)))
+
+
+@imports("clamp_max.default", "clamp_max.Tensor", "minimum.default")
+def _clamp_max(low: Lowering, x: Any, other: Any = None, max: Any = None) -> Result:
+    bound = other if max is None else max
+    return _clamp(low, *((x, None, bound) if number(x) is None else (bound, None, x)))
+
+
+@imports("relu.default")
+def _relu(low: Lowering, x: Any) -> Result:
+    return low.emit("clamp", x, min=0.0, max=None)
+
+
+@imports("relu6.default")
+def _relu6(low: Lowering, x: Any) -> Result:
+    return low.emit("clamp", x, min=0.0, max=6.0)
+
+
+@imports("abs.default")
+def _abs(low: Lowering, x: Any) -> Result:
+    return prelu(low, low.value(x), torch.tensor(-1.0))
+
+
+@imports("leaky_relu.default")
+def _leaky_relu(low: Lowering, x: Any, negative_slope: Any = 0.01) -> Result:
+    return prelu(low, low.value(x), torch.tensor(float(negative_slope)))
+
+
+@imports("prelu.default")
+def _prelu(low: Lowering, x: Any, weight: Any) -> Result:
+    x = low.value(x)
+    if not isinstance(weight, Tensor):
+        raise UnsupportedError("a slope that is computed from the input", "use a constant slope")
+    return low.emit("prelu", x, _flat(low, weight), axis=1 if weight.numel() > 1 else len(x.type.shape) - 1)
+
+
+@imports("_prelu_kernel.default")
+def _prelu_kernel(low: Lowering, x: Any, weight: Any) -> Result:
+    return prelu(low, low.value(x), weight)
+
+
+def prelu(low: Lowering, x: Value, slope: Tensor | Value) -> Value:
+    """x > 0 ? x : slope * x with a constant slope that broadcasts against x and varies along one axis at most."""
+    rank, shape = len(x.type.shape), tuple(slope.shape) if isinstance(slope, Tensor) else slope.type.shape
+    axes = [i + rank - len(shape) for i, n in enumerate(shape) if n > 1]
+    if len(axes) > 1 or len(shape) > rank:
+        raise UnsupportedError(f"a slope of shape {list(shape)}", "use one slope a channel")
+    return low.emit("prelu", x, _flat(low, slope), axis=axes[0] if axes else rank - 1)
+
+
+def _flat(low: Lowering, slope: Tensor | Value) -> Value:
+    """A constant slope as a vector."""
+    value = low.value(slope)
+    data = value.data
+    assert data is not None
+    return value if data.ndim == 1 else low.value(torch.from_numpy(np.array(data).reshape(-1)))
+
+
+# -- dtypes and copies --------------------------------------------------------------------------------------------------------
+
+
+@imports(
+    "clone.default", "detach.default", "detach_.default", "alias.default", "contiguous.default", "lift_fresh.default",
+    "lift_fresh_copy.default", "dropout.default", "feature_dropout.default", "alpha_dropout.default", "native_dropout.default",
+)  # fmt: skip
+def _identity(low: Lowering, x: Any, p: Any = 0.0, train: Any = False, **_: Any) -> Result:
+    if train:
+        raise UnsupportedError("the model was exported in training mode", "call model.eval() before the export")
+    return x
+
+
+@imports("to.dtype", "to.dtype_layout", "to.device", "to.other", "to.prim_Device", "_to_copy.default", "type_as.default")
+def _to(low: Lowering, x: Any, *_: Any, **__: Any) -> Result:
+    assert low.node is not None
+    dtype = low.node.meta["val"].dtype
+    if dtype != torch.float32:
+        raise UnsupportedError(f"conversion to {str(dtype)[6:]}", "keep activations in float32: model.float(), no autocast")
+    return x

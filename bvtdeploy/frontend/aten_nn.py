@@ -1,0 +1,246 @@
+"""Importers of products, norms, pools and softmax."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bvtdeploy.frontend.aten import Lowering, Result, UnsupportedError, broadcast, imports
+from bvtdeploy.frontend.aten_layout import expand, permute, rank, reshape
+from bvtdeploy.ir import Value
+
+
+def _pair(x: Any) -> tuple[int, int]:
+    x = (x,) if isinstance(x, int) else tuple(x)
+    return (int(x[0]), int(x[-1]))
+
+
+# -- products -----------------------------------------------------------------------------------------------------------------
+
+
+def linear(low: Lowering, x: Any, weight: Tensor, bias: Any = None) -> Value:
+    """x[..., K] with a constant weight[O, K]."""
+    if isinstance(bias, Tensor) and bias.numel() == weight.shape[0] == bias.shape[-1]:
+        return low.emit("linear", x, weight, bias if bias.ndim == 1 else bias.reshape(-1))
+    y = low.emit("linear", x, weight)
+    return y if bias is None else low.emit("add", y, bias)
+
+
+def matmul(low: Lowering, a: Any, b: Any) -> Value:
+    """torch.matmul: a constant right operand makes it a linear; leading axes are broadcast by expand."""
+    shape = low.shape()
+    if isinstance(b, Tensor) and (b.ndim == 1 or math.prod(b.shape[:-2]) == 1):
+        matrix = b.reshape(-1, 1) if b.ndim == 1 else b.reshape(b.shape[-2:])
+        return reshape(low, linear(low, a, matrix.T.contiguous()), shape)
+    a, b = low.value(a), low.value(b)
+    sa, sb = a.type.shape, b.type.shape
+    sa = (1, *sa) if len(sa) == 1 else sa
+    sb = (*sb, 1) if len(sb) == 1 else sb
+    lead = broadcast(sa[:-2], sb[:-2])
+    fill = [(1,) * (len(lead) + 2 - len(s)) for s in (sa, sb)]
+    a = expand(low, reshape(low, a, (*fill[0], *sa)), (*lead, *sa[-2:]))
+    b = expand(low, reshape(low, b, (*fill[1], *sb)), (*lead, *sb[-2:]))
+    return reshape(low, low.emit("matmul", a, b), shape)
+
+
+@imports("matmul.default", "mm.default", "bmm.default", "mv.default", "linalg_vecdot.default")
+def _matmul(low: Lowering, a: Any, b: Any) -> Result:
+    return matmul(low, a, b)
+
+
+@imports("linear.default")
+def _linear(low: Lowering, x: Any, weight: Any, bias: Any = None) -> Result:
+    if isinstance(weight, Tensor) and weight.ndim == 2:
+        return linear(low, x, weight, bias)
+    y = matmul(low, x, permute(low, weight, list(range(rank(low, weight)))[::-1]))
+    return y if bias is None else low.emit("add", y, bias)
+
+
+@imports("addmm.default", "baddbmm.default")
+def _addmm(low: Lowering, bias: Any, a: Any, b: Any, beta: Any = 1, alpha: Any = 1) -> Result:
+    if beta != 1 or alpha != 1:
+        raise UnsupportedError("addmm with alpha or beta", "write the product and the sum separately")
+    if isinstance(b, Tensor) and b.ndim == 2:
+        return linear(low, a, b.T.contiguous(), bias)
+    return low.emit("add", matmul(low, a, b), bias)
+
+
+@imports("scaled_dot_product_attention.default")
+def _attention(low: Lowering, q: Any, k: Any, v: Any, attn_mask: Any = None, dropout_p: Any = 0.0, is_causal: Any = False,
+               scale: Any = None, enable_gqa: Any = False) -> Result:  # fmt: skip
+    if attn_mask is not None or dropout_p or is_causal or enable_gqa:
+        raise UnsupportedError("attention with a mask, dropout or shared keys", "use plain attention")
+    q, k, v = map(low.value, (q, k, v))
+    n = len(k.type.shape)
+    s = low.emit("matmul", q, permute(low, k, [*range(n - 2), n - 1, n - 2]))
+    s = low.emit("mul", s, 1 / math.sqrt(q.type.shape[-1]) if scale is None else scale)
+    return low.emit("matmul", low.emit("softmax", s, axis=n - 1), v)
+
+
+def _conv(low: Lowering, x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Value:
+    if not isinstance(weight, Tensor) or not (bias is None or isinstance(bias, Tensor)):
+        raise UnsupportedError("a convolution with computed weights", "use constant weights")
+    flat = weight.ndim == 3  # one-dimensional: a row of an image of height 1
+    stride, dilation = ((1, v[-1]) if flat else v for v in map(_pair, (stride, dilation)))
+    kernel = (1, weight.shape[2]) if flat else tuple(weight.shape[2:])
+    if isinstance(padding, str):
+        border = [d * (k - 1) if padding == "same" else 0 for k, d in zip(kernel, dilation, strict=True)]
+        if any(b % 2 for b in border):
+            raise UnsupportedError("'same' padding of an even kernel is not symmetric", "pad explicitly")
+        padding = [b // 2 for b in border]
+    padding = (0, _pair(padding)[-1]) if flat else _pair(padding)
+    x = low.value(x)
+    s = x.type.shape
+    if weight.ndim not in (3, 4):
+        raise UnsupportedError(f"a convolution over {weight.ndim - 2} axes", "only 1-D and 2-D convolutions are supported")
+    batch = s if len(s) == weight.ndim else (1, *s)
+    x = reshape(low, x, (*batch[:2], 1, batch[2]) if flat else batch)
+    operands = [x, weight[:, :, None].contiguous() if flat else weight, *([] if bias is None else [bias])]
+    y = low.emit("conv2d", *operands, stride=stride, padding=padding, dilation=dilation, groups=int(groups))
+    return reshape(low, y, low.shape())
+
+
+@imports("conv2d.default", "conv2d.padding", "conv1d.default", "conv1d.padding")
+def _conv2d(low: Lowering, x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+            groups: int = 1) -> Result:  # fmt: skip
+    return _conv(low, x, weight, bias, stride, padding, dilation, groups)
+
+
+@imports("convolution.default")
+def _convolution(low: Lowering, x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool,
+                 output_padding: Any, groups: int) -> Result:  # fmt: skip
+    if transposed:
+        raise UnsupportedError("a transposed convolution", "use upsampling and a convolution")
+    return _conv(low, x, weight, bias, stride, padding, dilation, groups)
+
+
+# -- norms --------------------------------------------------------------------------------------------------------------------
+
+
+def _batch_norm_op(low: Lowering, x: Any, weight: Any, bias: Any, mean: Any, var: Any, eps: float) -> Value:
+    if not all(p is None or isinstance(p, Tensor) for p in (weight, bias)) or not isinstance(mean, Tensor):
+        raise UnsupportedError("batch norm with computed parameters or statistics", "use tracked running statistics")
+    n = mean.shape[0]
+    gamma = torch.ones(n) if weight is None else weight
+    beta = torch.zeros(n) if bias is None else bias
+    return low.emit("batch_norm", x, gamma, beta, mean, var, axis=1, eps=float(eps))
+
+
+@imports("_native_batch_norm_legit_no_training.default")
+def _batch_norm_eval(low: Lowering, x: Any, weight: Any, bias: Any, mean: Any, var: Any, momentum: Any, eps: float) -> Result:
+    return [_batch_norm_op(low, x, weight, bias, mean, var, eps), None, None]
+
+
+@imports("batch_norm.default", "cudnn_batch_norm.default")
+def _batch_norm(low: Lowering, x: Any, weight: Any, bias: Any, mean: Any, var: Any, training: bool, momentum: Any, eps: float,
+                cudnn_enabled: Any = False) -> Result:  # fmt: skip
+    if training:
+        raise UnsupportedError("batch norm in training mode", "call model.eval() before the export")
+    return _batch_norm_op(low, x, weight, bias, mean, var, eps)
+
+
+@imports("native_batch_norm.default", "_native_batch_norm_legit.default", "_native_batch_norm_legit_functional.default",
+         "_native_batch_norm_legit.no_stats", "_batch_norm_with_update.default", "_batch_norm_with_update_functional.default",
+         )  # fmt: skip
+def _batch_norm_train(low: Lowering, *_: Any, **__: Any) -> Result:
+    raise UnsupportedError("batch norm in training mode, or without running statistics", "call model.eval() before the export")
+
+
+@imports("softmax.int", "_softmax.default", "_safe_softmax.default")
+def _softmax(low: Lowering, x: Any, dim: int, dtype: Any = None) -> Result:
+    if dtype not in (None, False, torch.float32):
+        raise UnsupportedError(f"softmax in {dtype}", "use float32")
+    return low.emit("softmax", x, axis=dim % rank(low, x))
+
+
+# -- means and pools ----------------------------------------------------------------------------------------------------------
+
+
+def _axes(low: Lowering, x: Any, dim: Any) -> tuple[int, ...]:
+    n = rank(low, x)
+    dims = (dim,) if isinstance(dim, int) else tuple(dim or range(n))
+    return tuple(sorted(d % n for d in dims))
+
+
+@imports("mean.dim", "mean.default")
+def _mean(low: Lowering, x: Any, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Result:
+    return low.emit("mean", x, axes=_axes(low, x, dim), keepdim=bool(keepdim))
+
+
+@imports("sum.dim_IntList", "sum.default")
+def _sum(low: Lowering, x: Any, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Result:
+    axes = _axes(low, x, dim)
+    count = math.prod(low.value(x).type.shape[a] for a in axes)
+    return low.emit("mul", low.emit("mean", x, axes=axes, keepdim=bool(keepdim)), count)
+
+
+@imports("avg_pool2d.default")
+def _avg_pool2d(low: Lowering, x: Any, kernel_size: Any, stride: Any = (), padding: Any = 0, ceil_mode: bool = False,
+                count_include_pad: bool = True, divisor_override: int | None = None) -> Result:  # fmt: skip
+    return _pool(low, x, _pair(kernel_size), _pair(stride or kernel_size), _pair(padding), count_include_pad, divisor_override)
+
+
+@imports("avg_pool1d.default")
+def _avg_pool1d(low: Lowering, x: Any, kernel_size: Any, stride: Any = (), padding: Any = 0, ceil_mode: bool = False,
+                count_include_pad: bool = True) -> Result:  # fmt: skip
+    kernel, step, border = (_pair(v)[-1] for v in (kernel_size, stride or kernel_size, padding))
+    x = low.value(x)
+    s = x.type.shape
+    if border:
+        y = _pool(low, reshape(low, x, (1, *s[:-1], s[-1])[-4:] if len(s) == 3 else (1, 1, *s)), (1, kernel), (1, step),
+                  (0, border), count_include_pad, None, low.shape()[-1])  # fmt: skip
+        return reshape(low, y, low.shape())
+    y = low.emit("avg_pool1d", x, kernel=kernel, stride=step)
+    return _same_size(y, low.shape())
+
+
+def _same_size(y: Value, shape: Sequence[int]) -> Value:
+    if y.type.shape[-len(shape) :] != tuple(shape)[-len(y.type.shape) :]:
+        raise UnsupportedError("a pool with ceil_mode whose last window is cut off", "pad so that the windows fit")
+    return y
+
+
+def _pool(low: Lowering, x: Any, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], include_pad: bool,
+          divisor: int | None, width: int | None = None) -> Value:  # fmt: skip
+    if any(padding) and not include_pad:
+        raise UnsupportedError("average pooling that leaves the padding out of the mean", "use count_include_pad=True")
+    x = low.value(x)
+    s = x.type.shape
+    image = reshape(low, x, s if len(s) == 4 else (1, *s))
+    y = low.emit("avg_pool2d", image, kernel=kernel, stride=stride, padding=padding, count_include_pad=True)
+    if width is not None:
+        _same_size(y, (width,))
+    else:
+        _same_size(y, low.shape())
+        y = reshape(low, y, low.shape())
+    if divisor not in (None, kernel[0] * kernel[1]):
+        y = low.emit("mul", y, kernel[0] * kernel[1] / int(divisor or 1))
+    return y
+
+
+@imports("adaptive_avg_pool1d.default")
+def _adaptive1d(low: Lowering, x: Any, output_size: Any) -> Result:
+    x = low.value(x)
+    n, out = x.type.shape[-1], _pair(output_size)[-1]
+    if out == 1:
+        return low.emit("mean", x, axes=(len(x.type.shape) - 1,), keepdim=True)
+    if n % out:
+        raise UnsupportedError(f"adaptive pooling of {n} to {out}", "use sizes that divide")
+    return low.emit("avg_pool1d", x, kernel=n // out, stride=n // out)
+
+
+@imports("adaptive_avg_pool2d.default", "_adaptive_avg_pool2d.default")
+def _adaptive2d(low: Lowering, x: Any, output_size: Any) -> Result:
+    x = low.value(x)
+    n = len(x.type.shape)
+    size, out = x.type.shape[-2:], low.shape()[-2:]
+    if out == (1, 1):
+        return low.emit("mean", x, axes=(n - 2, n - 1), keepdim=True)
+    if any(a % b for a, b in zip(size, out, strict=True)):
+        raise UnsupportedError(f"adaptive pooling of {size} to {out}", "use sizes that divide")
+    kernel = (size[0] // out[0], size[1] // out[1])
+    return _pool(low, x, kernel, kernel, (0, 0), True, None)

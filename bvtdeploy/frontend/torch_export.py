@@ -1,0 +1,457 @@
+"""Torch sources: checkpoints, exported programs, live modules. Everything goes through `torch.export` and `lower`."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import traceback
+import warnings
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import OutputKind
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree
+
+from bvtdeploy.errors import UserError
+from bvtdeploy.frontend.lower import dynamic_shapes, lower, static_shape
+from bvtdeploy.frontend.report import source_line
+from bvtdeploy.ir import Graph
+
+_DECOMPOSE = (torch.ops.aten.einsum.default,)
+_TRUST = "only for a file whose origin you trust: --trust-pickle (trust_pickle=True)"
+
+
+@dataclass
+class Imported:
+    """An imported model.
+
+    Attributes:
+        graph: source ops at batch 1: one f32 input [1, C, H, W], one f32 output [1, classes].
+        module: the eager reference; called with a batch it gives the logits (an exported program takes batch 1 only).
+        kind: "checkpoint", "pt2" or "module".
+        source_sha256: of the file; of a live module or program, of its parameters and buffers.
+        parameters: number of parameters.
+        bytes: size of the file; of a live source, of its parameters and buffers.
+        residue_max: the largest |with - without| / row scale over all weights from which a straight-through residue was removed.
+        preprocess: the entry `preprocess` of the checkpoint, None where it has none.
+        labels: the entry `labels` of the checkpoint, None where it has none.
+        extras: `estimators` (removed from weights and activations), `notes` (remark -> count), `torch` (version), and the other
+            entries beside the model in a checkpoint under `checkpoint`.
+    """
+
+    graph: Graph
+    module: nn.Module
+    kind: str
+    source_sha256: str
+    parameters: int
+    bytes: int
+    residue_max: float
+    preprocess: dict[str, Any] | None = None
+    labels: list[str] | None = None
+    extras: dict[str, Any] = field(default_factory=dict)
+
+
+def import_model(
+    source: str | Path | nn.Module | ExportedProgram,
+    *,
+    example_input: Tensor | Sequence[int] | None = None,
+    trust_pickle: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+) -> Imported:
+    """Imports a model from a file or from memory.
+
+    Args:
+        source: a checkpoint (`.pt`, `.pth`), an exported program (`.pt2`), both told apart by content; a module; a program.
+        example_input: a tensor [1, C, H, W], or that shape. Needed for modules that do not know their input shape.
+        trust_pickle: load files that can only be read by running code from them.
+        overrides: configuration entries of a checkpoint's model, which win over what the file says.
+
+    Raises:
+        UserError: the source cannot be read, or the model has something that is not supported (all of it in one table).
+    """
+    if isinstance(source, ExportedProgram):
+        digest, size = _digest(source.state_dict)
+        return _from_program(source, "pt2", "the exported program", digest, size, "model")
+    if isinstance(source, nn.Module):
+        digest, size = _digest(source.state_dict())
+        return _from_module(source, example_input, "module", type(source).__name__, digest, size)
+    if not isinstance(source, (str, Path)):
+        raise UserError(f"a {type(source).__name__} is not a model", fix="give a path, a torch module or an exported program")
+    path = Path(source)
+    content = _content(path)
+    digest, size = _file_digest(path)
+    if content == "pt2":
+        return _from_program(_load_program(path, trust_pickle), "pt2", str(path), digest, size, path.stem)
+    return _from_checkpoint(path, content, example_input, trust_pickle, overrides, digest, size)
+
+
+# -- files --------------------------------------------------------------------------------------------------------------------
+
+
+def _content(path: Path) -> str:
+    """`pt2`, `zip` (a torch checkpoint) or `pickle` (one of the format before torch 1.6). Raises UserError on everything else."""
+    where, formats = str(path), "give a .pt checkpoint or a .pt2 program (torch.export.save)"
+    if not path.exists():
+        raise UserError("the model file does not exist", where=where, fix="check the path")
+    if path.is_dir():
+        raise UserError("the model is a folder, not a file", where=where, fix=formats)
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise UserError("the model file cannot be read", where=where, why=str(error), fix="check its permissions") from error
+    if not head:
+        raise UserError("the model file is empty", where=where, fix="copy or save it again")
+    if head[:4] == b"PK\x03\x04":
+        return _zip_content(path)
+    if head[:1] == b"\x80":
+        return "pickle"
+    if path.suffix == ".onnx" or (head[:1] == b"\x08" and b"onnx" in head + head.lower()):
+        raise UserError(
+            "ONNX is not a supported input format", where=where, why="this release reads torch checkpoints and exported programs",
+            fix="export the torch model: torch.export.save(torch.export.export(model, (x,), strict=False), 'model.pt2')",
+        )  # fmt: skip
+    text = all(byte in b"\t\n\r\f" or byte >= 32 for byte in head)
+    if head.startswith(b"version https://git-lfs"):
+        raise UserError("the model file is a Git LFS pointer, not the model", where=where, fix="fetch it: git lfs pull")
+    why = f"it is a text file that starts with {head[:24].decode('utf-8', 'replace')!r}" if text else "it is not a torch file"
+    raise UserError("the model file is neither a torch checkpoint nor an exported program", where=where, why=why, fix=formats)
+
+
+def _zip_content(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.split("/", 1)[-1] for name in archive.namelist()]
+            damaged = archive.testzip() if path.suffix == ".pt2" else None
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        raise UserError(
+            "the model file is damaged", where=str(path), why=f"its zip archive cannot be read: {error}",
+            fix="copy or save it again; it may be incomplete",
+        ) from error  # fmt: skip
+    if damaged is not None:
+        raise UserError("the model file is damaged", where=str(path), why=f"checksum of {damaged}", fix="copy or save it again")
+    if "archive_format" in names or "models/model.json" in names:
+        return "pt2"
+    if "constants.pkl" in names and any(name.startswith("code/") for name in names):
+        raise UserError(
+            "TorchScript is not a supported input format", where=str(path), why="it is not a program of torch.export",
+            fix="export the original model with torch.export, or save its state dict",
+        )  # fmt: skip
+    if "data.pkl" in names:
+        return "zip"
+    raise UserError(
+        "the model file is a zip archive without a torch model", where=str(path),
+        why="found " + ", ".join(sorted(names)[:4]), fix="give a .pt checkpoint or a .pt2 program",
+    )  # fmt: skip
+
+
+def _file_digest(path: Path) -> tuple[str, int]:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size
+
+
+def _digest(state: Mapping[str, Any]) -> tuple[str, int]:
+    """Hash and size of the tensors of a state dict, with their names, dtypes and shapes."""
+    digest, size = hashlib.sha256(), 0
+    for name, value in state.items():
+        if isinstance(value, Tensor):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            size += value.numel() * value.element_size()
+    return digest.hexdigest(), size
+
+
+def _refuse_pickle(path: Path, names: Sequence[str]) -> UserError:
+    return UserError(
+        "the file can only be loaded by running code from it, and is refused", where=str(path),
+        why="it is a pickle that calls " + ", ".join(names[:4]) + (", ..." if len(names) > 4 else ""),
+        fix=f"save the state dict (torch.save(model.state_dict(), path)) or the program of torch.export; {_TRUST}",
+    )  # fmt: skip
+
+
+# -- checkpoints --------------------------------------------------------------------------------------------------------------
+
+
+def _from_checkpoint(
+    path: Path, content: str, example_input: Tensor | Sequence[int] | None, trust_pickle: bool,
+    overrides: Mapping[str, Any] | None, digest: str, size: int,
+) -> Imported:  # fmt: skip
+    from bvtdeploy.models.checkpoint import load_model, read_checkpoint
+
+    if content == "zip":
+        foreign = _unsafe_globals(path.open("rb"))
+        if foreign and foreign != ["argparse.Namespace"]:
+            if not trust_pickle:
+                raise _refuse_pickle(path, foreign)
+            module = _load_pickle(path)
+            return _from_module(module, example_input, "checkpoint", str(path), digest, size)
+    checkpoint = read_checkpoint(path)
+    try:
+        module = load_model({"model": checkpoint.state, "config": checkpoint.config}, config=overrides)
+    except UserError as error:
+        raise UserError(error.what, where=error.where or str(path), why=error.why, fix=error.fix) from error
+    imported = _from_module(module, example_input, "checkpoint", str(path), digest, size)
+    preprocess, labels = checkpoint.extra.get("preprocess"), checkpoint.extra.get("labels")
+    imported.preprocess = dict(preprocess) if isinstance(preprocess, Mapping) else None
+    imported.labels = [str(label) for label in labels] if isinstance(labels, (list, tuple)) else None
+    imported.extras["checkpoint"] = {k: v for k, v in checkpoint.extra.items() if k not in ("preprocess", "labels")}
+    return imported
+
+
+def _unsafe_globals(file: Any) -> list[str]:
+    """What a torch file would call, beyond tensors, when it is unpickled. The pickle is read, not run."""
+    with file:
+        try:
+            return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
+        except Exception:  # noqa: BLE001  (not a file of torch.save: its loader says what is wrong with it)
+            return []
+
+
+def _load_pickle(path: Path) -> nn.Module:
+    try:
+        module = torch.load(path, map_location="cpu", weights_only=False)
+    except Exception as error:  # unpickling runs the file's code, which can raise anything
+        raise UserError(
+            "the pickled model cannot be loaded", where=str(path), why=_reason(error), fix="make its classes importable"
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise UserError(f"the file holds a {type(module).__name__}, not a module", where=str(path), fix="save the state dict alone")
+    return module
+
+
+# -- programs -----------------------------------------------------------------------------------------------------------------
+
+
+def _load_program(path: Path, trust_pickle: bool) -> ExportedProgram:
+    with zipfile.ZipFile(path) as archive:
+        _screen_program(archive, path, trust_pickle)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.export.load(path)
+    except Exception as error:  # torch raises whatever its readers meet
+        raise UserError(
+            "the exported program cannot be loaded", where=str(path), why=_reason(error),
+            fix=f"export it again, with torch {torch.__version__.split('+')[0]}",
+        ) from error  # fmt: skip
+
+
+def _screen_program(archive: zipfile.ZipFile, path: Path, trust_pickle: bool) -> None:
+    """Refuses programs whose loading runs code: pickled objects beside tensors, and symbolic sizes (torch evaluates their text)."""
+    foreign: list[str] = []
+    for info in archive.infolist():
+        name = info.filename.split("/", 1)[-1]
+        stem = name.rsplit("/", 1)[-1]
+        if stem.startswith(("custom_obj_", "opaque_obj_")):
+            foreign.append(stem)
+        elif name.startswith("models/") and name.endswith(".json"):
+            try:
+                model = json.loads(archive.read(info))
+            except ValueError as error:
+                raise UserError("the program is damaged", where=str(path), why=str(error), fix="export it again") from error
+            symbols = sorted(set(_symbols(model)))
+            if symbols:
+                raise dynamic_shapes(str(path), "symbolic sizes: " + ", ".join(symbols[:4]))
+        elif name.startswith("data/") and not name.endswith(".json"):
+            data = archive.read(info)
+            if data[:4] == b"PK\x03\x04":
+                foreign += _unsafe_globals(io.BytesIO(data))
+            elif name.endswith(".pt") and data:
+                foreign.append(f"{stem}, an old pickle")
+    if foreign and not trust_pickle:
+        raise _refuse_pickle(path, foreign)
+
+
+def _symbols(node: Any) -> list[str]:
+    if isinstance(node, dict):
+        own = [node["expr_str"]] if isinstance(node.get("expr_str"), str) else []
+        return own + [s for v in node.values() for s in _symbols(v)]
+    return [s for v in node for s in _symbols(v)] if isinstance(node, list) else []
+
+
+def _from_program(
+    program: ExportedProgram, kind: str, where: str, digest: str, size: int, name: str, *,
+    module: nn.Module | None = None, output: int | None = None, strip: str = "",
+) -> Imported:  # fmt: skip
+    shape = static_shape(program, where)
+    if any(spec.kind != OutputKind.USER_OUTPUT for spec in program.graph_signature.output_specs):
+        changed = [str(s.target) for s in program.graph_signature.output_specs if s.kind != OutputKind.USER_OUTPUT]
+        raise UserError(
+            "the forward pass changes the model's state", where=where, why="it writes " + ", ".join(changed[:4]),
+            fix="call model.eval() before the export; the compiled model has no state",
+        )  # fmt: skip
+    if output is None:
+        output = _pick_output(program, where)
+    result = program.graph_signature.output_specs[output].arg
+    value = next((n.meta.get("val") for n in program.graph_module.graph.nodes if n.name == getattr(result, "name", None)), None)
+    out = list(value.shape) if isinstance(value, Tensor) else None
+    if out is None or len(out) != 2 or out[0] != 1:
+        raise UserError(
+            f"the output has shape {out}", where=where, why="a classifier's logits [1, classes] are expected",
+            fix="return the logits alone",
+        )  # fmt: skip
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        table = torch.export.default_decompositions()
+        functional = program.run_decompositions({op: table[op] for op in _DECOMPOSE if op in table})
+    lowered = lower(functional, output, name, where, strip)
+    assert [v.type.shape for v in lowered.graph.inputs] == [shape]
+    parameters = [p for p in program.state_dict.values() if isinstance(p, nn.Parameter)]
+    return Imported(
+        graph=lowered.graph,
+        module=_Logits(program.module(), output) if module is None else module,
+        kind=kind,
+        source_sha256=digest,
+        parameters=sum(p.numel() for p in parameters),
+        bytes=size,
+        residue_max=lowered.residue,
+        extras={"estimators": lowered.estimators, "notes": dict(lowered.notes), "torch": torch.__version__},
+    )
+
+
+def _pick_output(program: ExportedProgram, where: str) -> int:
+    count = len(program.graph_signature.output_specs)
+    if count == 1:
+        return 0
+    try:
+        outputs = _pytree.tree_unflatten(list(range(count)), program.call_spec.out_spec)
+    except Exception:  # noqa: BLE001  (an output class that only its own package can rebuild)
+        outputs = tuple(range(count))
+    return int(_logits(outputs, int, where))
+
+
+# -- modules ------------------------------------------------------------------------------------------------------------------
+
+
+class _Logits(nn.Module):
+    """A module whose forward gives the logits alone. `pick` is their index among the flat outputs."""
+
+    def __init__(self, inner: nn.Module, pick: int | None = None) -> None:
+        super().__init__()
+        self.inner = inner
+        self.pick = pick
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.inner(x)
+        if not isinstance(out, Tensor) and self.pick is not None:
+            out = _pytree.tree_leaves(out)[self.pick]
+        found: Tensor = _logits(out, Tensor, "the model")
+        return found
+
+    def eval(self) -> _Logits:  # modules of exported programs refuse it
+        return self
+
+
+class _DataIsDetach(TorchFunctionMode):
+    """torch.export cannot trace x.data, which old training code writes for x.detach()."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func == torch.Tensor.data.__get__:  # a new wrapper at each access, so not `is`
+            return args[0].detach()
+        return func(*args, **(kwargs or {}))
+
+
+def _logits(outputs: Any, kind: type, where: str) -> Any:
+    """The logits among what a forward returned: itself, the entry `logits`, or the only one. Raises UserError otherwise."""
+    if isinstance(outputs, kind):
+        return outputs
+    if isinstance(outputs, Mapping):
+        named = dict(outputs)
+    elif is_dataclass(outputs):
+        named = {f.name: getattr(outputs, f.name) for f in fields(outputs)}
+    elif hasattr(outputs, "_asdict"):
+        named = dict(outputs._asdict())
+    else:
+        named = {str(i): v for i, v in enumerate(outputs)} if isinstance(outputs, (list, tuple)) else {}
+    found = {str(k): v for k, v in named.items() if isinstance(v, kind)}
+    if "logits" in found:
+        return found["logits"]
+    if len(found) == 1:
+        return next(iter(found.values()))
+    raise UserError(
+        f"the model returns {len(found)} tensors, and none is called logits", where=where,
+        why="outputs: " + (", ".join(named) or type(outputs).__name__), fix="wrap it so that forward returns the logits alone",
+    )  # fmt: skip
+
+
+def _from_module(
+    module: nn.Module, example_input: Tensor | Sequence[int] | None, kind: str, where: str, digest: str, size: int
+) -> Imported:
+    x = _example(module, example_input, where)
+    module.eval()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            out = module(x)
+        except Exception as error:  # the user's code
+            raise UserError(
+                f"the model fails on an input of shape {list(x.shape)}", where=_place(error) or where, why=_reason(error),
+                fix="give the input shape that it was trained with, and make its forward run on the CPU",
+            ) from error  # fmt: skip
+        reference = module if isinstance(out, Tensor) else _Logits(module)
+        if reference is not module:
+            _logits(out, Tensor, where)
+        try:
+            program = torch.export.export(reference, (x,), strict=False)
+        except Exception as error:  # torch.export has no common class of errors
+            raise UserError(
+                "torch.export cannot trace the model", where=_place(error) or where, why=_reason(error),
+                fix="make forward free of Python control flow on tensor values, and of .item(), numpy and printing",
+            ) from error  # fmt: skip
+    strip = "" if reference is module else "inner"
+    name = type(module).__name__
+    imported = _from_program(program, kind, where, digest, size, name, module=reference, output=0, strip=strip)
+    imported.parameters = sum(p.numel() for p in module.parameters())
+    return imported
+
+
+def _example(module: nn.Module, given: Tensor | Sequence[int] | None, where: str) -> Tensor:
+    if isinstance(given, Tensor):
+        x = given.detach()
+    else:
+        shape = given if given is not None else _known_shape(module)
+        if shape is None:
+            raise UserError(
+                "the input shape of the model is not known", where=where, fix="give an example input, or its shape (1, C, H, W)"
+            )
+        x = torch.rand(tuple(int(n) for n in shape), generator=torch.Generator().manual_seed(0))
+    if x.dtype != torch.float32 or x.ndim != 4 or x.shape[0] != 1:
+        raise UserError(
+            f"the example input is {str(x.dtype)[6:]} of shape {list(x.shape)}", where=where,
+            why="the compiled model takes one float32 image [1, C, H, W]", fix="give a float32 tensor of batch 1",
+        )  # fmt: skip
+    return x
+
+
+def _known_shape(module: nn.Module) -> Sequence[int] | None:
+    shape = getattr(module, "input_shape", None)
+    if isinstance(shape, (tuple, list, torch.Size)):
+        return shape if len(shape) == 4 else (1, *shape)
+    config = getattr(module, "config", None)
+    size, channels = getattr(config, "image_size", None), getattr(config, "in_channels", getattr(config, "num_channels", None))
+    if isinstance(size, int) and isinstance(channels, int):
+        return (1, channels, size, size)
+    return None
+
+
+def _reason(error: BaseException) -> str:
+    """The first sentence of an error, on one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _place(error: BaseException) -> str:
+    """`file.py:12` of the innermost frame of the model's own code; empty where only torch and we were running."""
+    own = [
+        line for line in traceback.format_list(traceback.extract_tb(error.__traceback__))
+        if "/torch/" not in line and "/bvtdeploy/frontend/" not in line
+    ]  # fmt: skip
+    return source_line("".join(own))
