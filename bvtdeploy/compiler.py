@@ -138,13 +138,17 @@ def _labels(path: Path | None, from_source: list[str] | None, classes: int) -> l
     if path is not None:
         try:
             raw = path.read_text()
-            labels = [str(x) for x in json.loads(raw)] if path.suffix == ".json" else [s.strip() for s in raw.splitlines() if s.strip()]
+            labels = (
+                [str(x) for x in json.loads(raw)] if path.suffix == ".json" else [s.strip() for s in raw.splitlines() if s.strip()]
+            )
         except OSError as error:
             raise UserError(f"cannot read the labels {path}", why=error.strerror or "", fix="one class name a line") from error
         except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
             raise UserError(f"{path} does not hold class names", why=str(error), fix="one name a line, or a JSON list") from error
     if labels and len(labels) != classes:
-        raise UserError(f"{len(labels)} class names for {classes} classes", where=str(path or "checkpoint"), fix="give one name a class")
+        raise UserError(
+            f"{len(labels)} class names for {classes} classes", where=str(path or "checkpoint"), fix="give one name a class"
+        )
     return labels
 
 

@@ -9,16 +9,13 @@ from bvtdeploy.artifact import spec
 from bvtdeploy.artifact.reader import Artifact, read
 
 
-def _value_name(members: dict[str, int], number: int) -> str:
-    return next(name for name, n in members.items() if n == number)
-
-
 def describe(artifact: Artifact) -> dict[str, Any]:
     """The keys of `bvtdeploy inspect --json` (DESIGN: format, board, ops, sections, arena_bytes, macs) and what else is known.
 
     `bytes` of an op are those of its constants, a shared constant counted where it is read first.
     """
     kinds = {number: kind for kind, number in spec.OPCODES.items()}
+    dtypes = {number: dtype.lower() for dtype, number in spec.DTYPES.items()}
     seen: set[int] = set()
     ops = []
     group_of = {g["first_op"] + i: n for n, g in enumerate(artifact.groups) for i in range(g["n_ops"])}
@@ -33,7 +30,7 @@ def describe(artifact: Artifact) -> dict[str, Any]:
                 "kind": kinds[op["opcode"]],
                 "module": artifact.name(op["module"]),
                 "out_shape": [[v["rows"], v["cols"]] for v in outputs],
-                "out_type": [_value_name(spec.DTYPES, v["dtype"]).lower() for v in outputs],
+                "out_type": [dtypes[v["dtype"]] for v in outputs],
                 "group": group_of[number],
                 "macs": {"binary": op["macs_binary"], "float": op["macs_float"]},
                 "bytes": sum(artifact.values[i]["bytes"] for i in own),

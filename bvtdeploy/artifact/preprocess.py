@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ IMAGENET: Final = {
     "std": (0.229, 0.224, 0.225),
 }
 KEYS: Final = ("width", "height", "channels", "colour", "resize", "resize_short", "filter", "mean", "std")
+MAX_SHORT: Final = 32768
 _RESAMPLE: Final = {
     "BILINEAR": Image.Resampling.BILINEAR,
     "BICUBIC": Image.Resampling.BICUBIC,
@@ -64,15 +66,21 @@ def load(choice: str | Mapping[str, Any] | None, input_shape: tuple[int, int, in
         raise UserError(f"images of {channels} channels are not supported", where=where, fix="use 1 or 3 channels, or feed raw input")
     colour = str(given.get("colour", "GRAY" if channels == 1 else "RGB")).upper()
     resize, filter_name = str(given.get("resize", "stretch")).upper(), str(given.get("filter", "bilinear")).upper()
+    if (colour == "GRAY") != (channels == 1):
+        raise UserError(f"colour {colour.lower()} for {channels} channel(s)", where=where, fix="gray for 1 channel, rgb or bgr for 3")
     for name, value, known in (("colour", colour, spec.COLOURS), ("resize", resize, spec.RESIZES), ("filter", filter_name, spec.FILTERS)):
         if value not in known:
             raise UserError(f"unknown {name} {value!r}", where=where, fix=f"one of: {', '.join(known).lower()}")
     mean, std = (_numbers(given.get(name, default), channels, name, where) for name, default in (("mean", 0.0), ("std", 1.0)))
     if any(s == 0 for s in std):
         raise UserError("a standard deviation of 0 in the preprocessing", where=where, fix="give the divisor of each channel")
-    short = int(given.get("resize_short", 0))
-    if resize == "SHORT_CROP" and short < max(width, height):
-        raise UserError(f"resize_short {short} is smaller than the crop {width}x{height}", where=where, fix="give resize_short")
+    short = given.get("resize_short", 0) if resize == "SHORT_CROP" else 0
+    if resize == "SHORT_CROP" and not (isinstance(short, int) and max(width, height) <= short <= MAX_SHORT):
+        raise UserError(
+            f"resize_short is {short}: it must be a whole number from the crop's {max(width, height)} to {MAX_SHORT}",
+            where=where,
+            fix="give resize_short",
+        )
     return Preprocess(width, height, channels, colour, resize, short, filter_name, mean, std)
 
 
@@ -96,8 +104,8 @@ def _file(path: Path) -> dict[str, Any]:
 
 
 def _numbers(value: Any, channels: int, name: str, where: str) -> tuple[float, ...]:
-    values = [value] * channels if isinstance(value, (int, float)) else list(value)
-    if len(values) != channels or not all(isinstance(v, (int, float)) for v in values):
+    values = list(value) if isinstance(value, (list, tuple)) else [value] * channels
+    if len(values) != channels or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in values):
         raise UserError(f"{name} must be {channels} number(s)", where=where, fix="one per channel, of pixel/255")
     return tuple(float(v) for v in values)
 

@@ -24,6 +24,7 @@ from bvtdeploy.lower.pack import unpack_lanes16
 from bvtdeploy.ops.epilogue import RESIDUALS, ROLES, THRESHOLDS
 
 Record = dict[str, Any]
+_TABLES = {"VALUES": "value", "OPS": "op", "GROUPS": "group", "PREPROCESS": "preprocess"}
 F32 = npt.NDArray[np.float32]
 
 
@@ -90,7 +91,7 @@ def read(path: Path | str) -> Artifact:
         raise UserError(f"cannot read {path}", where=path, why=error.strerror or str(error), fix="check the path") from error
     try:
         return _parse(path, data)
-    except (struct.error, ValueError, KeyError, IndexError, StopIteration, UnicodeDecodeError) as error:
+    except (struct.error, ValueError, LookupError, ArithmeticError, StopIteration) as error:
         raise _broken(path, f"its records do not fit together ({error})") from error
 
 
@@ -107,18 +108,25 @@ def _parse(path: str, data: bytes) -> Artifact:
         raise _broken(path, "the header's CRC does not match")
     if header["file_bytes"] != len(data):
         raise _broken(path, f"it has {len(data)} bytes, the header says {header['file_bytes']}")
-    table = data[size : size + header["n_sections"] * spec.STRUCTS["section"][1]]
-    if zlib.crc32(table) != header["table_crc"]:
+    end = size + header["n_sections"] * spec.STRUCTS["section"][1]
+    table = data[size:end]
+    if end > len(data) or zlib.crc32(table) != header["table_crc"]:
         raise _broken(path, "the section table's CRC does not match")
-    kinds = {number: name for name, number in spec.SECTIONS.items()}
     sections: dict[str, Record] = {}
     bodies: dict[str, bytes] = {}
     for record in _unpack("section", table):
-        name = kinds[record["kind"]]
-        body = data[record["offset"] : record["offset"] + record["bytes"]]
-        if len(body) != record["bytes"] or zlib.crc32(body) != record["crc"]:
+        name, start = _key(spec.SECTIONS, record["kind"]), record["offset"]
+        if name in sections or start % spec.ALIGN or start < end or any(data[end:start]):
+            raise _broken(path, f"section {name} is not where it can be")
+        end = start + record["bytes"]
+        body = data[start:end]
+        if end > len(data) or zlib.crc32(body) != record["crc"]:
             raise _broken(path, f"section {name} is damaged (its CRC does not match)")
+        if name in _TABLES and record["bytes"] != record["count"] * spec.STRUCTS[_TABLES[name]][1]:
+            raise _broken(path, f"section {name} does not hold {record['count']} records")
         sections[name], bodies[name] = record, body
+    if any(data[end:]):
+        raise _broken(path, "there is something behind its last section")
     artifact = Artifact(
         path,
         header,
@@ -132,9 +140,37 @@ def _parse(path: str, data: bytes) -> Artifact:
         labels=_strings(bodies.get("LABELS", b"")),
     )
     artifact.golden = _golden(artifact, bodies.get("GOLDEN", b""))
+    if len(artifact.labels) != sections.get("LABELS", {"count": 0})["count"]:
+        raise _broken(path, "section LABELS does not hold as many names as it says")
     if "PREPROCESS" in bodies:
-        artifact.preprocess = _preprocess(_unpack("preprocess", bodies["PREPROCESS"])[0])
+        (record,) = _unpack("preprocess", bodies["PREPROCESS"])
+        artifact.preprocess = _preprocess(record, artifact.input)
+    _check_records(artifact)
     return artifact
+
+
+def _check_records(a: Artifact) -> None:
+    """Raises ValueError or LookupError unless all codes are known, names and indices exist, and the groups partition the ops."""
+    for v in a.values:
+        a.name(v["name"])
+        for members, number in ((spec.DTYPES, v["dtype"]), (spec.STORAGES, v["storage"]), (spec.LAYOUTS, v["layout"])):
+            _key(members, number)
+    for storage in ("INPUT", "OUTPUT"):
+        if sum(v["storage"] == spec.STORAGES[storage] for v in a.values) != 1:
+            raise ValueError(f"there must be one {storage} value")
+    for op in a.ops:
+        _key(spec.OPCODES, op["opcode"])
+        a.name(op["name"])
+        a.name(op["module"])
+        if any(i != spec.NONE and i >= len(a.values) for i in (*op["inputs"], *op["outputs"])):
+            raise ValueError("an op refers to a value that is not there")
+    at = 0
+    for g in a.groups:
+        if g["first_op"] != at or not g["n_ops"]:
+            raise ValueError("the groups do not partition the ops")
+        at += g["n_ops"]
+    if at != len(a.ops):
+        raise ValueError("the groups do not partition the ops")
 
 
 def _meta(data: bytes) -> dict[str, int | float | str | bytes]:
@@ -145,13 +181,17 @@ def _meta(data: bytes) -> dict[str, int | float | str | bytes]:
         key = data[at + 4 : at + 4 + n].decode()
         kind, size = struct.unpack_from("<II", data, at + 4 + n)
         at += 12 + n + size
+        if at > len(data):
+            raise ValueError("META ends within an entry")
         raw = data[at - size : at]
         if kind == spec.META_TYPES["U64"]:
             meta[key] = struct.unpack("<Q", raw)[0]
         elif kind == spec.META_TYPES["F64"]:
             meta[key] = struct.unpack("<d", raw)[0]
         else:
-            meta[key] = raw.decode() if kind == spec.META_TYPES["STR"] else raw
+            meta[key] = raw.decode() if _key(spec.META_TYPES, kind) == "STR" else raw
+    if at != len(data):
+        raise ValueError("META goes on after its last entry")
     return meta
 
 
@@ -164,11 +204,16 @@ def _golden(artifact: Artifact, data: bytes) -> list[tuple[F32, F32]]:
 
 
 def _key(members: dict[str, int], number: int) -> str:
-    return next(name for name, n in members.items() if n == number)
+    for name, n in members.items():
+        if n == number:
+            return name
+    raise ValueError(f"{number} is none of {', '.join(members)}")
 
 
-def _preprocess(r: Record) -> Preprocess:
+def _preprocess(r: Record, image: Record) -> Preprocess:
     n = r["channels"]
+    if n not in (1, 3) or (r["height"] * n, r["width"]) != (image["rows"], image["cols"]):
+        raise ValueError("the preprocessing does not make the network's input")
     return Preprocess(
         width=r["width"],
         height=r["height"],
@@ -244,8 +289,13 @@ def to_graph(artifact: Artifact) -> Graph:
             names = [artifact.name(artifact.values[i]["name"]) for i in out_ids]
             inputs = [at[i] for i in op["inputs"] if i != spec.NONE]
             created = graph.create(kind, inputs, attrs, module=artifact.name(op["module"]), names=names)
-            at.update(zip(out_ids, created.outputs, strict=True))
+            for i, value in zip(out_ids, created.outputs, strict=True):
+                record = artifact.values[i]
+                said = (_key(spec.DTYPES, record["dtype"]).lower(), (record["rows"], record["cols"]))
+                if (value.type.elem, value.type.shape) != said:
+                    raise ValueError(f"%{value.name} is {value.type}, its record says {said[0]}[{said[1][0]}x{said[1][1]}]")
+                at[i] = value
         graph.set_outputs([at[i] for i, v in enumerate(artifact.values) if v["storage"] == spec.STORAGES["OUTPUT"]])
-    except (KeyError, ValueError, IndexError) as error:
+    except (ValueError, LookupError, ArithmeticError) as error:
         raise _broken(artifact.path, f"its records do not make a network ({error})") from error
     return graph

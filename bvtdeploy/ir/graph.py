@@ -160,6 +160,8 @@ class Graph:
 
     def replace(self, old: Value, new: Value) -> None:
         """Every use of `old`, also as a graph output, reads `new` from now on."""
+        if new is old:
+            return
         for op, i in old.uses:
             op.inputs[i] = new
             new.uses.append((op, i))
@@ -200,28 +202,6 @@ class Graph:
                 value.uses.remove((op, i))
         self.ops = kept[::-1]
         return len(dead)
-
-    def sort(self) -> None:
-        """Restores an executable order after ops were appended out of place; stable, so the order is otherwise kept."""
-        done: set[int] = {id(v) for v in self.inputs}
-        order: list[Op] = []
-        placed: set[int] = set()
-        for root in self.ops:
-            stack = [root]
-            while stack:
-                op = stack[-1]
-                if id(op) in placed:
-                    stack.pop()
-                    continue
-                missing = [v.producer for v in op.inputs if id(v) not in done and v.producer is not None]
-                if missing:
-                    stack.extend(reversed(missing))
-                    continue
-                placed.add(id(op))
-                done.update(id(v) for v in op.outputs)
-                order.append(op)
-                stack.pop()
-        self.ops = order
 
     # -- asking ---------------------------------------------------------------------------------------------------------
 

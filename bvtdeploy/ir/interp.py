@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from bvtdeploy.ir.graph import Array, Graph, Op, Value
+from bvtdeploy.ir.types import DTYPES
 
 
 def run(graph: Graph, inputs: Mapping[str, Array], observe: Callable[[Op, list[Array]], None] | None = None) -> list[Array]:
@@ -16,15 +17,16 @@ def run(graph: Graph, inputs: Mapping[str, Array], observe: Callable[[Op, list[A
         observe: called after each op (constants left out) with its outputs; used by `verify` and by teacher forcing.
 
     Raises:
-        ValueError: an input is missing or has another shape.
+        ValueError: an input is missing or has another shape or element kind.
     """
     from bvtdeploy.ops import REGISTRY
 
     at: dict[Value, Array] = {}
     last: dict[Value, Op] = {v: op for op in graph.ops for v in op.inputs}
     for value in graph.inputs:
-        if value.name not in inputs or inputs[value.name].shape != value.type.shape:
-            got = inputs[value.name].shape if value.name in inputs else None
+        given = inputs.get(value.name)
+        if given is None or given.shape != value.type.shape or given.dtype != DTYPES[value.type.elem]:
+            got = "nothing" if given is None else f"{given.dtype}{list(given.shape)}"
             raise ValueError(f"input {value.name}: expected {value.type}, got {got}")
         at[value] = inputs[value.name]
     keep = set(graph.outputs)

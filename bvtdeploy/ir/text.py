@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 
 from bvtdeploy.ir.graph import Array, Graph, Op, Value
-from bvtdeploy.ir.types import Type
+from bvtdeploy.ir.types import DTYPES, Type
 
 _INLINE = 4
-_DTYPES = {"f32": np.float32, "i32": np.int32, "bits": np.int8, "u64": np.uint64, "f64": np.float64, "bool": np.bool_}
 
 
 def _inline(array: Array) -> bool:
@@ -82,7 +81,7 @@ def parse(text: str, constants: Mapping[str, Array] | None = None) -> Graph:
                 if m[2].startswith("@"):
                     data = np.asarray((constants or {})[m[2][1:]])
                 else:
-                    data = np.asarray(json.loads(m[2]), _DTYPES[type.elem]).reshape(type.shape)
+                    data = np.asarray(json.loads(m[2]), DTYPES[type.elem]).reshape(type.shape)
                 at[m[1]] = graph.constant(data, m[1], type=type)
             elif m := _OP.fullmatch(line):
                 names = [n.strip()[1:] for n in m[1].split(",")]

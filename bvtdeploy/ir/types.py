@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-ELEMS: Final = ("f32", "i32", "bits", "u64", "f64", "bool")
+import numpy as np
+
+# How numpy holds each element kind; `bits` as their code values.
+DTYPES: Final[dict[str, type[np.generic[Any]]]] = {
+    "f32": np.float32,
+    "i32": np.int32,
+    "bits": np.int8,
+    "u64": np.uint64,
+    "f64": np.float64,
+    "bool": np.bool_,
+}
+ELEMS: Final = tuple(DTYPES)
 BIPOLAR: Final = "{-1,+1}"
 UNIPOLAR: Final = "{0,1}"
 ALPHABETS: Final = (BIPOLAR, UNIPOLAR)

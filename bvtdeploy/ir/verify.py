@@ -31,7 +31,7 @@ def verify(graph: Graph) -> None:
             expected[(id(value), id(op), i)] += 1
         try:
             types = REGISTRY[op.kind].infer([v.type for v in op.inputs], op.attrs)
-        except ValueError as error:
+        except (ValueError, KeyError, IndexError) as error:
             raise InvalidGraph(f"{op}: {error}") from error
         if types != [v.type for v in op.outputs]:
             raise InvalidGraph(f"{op}: types are {[str(v.type) for v in op.outputs]}, the rule says {[str(t) for t in types]}")

@@ -71,6 +71,13 @@ def expect(condition: bool, sentence: str) -> None:
         raise ValueError(sentence)
 
 
+def windows(n: int, kernel: int, stride: int, padding: int = 0, dilation: int = 1) -> int:
+    """How many windows stand along an axis of n elements; raises ValueError unless there is one."""
+    count = (n + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1 if min(kernel, stride, dilation) > 0 else 0
+    expect(count > 0, f"a window of {kernel} with stride {stride} does not fit {n} elements")
+    return count
+
+
 def as_f32(x: Array) -> npt.NDArray[np.float32]:
     """i32 dots and f32 alike, as fp32 (exact for |dot| < 2^24)."""
     return np.asarray(x).astype(np.float32)

@@ -15,7 +15,7 @@ import numpy as np
 
 from bvtdeploy.ir.types import BIPOLAR, Type, bits, i32
 from bvtdeploy.ops.attention import attend
-from bvtdeploy.ops.base import Array, Attrs, Cost, OpDef, expect, register
+from bvtdeploy.ops.base import Array, Attrs, Cost, OpDef, expect, register, windows
 from bvtdeploy.ops.bgemm import exact_matmul
 
 
@@ -33,8 +33,7 @@ def _infer_conv(inputs: Sequence[Type], attrs: Attrs) -> list[Type]:
     x, w = inputs
     expect(x.alphabet == w.alphabet == BIPOLAR and len(x.shape) == len(w.shape) == 4, f"binary_conv2d of {x} with {w}")
     expect(x.shape[1] == w.shape[1], f"binary_conv2d of {x} with {w}")
-    size = [(n - k) // s + 1 for n, k, s in zip(x.shape[2:], w.shape[2:], attrs["stride"], strict=True)]
-    return [i32(x.shape[0], w.shape[0], *size)]
+    return [i32(x.shape[0], w.shape[0], *map(windows, x.shape[2:], w.shape[2:], attrs["stride"]))]
 
 
 def _conv(attrs: Attrs, inputs: Sequence[Array]) -> list[Array]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bvtdeploy.ir.types import Type, f32
-from bvtdeploy.ops.base import Array, Attrs, OpDef, expect, register
+from bvtdeploy.ops.base import Array, Attrs, OpDef, expect, register, windows
 
 
 def _infer_batch_norm(inputs: Sequence[Type], attrs: Attrs) -> list[Type]:
@@ -31,28 +31,25 @@ def _batch_norm(attrs: Attrs, inputs: Sequence[Array]) -> list[Array]:
 def _infer_pool2d(inputs: Sequence[Type], attrs: Attrs) -> list[Type]:
     (x,) = inputs
     expect(len(x.shape) == 4, f"avg_pool2d of {x}")
-    size = [
-        (n + 2 * p - k) // s + 1
-        for n, k, s, p in zip(x.shape[2:], attrs["kernel"], attrs["stride"], attrs["padding"], strict=True)
-    ]
-    return [f32(*x.shape[:2], *size)]
+    expect(attrs["count_include_pad"] or not any(attrs["padding"]), "avg_pool2d: the divisor counts the padding")
+    return [f32(*x.shape[:2], *map(windows, x.shape[2:], attrs["kernel"], attrs["stride"], attrs["padding"]))]
 
 
 def _pool2d(attrs: Attrs, inputs: Sequence[Array]) -> list[Array]:
     (py, px), (sy, sx) = attrs["padding"], attrs["stride"]
     x = np.pad(inputs[0].astype(np.float64), ((0, 0), (0, 0), (py, py), (px, px)))
-    windows = np.lib.stride_tricks.sliding_window_view(x, attrs["kernel"], axis=(2, 3))[:, :, ::sy, ::sx]
-    return [windows.mean(axis=(4, 5)).astype(np.float32)]
+    parts = np.lib.stride_tricks.sliding_window_view(x, attrs["kernel"], axis=(2, 3))[:, :, ::sy, ::sx]
+    return [parts.mean(axis=(4, 5)).astype(np.float32)]
 
 
 def _infer_pool1d(inputs: Sequence[Type], attrs: Attrs) -> list[Type]:
     (x,) = inputs
-    return [f32(*x.shape[:-1], (x.shape[-1] - attrs["kernel"]) // attrs["stride"] + 1)]
+    return [f32(*x.shape[:-1], windows(x.shape[-1], attrs["kernel"], attrs["stride"]))]
 
 
 def _pool1d(attrs: Attrs, inputs: Sequence[Array]) -> list[Array]:
-    windows = np.lib.stride_tricks.sliding_window_view(inputs[0].astype(np.float64), attrs["kernel"], axis=-1)
-    return [windows[..., :: attrs["stride"], :].mean(axis=-1).astype(np.float32)]
+    parts = np.lib.stride_tricks.sliding_window_view(inputs[0].astype(np.float64), attrs["kernel"], axis=-1)
+    return [parts[..., :: attrs["stride"], :].mean(axis=-1).astype(np.float32)]
 
 
 def _infer_mean(inputs: Sequence[Type], attrs: Attrs) -> list[Type]:

@@ -21,18 +21,18 @@ def fma(a: npt.ArrayLike, b: npt.ArrayLike, c: npt.ArrayLike) -> F32:
     one ulp towards the exact sum's other neighbour, which is odd. Rounding a round-to-odd number of >= 24+2 bits to 24 bits
     equals rounding the exact value (Boldo & Melquiond 2008, theorem 3).
     """
-    p = np.asarray(a, np.float64) * np.asarray(b, np.float64)
-    c64 = np.asarray(c, np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):
-        s = p + c64
+    with np.errstate(all="ignore"):
+        p = np.asarray(a, np.float64) * np.asarray(b, np.float64)
+        c64 = np.asarray(c, np.float64)
+        s = np.asarray(p + c64)
         t = s - p
         e = (p - (s - t)) + (c64 - t)
-        bits = s.view(np.int64) if s.ndim else np.asarray(s).reshape(1).view(np.int64).reshape(())
+        bits = s.view(np.int64)
         fix = np.isfinite(s) & (e != 0) & ((bits & 1) == 0)
         # Towards e's sign: away from zero where e and s agree in sign (bits + 1), else towards zero (bits - 1).
         step = np.where((e > 0) == (s > 0), np.int64(1), np.int64(-1))
-        odd = (bits + np.where(fix, step, np.int64(0))).astype(np.int64).view(np.float64)
-        return np.asarray(odd, np.float64).astype(np.float32)
+        odd = np.asarray(bits + np.where(fix, step, np.int64(0))).view(np.float64)
+        return odd.astype(np.float32)
 
 
 def sum_in_order(x: F32, axis: int) -> F32:

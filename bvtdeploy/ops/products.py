@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bvtdeploy.ir.types import Type, f32
-from bvtdeploy.ops.base import Array, Attrs, Cost, OpDef, expect, register
+from bvtdeploy.ops.base import Array, Attrs, Cost, OpDef, expect, register, windows
 
 
 def _infer_linear(inputs: Sequence[Type], attrs: Attrs) -> list[Type]:
@@ -33,10 +33,7 @@ def _linear_cost(inputs: Sequence[Type], outputs: Sequence[Type], attrs: Attrs) 
 def _infer_conv2d(inputs: Sequence[Type], attrs: Attrs) -> list[Type]:
     x, w = inputs[:2]
     expect(len(x.shape) == len(w.shape) == 4 and x.shape[1] == w.shape[1] * attrs["groups"], f"conv2d of {x} with weight {w}")
-    size = [
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, s, p, d in zip(x.shape[2:], w.shape[2:], attrs["stride"], attrs["padding"], attrs["dilation"], strict=True)
-    ]
+    size = map(windows, x.shape[2:], w.shape[2:], attrs["stride"], attrs["padding"], attrs["dilation"])
     return [f32(x.shape[0], w.shape[0], *size)]
 
 

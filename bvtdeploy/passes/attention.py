@@ -15,6 +15,8 @@ over the keys; the intermediate values have no other reader. The factor clip goe
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from bvtdeploy.ir.graph import Graph, Op, Value, single_use
@@ -33,13 +35,15 @@ def softmax_table(d: int, scale: float, keys: int) -> np.ndarray:
 
 
 def _through_mul(value: Value) -> tuple[Value, float]:
-    """(x, c) of a value that is x times a chain of positive or negative scalar constants."""
+    """(x, c) of a value that is x times a chain of scalar constants; c is infinite where one of them is a division by 0."""
     factor = 1.0
     while value.producer is not None and value.producer.kind in ("mul", "div"):
         c = scalar(value.producer.inputs[1])
         if c is None:
             break
-        factor = factor * c if value.producer.kind == "mul" else factor / c
+        if value.producer.kind == "div":
+            c = 1.0 / c if c else math.inf
+        factor *= c
         value = value.producer.inputs[0]
     return value, factor
 
@@ -65,12 +69,11 @@ def _match(graph: Graph, context: Op, report: Report, memo: dict[Value, Value | 
         raise _NoMatch(f"the probabilities are clamped to {quantiser.attrs['min']}..{quantiser.attrs['max']}, not to 0..1")
     if softmax.attrs["axis"] % len(softmax.out.type.shape) != len(softmax.out.type.shape) - 1:
         raise _NoMatch("the softmax is not over the keys")
-    if not inverse > 0:
-        raise _NoMatch(f"the probability step is {1 / inverse if inverse else 0:g}: it must be positive")
-    clip = 1.0 / inverse
+    if not 0 < inverse < math.inf:
+        raise _NoMatch(f"the probability step is {1 / inverse if inverse else math.inf:g}: it must be positive")
     scores, scale = _through_mul(softmax.inputs[0])
     product = _need(scores, "matmul")
-    if not scale > 0:
+    if not 0 < scale < math.inf:
         raise _NoMatch(f"the score scale is {scale:g}: it must be positive")
     q = codes_of(graph, product.inputs[0], memo)
     kt = codes_of(graph, product.inputs[1], memo)
@@ -86,7 +89,7 @@ def _match(graph: Graph, context: Op, report: Report, memo: dict[Value, Value | 
     k = graph.append("permute", [kt], {"perm": (0, 1, 3, 2)}, module=context.module, before=context)
     table = graph.constant(softmax_table(d, scale, keys), before=context, type=Type("u64", (1, d + 1)))
     # round(p * inverse) >= 1 iff p * inverse > 1/2 iff p > clip/2
-    limit = graph.constant(np.full((1, heads), 0.5 * clip, np.float64), before=context)
+    limit = graph.constant(np.full((1, heads), 0.5 / inverse, np.float64), before=context)
     dots = graph.append("binary_attention", [q, k, v, table, limit], module=context.module, before=context)
     step = graph.constant(np.float32(gain), before=context)
     graph.supersede(context.out, graph.append("mul", [dots, step], module=context.module, before=context))

@@ -2,8 +2,9 @@
 
     linear(sign(x), W) with W[o] = alpha_o * c_o, c_o in {+1,-1}^K    =    alpha_o * (sign(x) . c_o)
 
-The dot is an exact integer; the scale is applied once, which is the canonical semantics (DESIGN 3), so the pass reassociates only
-against eager PyTorch's float sum. The same for conv2d without padding, groups or dilation (a padded tap is a third value, 0).
+The dot is an exact integer; the scale is applied once, which is the canonical semantics (DESIGN 3). Where the weight is exactly
+scale times +-1 and there is no bias, the interpreter gives the same bits before and after; a residue or a bias moves the result by
+a rounding. The same for conv2d without padding, groups or dilation (a padded tap is a third value, 0).
 
 Legality: the operand comes from a sign through layout ops only; every output row of the weight is one magnitude times +-1
 (`binary_weights.binary_rows`, by value). A binary weight under a float operand stays float and is reported, as is the reverse.
@@ -15,8 +16,8 @@ import numpy as np
 
 from bvtdeploy.ir.graph import Graph, Op, Value
 from bvtdeploy.ir.types import bits
-from bvtdeploy.passes.base import BITWISE, Pass, Report
-from bvtdeploy.frontend.binary import binary_rows
+from bvtdeploy.passes.base import REASSOCIATES, Pass, Report
+from bvtdeploy.passes.binary_weights import binary_rows
 
 LAYOUT = ("permute", "reshape", "expand")
 
@@ -86,4 +87,4 @@ def run(graph: Graph, report: Report) -> Graph:
     return graph
 
 
-PASS = Pass("binarise", "products of codes become integer dots with one scale", BITWISE, run)
+PASS = Pass("binarise", "products of codes become integer dots with one scale", REASSOCIATES, run)

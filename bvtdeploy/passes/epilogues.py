@@ -196,7 +196,7 @@ def _shift_into_threshold(graph: Graph, op: Op) -> bool:
     if source.attrs["roles"] != ("x", "shift"):
         return False
     threshold = row(_data(op.inputs[1]) - _data(source.inputs[1])) + np.float32(0.0)  # + 0: no negative zero
-    merged = graph.append("epilogue", [source.inputs[0], graph.constant(threshold, before=op)], dict(op.attrs), before=op)
+    merged = graph.append("epilogue", [source.inputs[0], graph.constant(threshold, before=op)], dict(op.attrs), module=op.module, before=op)
     graph.supersede(op.out, merged)
     graph.remove(op)
     return True

@@ -72,7 +72,10 @@ class _Layout:
     # -- helpers --------------------------------------------------------------------------------------------------------
 
     def emit(self, kind: str, inputs: list[Value], **attrs: Any) -> Value:
-        return self.graph.create(kind, inputs, attrs, module=self.module, names=[self.name]).out
+        try:
+            return self.graph.create(kind, inputs, attrs, module=self.module, names=[self.name]).out
+        except ValueError as error:  # the shape rule of the compiled op says in a sentence what it cannot do
+            raise _Refused(str(error)) from error
 
     def step(self, x: Value, role: str, value: Value, *, factor: int = 1, width: int = 0) -> Value:
         """An epilogue with one step."""
@@ -234,9 +237,16 @@ class _Layout:
         if weight is None:
             raise _Refused("the weight is not a constant")
         inputs = [self.rows_view(op.inputs[0]).base, self.graph.constant(np.ascontiguousarray(weight.T))]
-        if len(op.inputs) == 3 and op.inputs[2].data is not None:
-            inputs.append(self.graph.constant(op.inputs[2].data.reshape(1, -1)))
-        self.define(op.out, self.emit("dense", inputs))
+        self.define(op.out, self.emit("dense", [*inputs, *self.bias(op)]))
+
+    def bias(self, op: Op) -> list[Value]:
+        """The third operand of a product as one row, if there is one."""
+        if len(op.inputs) < 3:
+            return []
+        data = op.inputs[2].data
+        if data is None:
+            raise _Refused("the bias is not a constant")
+        return [self.graph.constant(data.reshape(1, -1))]
 
     def conv2d(self, op: Op) -> None:
         weight, (_, c, h, w) = op.inputs[1].data, op.inputs[0].type.shape
@@ -244,15 +254,11 @@ class _Layout:
         square = op.inputs[1].type.shape[2:] == (k, k) and tuple(op.attrs["stride"]) == (s, s)
         if weight is None or not square or any(op.attrs["padding"]) or set(op.attrs["dilation"]) != {1} or op.attrs["groups"] != 1:
             raise _Refused("a float convolution must have a square kernel, no padding, dilation or groups")
-        bias = [self.graph.constant(op.inputs[2].data.reshape(1, -1))] if len(op.inputs) == 3 and op.inputs[2].data is not None else []
-        if op.inputs[0] in self.image:
-            rows = self.emit("patches", [self.image[op.inputs[0]]], channels=c, height=h, width=w, kernel=k, stride=s)
-            matrix = weight.reshape(weight.shape[0], -1)  # o, (c, ky, kx)
-        else:
-            view, h, w = self.grid_view(op.inputs[0])
-            rows = self.emit("bit_patches", [view.base], height=h, width=w, kernel=k, stride=s)
-            matrix = weight.transpose(0, 2, 3, 1).reshape(weight.shape[0], -1)  # o, (ky, kx, c)
-        self.on_grid(op.out, self.emit("dense", [rows, self.graph.constant(np.ascontiguousarray(matrix.T)), *bias]))
+        if op.inputs[0] not in self.image:
+            raise _Refused("a float convolution of anything but the image itself")
+        rows = self.emit("patches", [self.image[op.inputs[0]]], channels=c, height=h, width=w, kernel=k, stride=s)
+        matrix = weight.reshape(weight.shape[0], -1)  # o, (c, ky, kx)
+        self.on_grid(op.out, self.emit("dense", [rows, self.graph.constant(np.ascontiguousarray(matrix.T)), *self.bias(op)]))
 
     def binary_linear(self, op: Op) -> None:
         weight = op.inputs[1].data
@@ -295,10 +301,10 @@ class _Layout:
         if padding == (0, 0) and kernel[0] == kernel[1] and stride[0] == stride[1]:
             pooled = self.emit("avg_pool", [view.base], height=h, width=w, kernel=kernel[0], stride=stride[0])
         elif stride == (1, 1) and all(k == 2 * p + 1 for k, p in zip(kernel, padding, strict=True)):
-            if any(padding) and not op.attrs["count_include_pad"]:
-                raise _Refused("an average pool that leaves the padding out of its divisor")
-            offsets = tuple((dy, dx) for dy in range(-padding[0], padding[0] + 1) for dx in range(-padding[1], padding[1] + 1))
-            taps = np.full((len(offsets), view.base.type.shape[1]), 1.0 / len(offsets), np.float32)
+            # A tap that is outside of the grid everywhere adds nothing; the divisor counts it.
+            reach = [range(-min(p, n - 1), min(p, n - 1) + 1) for p, n in zip(padding, (h, w), strict=True)]
+            offsets = tuple((dy, dx) for dy in reach[0] for dx in reach[1])
+            taps = np.full((len(offsets), view.base.type.shape[1]), 1.0 / (kernel[0] * kernel[1]), np.float32)
             inputs = [view.base, self.graph.constant(taps)]
             pooled = self.emit("stencil", inputs, height=h, width=w, offsets=offsets, boundary="zero")
         else:
@@ -308,7 +314,7 @@ class _Layout:
     def avg_pool1d(self, op: Op) -> None:
         view = self.rows_view(op.inputs[0])
         k = op.attrs["kernel"]
-        if op.attrs["stride"] != k or view.base.type.shape[1] % k:
+        if op.attrs["stride"] != k or view.base.type.shape[1] % k or op.inputs[0].type.shape[-1] % k:
             raise _Refused("a one-dimensional average pool whose windows overlap or do not divide the channels")
         self.define(op.out, self.emit("channel_pool", [view.base], group=k))
 
@@ -316,8 +322,8 @@ class _Layout:
         view, axes = self.view(op.inputs[0]), op.attrs["axes"]
         rows, channels = view.base.type.shape
         kept = [i for i in range(view.index.ndim) if i not in axes]
-        order = view.index.transpose(*axes, *kept).reshape(-1, channels) if view.index.size == rows * channels else view.index
-        if not _is(order, _order((rows, channels))):
+        summed = int(np.prod([view.index.shape[i] for i in axes]))
+        if summed != rows or not _is(view.index.transpose(*axes, *kept).reshape(rows, -1), _order((rows, channels))):
             raise _Refused("a mean that is not over all tokens")
         self.define(op.out, self.emit("mean_rows", [view.base]))
 

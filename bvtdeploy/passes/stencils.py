@@ -97,7 +97,8 @@ def _merge_branches(graph: Graph, root: Op, report: Report) -> None:
         if merged is None:
             report.decline(ops[0], f"its {len(ops)} branches need more than {MAX_TAPS} taps")
             continue
-        leaves = [leaf for leaf in leaves if leaf not in branches] + [merged]
+        # In the place of the first branch: the first summand gives the sum its shape, a later one may be tiled.
+        leaves = [merged if leaf is branches[0] else leaf for leaf in leaves if leaf not in branches[1:]]
         report.fused["pooling branches -> stencil"] += len(branches)
         changed = True
     if not changed:

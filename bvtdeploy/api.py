@@ -1,0 +1,312 @@
+"""The Python interface: the same as the command line, with typed results and nothing printed.
+
+    import bvtdeploy
+    bvtdeploy.compile("model.pt", "model.bvt", board="rpi4")
+    assert bvtdeploy.verify("model.pt", "model.bvt", images="images.npz").ok
+    print(bvtdeploy.profile("model.bvt", device="qemu:cortex-a72").as_dict())
+
+What fails for a reason that the caller can cure raises `bvtdeploy.errors.UserError`. What needs torch is loaded when needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bvtdeploy.boards import Board, all_boards, load_board
+from bvtdeploy.errors import UserError
+
+if TYPE_CHECKING:
+    from bvtdeploy.build import Build
+    from bvtdeploy.compiler import CompileReport
+    from bvtdeploy.device import Device
+    from bvtdeploy.doctor import Diagnosis
+    from bvtdeploy.profile import Profile
+    from bvtdeploy.verifier import VerifyReport
+
+StrPath = str | os.PathLike[str]
+Say = Callable[[str], None]
+HOST = "host"  # the device name of a run in this process
+
+
+def compile(
+    source: Any,
+    output: StrPath,
+    *,
+    board: str = "generic",
+    preprocess: str | None = None,
+    labels: StrPath | None = None,
+    dump_ir: StrPath | None = None,
+    trust_pickle: bool = False,
+    example_input: Any = None,
+    progress: Say | None = None,
+) -> CompileReport:
+    """Compile a trained model to a `.bvt` file.
+
+    Args:
+        source: path of a checkpoint (`.pt`) or exported program (`.pt2`), or a live module with `example_input`.
+        output: the artifact to write.
+        board: name or TOML file of the board to choose layouts for; never changes results.
+        preprocess: how images become input: "imagenet", or a JSON or TOML file; None: what the checkpoint says.
+        labels: file of class names; None: what the checkpoint says.
+        dump_ir: folder for the graph after every pass.
+        trust_pickle: run the code that a pickled module brings.
+        example_input: for a live module.
+        progress: told what is being done.
+    """
+    from bvtdeploy.compiler import compile_model
+
+    return compile_model(
+        _source(source),
+        Path(output),
+        board=load_board(board).name,
+        preprocess=preprocess,
+        labels=_path(labels),
+        dump_ir=_path(dump_ir),
+        trust_pickle=trust_pickle,
+        example_input=example_input,
+        progress=progress,
+    )
+
+
+def inspect(artifact: StrPath) -> dict[str, Any]:
+    """What is in an artifact; the keys are those of `bvtdeploy inspect --json`."""
+    from bvtdeploy.artifact.inspect import inspect as inspect_artifact
+
+    return inspect_artifact(_artifact(artifact))
+
+
+def verify(
+    source: Any,
+    artifact: StrPath,
+    *,
+    images: StrPath | None = None,
+    random: int | None = None,
+    limit: int | None = None,
+    device: str | Device | None = None,
+    bisect: bool = False,
+    trust_pickle: bool = False,
+    progress: Say | None = None,
+) -> VerifyReport:
+    """Prove that an artifact computes the same bits everywhere, and measure how it agrees with the model that it came from.
+
+    Args:
+        source: what was compiled.
+        artifact: the `.bvt` file.
+        images: an `.npz` with `images` (and `labels`), a folder, or an image file; without it, random inputs.
+        random: how many random inputs.
+        limit: take no more images than this.
+        device: also run there: `qemu:cortex-a72`, or an open device.
+        bisect: where bits differ, name the first op.
+        trust_pickle: run the code that a pickled module brings.
+        progress: told what is being done.
+    """
+    from bvtdeploy.verifier import verify_model
+
+    with _opened(device, progress) as opened:
+        return verify_model(
+            _source(source),
+            _artifact(artifact),
+            images=_path(images),
+            random=random,
+            limit=limit,
+            device=opened,
+            bisect=bisect,
+            trust_pickle=trust_pickle,
+            progress=progress,
+        )
+
+
+@dataclass(frozen=True)
+class Guess:
+    """One class: its index, its name ("" where the artifact has none), its logit, and its softmax share."""
+
+    index: int
+    label: str
+    logit: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The likeliest classes of one image, and the whole output."""
+
+    image: str
+    top: tuple[Guess, ...]
+    logits: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a model said about images."""
+
+    artifact: str
+    device: str
+    emulated: bool
+    isa: str
+    threads: int
+    predictions: tuple[Prediction, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The result as JSON."""
+        return {
+            "artifact": self.artifact,
+            "device": self.device,
+            "emulated": self.emulated,
+            "isa": self.isa,
+            "threads": self.threads,
+            "predictions": [{"image": p.image, "top": [vars(guess) for guess in p.top]} for p in self.predictions],
+        }
+
+
+def run(
+    artifact: StrPath,
+    images: Sequence[StrPath | npt.NDArray[np.uint8]],
+    *,
+    device: str | Device = HOST,
+    threads: int = 1,
+    top: int = 5,
+    isa: str = "auto",
+    progress: Say | None = None,
+) -> RunResult:
+    """Classify images.
+
+    Args:
+        artifact: the `.bvt` file.
+        images: image files, or uint8 arrays (height x width, or height x width x channels).
+        device: "host" runs in this process; "local" and "qemu:CPU" run the program that boards get.
+        threads: how many threads compute.
+        top: how many classes to return for each image.
+        isa: "auto", or the kernels to use.
+        progress: told what is being done.
+    """
+    from bvtdeploy.device import RunOptions
+    from bvtdeploy.host import Session, read_image
+
+    path = _artifact(artifact)
+    if not images:
+        raise UserError("there are no images to run", where=str(path), fix="give image files")
+    session = Session(path, threads=threads if device == HOST else 1, isa=isa if device == HOST else "auto")
+    if session.preprocessing is None:
+        raise UserError(
+            "the artifact does not say how an image becomes its input",
+            where=str(path),
+            fix="compile it with --preprocess imagenet, or with a file that says how",
+        )
+    names = [f"array {i}" if isinstance(image, np.ndarray) else str(image) for i, image in enumerate(images)]
+    inputs = np.stack([session.preprocess(image if isinstance(image, np.ndarray) else read_image(image)) for image in images])
+    if device == HOST:
+        outputs = np.stack([session.run(one) for one in inputs])
+        shown, emulated, used = HOST, False, session.isa
+    else:
+        with _opened(device, progress) as opened:
+            assert opened is not None
+            done = opened.run_model(path, inputs, RunOptions(threads=threads, isa=isa))
+            outputs, shown, emulated, used = done.outputs, opened.name, opened.emulated, done.isa
+    predictions = tuple(_predict(name, out.reshape(-1), session.labels, top) for name, out in zip(names, outputs, strict=True))
+    return RunResult(str(path), shown, emulated, used, threads, predictions)
+
+
+def _predict(name: str, logits: npt.NDArray[np.float32], labels: Sequence[str], top: int) -> Prediction:
+    wide = logits.astype(np.float64)
+    shares = np.exp(wide - wide.max())
+    shares /= shares.sum()
+    order = np.argsort(-wide, kind="stable")[:top]
+    guesses = (Guess(int(i), labels[i] if i < len(labels) else "", float(logits[i]), float(shares[i])) for i in order)
+    return Prediction(name, tuple(guesses), logits)
+
+
+def build(board: str, *, toolchain: str = "auto", output: StrPath | None = None, progress: Say | None = None) -> Build:
+    """Compile the runtime for a board.
+
+    Args:
+        board: name or TOML file.
+        toolchain: "auto", "gcc", "zig", or a compiler's path.
+        output: folder for `bvt_run`, `libbvt.a`, `bvt.h` and `build.json`; None: only the cache.
+        progress: told what is being done.
+    """
+    from bvtdeploy.build import build_runtime
+
+    return build_runtime(load_board(board), toolchain=toolchain, output=_path(output), progress=progress)
+
+
+def profile(
+    artifact: StrPath,
+    *,
+    device: str | Device = "local",
+    threads: Sequence[int] = (1,),
+    runs: int | None = None,
+    warmup: int | None = None,
+    image: StrPath | None = None,
+    progress: Say | None = None,
+) -> Profile:
+    """Time an artifact on a device, op by op.
+
+    Args:
+        artifact: the `.bvt` file.
+        device: "local", "qemu:CPU" (emulated: never a board's times), or an open device.
+        threads: thread counts to time.
+        runs: timed runs; None: about two seconds.
+        warmup: runs before them; None: until the times settle.
+        image: the image to run; None: a golden input. Times do not depend on values.
+        progress: told what is being done.
+    """
+    from bvtdeploy.host import Session, read_image
+    from bvtdeploy.profile import profile_model
+
+    path = _artifact(artifact)
+    if not threads or min(threads) < 1:
+        raise UserError("the number of threads must be 1 or more", where="--threads")
+    ops = inspect(path)["ops"]
+    inputs = None if image is None else Session(path).preprocess(read_image(image))[None]
+    with _opened(device, progress) as opened:
+        assert opened is not None
+        return profile_model(path, opened, ops=ops, threads=threads, runs=runs, warmup=warmup, inputs=inputs, progress=progress)
+
+
+def boards() -> list[Board]:
+    """The boards that we know."""
+    return all_boards()
+
+
+def doctor() -> Diagnosis:
+    """What is installed, what is missing, and how to get it."""
+    from bvtdeploy.doctor import diagnose
+
+    return diagnose()
+
+
+@contextlib.contextmanager
+def _opened(device: str | Device | None, progress: Say | None) -> Iterator[Device | None]:
+    """A device that was given by name is opened and closed here; one that was given open stays so."""
+    from bvtdeploy.device import open_device
+
+    if isinstance(device, str):
+        with open_device(device, progress=progress) as opened:
+            yield opened
+    else:
+        yield device
+
+
+def _path(path: StrPath | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _source(source: Any) -> Any:
+    return Path(source) if isinstance(source, (str, os.PathLike)) else source
+
+
+def _artifact(path: StrPath) -> Path:
+    found = Path(path)
+    if not found.is_file():
+        near = sorted(p.name for p in found.parent.glob("*.bvt")) if found.parent.is_dir() else []
+        fix = f"in that folder: {', '.join(near[:5])}" if near else "`bvtdeploy compile MODEL -o OUT.bvt` makes one"
+        raise UserError("there is no such artifact", where=str(found), fix=fix)
+    return found

@@ -1,0 +1,279 @@
+"""The command line: parse, call `bvtdeploy.api`, print. One function a command.
+
+Exit codes: 0 done; 1 the answer is no (bits differ, something needed is missing); 2 wrong use or bad input; 3 a bug of ours;
+130 and 143 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import rich_click as click
+from click.exceptions import Exit
+
+from bvtdeploy import __version__, api, views
+from bvtdeploy.boards import suggest
+from bvtdeploy.console import Console, print_error
+from bvtdeploy.errors import UserError
+
+Command = Callable[..., int]
+
+click.rich_click.USE_MARKDOWN = False
+click.rich_click.MAX_WIDTH = 120
+
+
+def _path(**how: Any) -> click.Path:
+    return click.Path(path_type=Path, **how)
+
+
+class _Group(click.RichGroup):
+    """Suggests the nearest command for a mistyped one."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            name = args[0] if args else ""
+            if self.get_command(ctx, name) is None and not name.startswith("-"):
+                raise click.UsageError(f"there is no command '{name}'; {suggest(name, self.list_commands(ctx))}", ctx) from error
+            raise
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="bvtdeploy")
+def cli() -> None:
+    """Compile trained binary Vision Transformers for ARM boards, and prove that the board computes the same bits."""
+
+
+def _json(function: Command) -> Command:
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")(function)
+
+
+@cli.command("compile")
+@click.argument("source", type=_path())
+@click.option("-o", "--output", required=True, type=_path(), metavar="OUT.bvt", help="The artifact to write.")
+@click.option("--board", default="generic", show_default=True, help="Name or TOML file of the board; never changes results.")
+@click.option(
+    "--preprocess", metavar="imagenet|FILE", help="How images become input (JSON or TOML); default: what the checkpoint says."
+)
+@click.option("--labels", type=_path(), metavar="FILE", help="Class names, one a line; default: what the checkpoint says.")
+@click.option("--dump-ir", type=_path(), metavar="DIR", help="Write the graph after every pass.")
+@click.option("--explain", is_flag=True, help="List every place where a pass declined, and why.")
+@click.option("--trust-pickle", is_flag=True, help="Run the code that a pickled module brings. Only for files you trust.")
+@_json
+def compile_command(source: Path, output: Path, explain: bool, as_json: bool, **options: Any) -> int:
+    """Compile a trained model to a .bvt file."""
+    console = Console(as_json)
+    with console.progress() as progress:
+        report = api.compile(source, output, progress=progress, **options)
+    views.show_compile(console, report.as_dict(), explain=explain)
+    console.result(report.as_dict(), warnings=report.warnings)
+    return 0
+
+
+@cli.command("inspect")
+@click.argument("artifact", type=_path())
+@_json
+def inspect_command(artifact: Path, as_json: bool) -> int:
+    """Show what is in an artifact: ops, shapes, work, bytes."""
+    console = Console(as_json)
+    facts = api.inspect(artifact)
+    views.show_inspect(console, facts)
+    console.result({"artifact": str(artifact), **facts})
+    return 0
+
+
+@cli.command("verify")
+@click.argument("source", type=_path())
+@click.argument("artifact", type=_path())
+@click.option("--images", type=_path(), metavar="NPZ|FOLDER|FILE", help="Images to run; an .npz may have labels.")
+@click.option("--random", type=click.IntRange(1), metavar="N", help="Run N random inputs instead (16 without --images).")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Take no more images than this.")
+@click.option("--device", metavar="DEVICE", help="Also run there: local or qemu:CPU.")
+@click.option("--bisect", is_flag=True, help="Where bits differ, name the first op.")
+@click.option("--trust-pickle", is_flag=True, help="Run the code that a pickled module brings. Only for files you trust.")
+@_json
+def verify_command(source: Path, artifact: Path, as_json: bool, **options: Any) -> int:
+    """Prove that an artifact computes the same bits everywhere and agrees with its source."""
+    if options["images"] is not None and options["random"] is not None:
+        raise click.UsageError("give --images or --random, not both")
+    console = Console(as_json)
+    with console.progress() as progress:
+        report = api.verify(source, artifact, progress=progress, **options)
+    views.show_verify(console, report.as_dict(), ok=report.ok)
+    console.result(report.as_dict(), ok=report.ok, warnings=report.warnings)
+    return 0 if report.ok else 1
+
+
+@cli.command("run")
+@click.argument("artifact", type=_path())
+@click.argument("images", nargs=-1, required=True, type=_path())
+@click.option("--device", default=api.HOST, show_default=True, help="host (in this process), local or qemu:CPU.")
+@click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True)
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many classes to show.")
+@_json
+def run_command(artifact: Path, images: Sequence[Path], as_json: bool, **options: Any) -> int:
+    """Classify images."""
+    console = Console(as_json)
+    with console.progress() as progress:
+        result = api.run(artifact, images, progress=progress, **options)
+    views.show_run(console, result)
+    console.result(result.as_dict())
+    return 0
+
+
+@cli.command("build")
+@click.option("--board", default="generic", show_default=True, help="Name or TOML file of the board.")
+@click.option("--toolchain", default="auto", show_default=True, metavar="auto|gcc|zig|PATH", help="The compiler to take.")
+@click.option("--output", type=_path(), metavar="DIR", help="Folder for bvt_run, libbvt.a and bvt.h; default: only the cache.")
+@_json
+def build_command(as_json: bool, **options: Any) -> int:
+    """Compile the runtime for a board: a static program and a library."""
+    console = Console(as_json)
+    with console.progress() as progress:
+        result = api.build(progress=progress, **options)
+    views.show_build(console, result)
+    console.result(result.as_dict())
+    return 0
+
+
+def _counts(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]:
+    try:
+        counts = tuple(int(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter("give numbers with commas between them, for example 1,2,4") from None
+    if not all(1 <= count <= 64 for count in counts):
+        raise click.BadParameter("threads go from 1 to 64")
+    return counts
+
+
+def _number_or_auto(_: click.Context, parameter: click.Parameter, value: str) -> int | None:
+    if value == "auto":
+        return None
+    least = 1 if parameter.name == "runs" else 0
+    if not value.isdecimal() or int(value) < least:
+        raise click.BadParameter(f"give a number from {least} on, or auto")
+    return int(value)
+
+
+@cli.command("profile")
+@click.argument("artifact", type=_path())
+@click.option(
+    "--device", default="local", show_default=True, help="local or qemu:CPU (emulated: says nothing about a board's speed)."
+)
+@click.option("--threads", default="1", show_default=True, callback=_counts, metavar="N[,N...]", help="Thread counts to time.")
+@click.option("--runs", default="auto", show_default=True, callback=_number_or_auto, metavar="auto|N", help="Timed runs.")
+@click.option("--warmup", default="auto", show_default=True, callback=_number_or_auto, metavar="auto|N", help="Runs before them.")
+@click.option("--input", "image", type=_path(), metavar="IMAGE", help="The image to run; default: a golden input.")
+@click.option("--ops", type=click.IntRange(0), default=20, show_default=True, metavar="N", help="Rows of the per-op table; 0: all.")
+@_json
+def profile_command(artifact: Path, ops: int, as_json: bool, **options: Any) -> int:
+    """Time an artifact on a device, op by op."""
+    console = Console(as_json)
+    with console.progress() as progress:
+        result = api.profile(artifact, progress=progress, **options)
+    views.show_profile(console, result, ops=ops or None)
+    console.result(result.as_dict(), ok=result.ok)
+    return 0 if result.ok else 1
+
+
+@cli.command("boards")
+@_json
+def boards_command(as_json: bool) -> int:
+    """List the boards that --board knows."""
+    console = Console(as_json)
+    known = api.boards()
+    views.show_boards(console, known)
+    console.result({"boards": [board.as_dict() for board in known]})
+    return 0
+
+
+@cli.command("doctor")
+@_json
+def doctor_command(as_json: bool) -> int:
+    """Show what is installed, what is missing, and how to get it."""
+    console = Console(as_json)
+    diagnosis = api.doctor()
+    views.show_doctor(console, diagnosis)
+    console.result(diagnosis.as_dict(), ok=diagnosis.ok)
+    return 0 if diagnosis.ok else 1
+
+
+@cli.command("demo")
+@click.option(
+    "--output", type=_path(), default=Path("bvtdeploy-demo"), show_default=True, metavar="DIR", help="Folder for the artifact."
+)
+@_json
+def demo_command(output: Path, as_json: bool) -> int:
+    """Do the main job on a shipped example: compile, verify, cross-build, run on an emulated Raspberry Pi 4, profile."""
+    from bvtdeploy.demo import run_demo
+
+    console = Console(as_json)
+    with console.progress() as progress:
+        demo = run_demo(output, done=lambda part, so_far: views.show_demo(console, part, so_far), progress=progress)
+    views.show_demo_end(console, demo)
+    console.result(demo.as_dict(), ok=demo.ok)
+    return 0 if demo.ok else 1
+
+
+def _interrupted(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)  # so that devices are cleaned up on the way out
+
+
+def _explain_bug(error: Exception, as_json: bool) -> None:
+    if os.environ.get("BVTDEPLOY_TRACEBACK") == "1":
+        traceback.print_exception(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    told = UserError(
+        f"this is a bug of ours: {type(error).__name__}: {error}",
+        where=where,
+        fix="please report it with the whole message of the same command under BVTDEPLOY_TRACEBACK=1",
+    )
+    print_error(told, as_json=as_json)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code. Errors that a user can cure never show a traceback."""
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    as_json = "--json" in words
+    signal.signal(signal.SIGTERM, _interrupted)
+    try:
+        return int(cli.main(words, prog_name="bvtdeploy", standalone_mode=False) or 0)
+    except UserError as error:
+        print_error(error, as_json=as_json)
+        return 2
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx is not None else "bvtdeploy"
+        print_error(UserError(error.format_message(), where=where, fix=f"{where} --help"), as_json=as_json)
+        return 2
+    except click.ClickException as error:
+        print_error(UserError(error.format_message()), as_json=as_json)
+        return 2
+    except Exit as error:
+        return int(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        print("interrupted", file=sys.stderr)  # noqa: T201
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        print_error(UserError(error.strerror or str(error), where=str(error.filename or "")), as_json=as_json)
+        if os.environ.get("BVTDEPLOY_TRACEBACK") == "1":
+            traceback.print_exception(error)
+        return 2
+    except Exception as error:  # noqa: BLE001
+        _explain_bug(error, as_json)
+        return 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""How results look: the only module that knows rich.
+
+Results go to stdout, progress and errors to stderr. With `--json` stdout carries exactly one object.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console as RichConsole
+from rich.markup import escape
+from rich.status import Status
+from rich.table import Table
+
+from bvtdeploy import __version__
+from bvtdeploy.errors import UserError
+
+_NO_TERMINAL_WIDTH = 132  # of a pipe or a file: tables stay whole
+
+
+class Console:
+    """Prints one command's result, as text or as JSON."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self._out = _rich(stderr=False)
+        self._err = _rich(stderr=True)
+
+    def result(self, payload: Mapping[str, Any], *, ok: bool = True, warnings: Sequence[str] = ()) -> None:
+        """With `--json`: print the object. Else: the warnings alone, on stderr; the text was printed by the command."""
+        if self.as_json:
+            print_json({"bvtdeploy": __version__, "ok": ok, "warnings": list(warnings), **payload})
+        else:
+            for warning in warnings:
+                self._err.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+
+    def say(self, text: str = "", *, style: str | None = None) -> None:
+        """A line of the text result."""
+        if not self.as_json:
+            self._out.print(escape(text), style=style, soft_wrap=True)
+
+    def heading(self, text: str) -> None:
+        """A line that begins a part of the text result."""
+        self.say()
+        self.say(text, style="bold")
+
+    def good(self, text: str) -> None:
+        """A line that says that a check holds."""
+        if not self.as_json:
+            self._out.print(f"[green]ok[/]    {escape(text)}", soft_wrap=True)
+
+    def bad(self, text: str) -> None:
+        """A line that says that a check does not hold."""
+        if not self.as_json:
+            self._out.print(f"[red]NO[/]    {escape(text)}", soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """A line that says what is missing or was left out."""
+        if not self.as_json:
+            self._out.print(f"[yellow]-[/]     {escape(text)}", soft_wrap=True)
+
+    def facts(self, pairs: Iterable[tuple[str, Any]]) -> None:
+        """Names and values, one pair a line."""
+        shown = [(name, str(value)) for name, value in pairs if value not in (None, "", ())]
+        width = max((len(name) for name, _ in shown), default=0)
+        for name, value in shown:
+            if not self.as_json:
+                self._out.print(f"[dim]{escape(name.ljust(width))}[/]  {escape(value)}", soft_wrap=True)
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "", right: str = "") -> None:
+        """A table. `right` has a letter for each column: r aligns it to the right."""
+        if self.as_json:
+            return
+        table = Table(title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for i, column in enumerate(columns):
+            number = i < len(right) and right[i] == "r"
+            table.add_column(column, justify="right" if number else "left", no_wrap=number, overflow="fold", header_style="dim")
+        for row in rows:
+            table.add_row(*(escape("" if cell is None else str(cell)) for cell in row))
+        self._out.print(table)
+
+    def progress(self) -> Progress:
+        """Tells on stderr what is being done, once it has taken a second."""
+        return Progress(self._err)
+
+
+class Progress:
+    """A context manager that is called with what is being done now. What is over within a second is never shown."""
+
+    def __init__(self, console: RichConsole) -> None:
+        self._console = console
+        self._status: Status | None = None
+        self._timer: threading.Timer | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self, text: str) -> None:
+        self._cancel()
+        with self._lock:
+            if self._status is not None:
+                self._status.update(escape(text))
+                return
+        self._timer = threading.Timer(1.0, self._show, (text,))
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _show(self, text: str) -> None:
+        with self._lock:
+            if not self._console.is_terminal:
+                self._console.print(escape(text) + " ...", soft_wrap=True)
+            elif self._status is None:
+                self._status = self._console.status(escape(text))
+                self._status.start()
+
+    def _cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._cancel()
+        with self._lock:
+            if self._status is not None:
+                self._status.stop()
+
+
+def _rich(*, stderr: bool) -> RichConsole:
+    console = RichConsole(stderr=stderr, highlight=False)
+    if not console.is_terminal and console.width < _NO_TERMINAL_WIDTH:
+        console.width = _NO_TERMINAL_WIDTH
+    return console
+
+
+def print_json(payload: Mapping[str, Any]) -> None:
+    """One object on stdout. What JSON cannot say (NaN, infinities) becomes null."""
+    sys.stdout.write(json.dumps(_plain(payload), ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
+
+
+def print_error(error: UserError, *, as_json: bool) -> None:
+    """A failure that the user can act on."""
+    if as_json:
+        print_json({"bvtdeploy": __version__, "ok": False, "warnings": [], "error": error.as_dict()})
+        return
+    console = _rich(stderr=True)
+    first, *rest = str(error).split("\n")
+    console.print(f"[bold red]error:[/] {escape(first)}", soft_wrap=True)
+    for line in rest:
+        console.print(escape(line), soft_wrap=True)
+
+
+def size(count: float) -> str:
+    """Bytes for people: 1.5 MB."""
+    for unit in ("B", "kB", "MB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def amount(count: float) -> str:
+    """A large number for people: 12.3 M."""
+    for unit in ("", " k", " M"):
+        if abs(count) < 1000:
+            return f"{count:.0f}" if unit == "" else f"{count:.1f}{unit}"
+        count /= 1000
+    return f"{count:.2f} G"
+
+
+def percent(part: float) -> str:
+    """0.123 as 12.3 %."""
+    return f"{100 * part:.1f} %"

@@ -1,0 +1,171 @@
+"""Devices on this machine: itself, and an emulated ARM core (QEMU in user mode)."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from bvtdeploy.boards import all_boards, suggest
+from bvtdeploy.build.files import write_whole
+from bvtdeploy.device.base import DEFAULT_TIMEOUT, Completed, Device, Probe, signal_name
+from bvtdeploy.errors import UserError
+
+GET_QEMU = "apt-get install qemu-user-static"
+
+
+class LocalDevice(Device):
+    """This machine."""
+
+    name = "local"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._folder: Path | None = None
+
+    @property
+    def board(self) -> str:
+        return "host"
+
+    def open(self) -> None:
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="bvtdeploy-"))
+
+    def clean(self) -> None:
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @property
+    def folder(self) -> Path:
+        """The private folder."""
+        if self._folder is None:
+            raise RuntimeError("the device is not open: use it in a with statement")
+        return self._folder
+
+    def probe(self) -> Probe:
+        missing: dict[str, str] = {}
+        lines = _cpuinfo()
+        cpu = lines.get("model name")
+        if cpu is None:
+            missing["cpu"] = "/proc/cpuinfo names no model"
+        glibc = platform.libc_ver()[1] or None
+        if glibc is None:
+            missing["glibc"] = "the C library is not glibc"
+        features = tuple((lines.get("flags") or lines.get("Features") or "").split())
+        return Probe(platform.machine(), cpu, features, os.cpu_count(), platform.release(), glibc, missing)
+
+    def push(self, source: Path | bytes, name: str, *, executable: bool = False) -> str:
+        target = self.folder / name
+        write_whole(target, source if isinstance(source, bytes) else source.read_bytes(), mode=0o700 if executable else 0o600)
+        return str(target)
+
+    def command(self, argv: Sequence[str]) -> list[str]:
+        """The command line that runs a pushed program."""
+        return list(argv)
+
+    def run(self, argv: Sequence[str], *, timeout: float = DEFAULT_TIMEOUT) -> Completed:
+        command = self.command(argv)
+        try:
+            # Its own process group: what it started ends with it, and Ctrl-C reaches it through us only, when we tidy up.
+            process = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise UserError(f"the program cannot be started on {self.name}", where=command[0], why=str(error)) from error
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired as error:
+            raise UserError(
+                f"the program did not finish on {self.name} within {timeout:g} s",
+                where=" ".join(map(str, argv)),
+                fix="give it more time or less work",
+            ) from error
+        finally:
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+        return Completed(tuple(argv), process.returncode, out, err, signal_name(process.returncode))
+
+    def pull(self, name: str) -> bytes:
+        try:
+            return (self.folder / name).read_bytes()
+        except OSError as error:
+            raise UserError(f"the program left no file '{name}' on {self.name}", why=str(error)) from error
+
+    def read_files(self, patterns: Sequence[str]) -> dict[str, bytes]:
+        found: dict[str, bytes] = {}
+        for pattern in patterns:
+            for path in sorted(glob.glob(pattern)):  # noqa: PTH207 (absolute patterns)
+                with contextlib.suppress(OSError):  # some are for root only, some zones answer EAGAIN
+                    found[path] = Path(path).read_bytes()
+        return found
+
+
+class QemuDevice(LocalDevice):
+    """An ARM core emulated by QEMU. What it computes is what the core computes; its times mean nothing."""
+
+    emulated = True
+
+    def __init__(self, cpu: str) -> None:
+        super().__init__()
+        self.name = f"qemu:{cpu}"
+        self.qemu = find_qemu()
+        if not self.qemu:
+            raise UserError("QEMU is not installed, so there is no emulated core", where=self.name, fix=GET_QEMU)
+        known = qemu_cpus(self.qemu)
+        if known and cpu not in known:
+            raise UserError(f"QEMU has no core '{cpu}'", where=self.name, fix=suggest(cpu, known))
+        self.cpu = cpu
+
+    @property
+    def board(self) -> str:
+        """A board with this core (the best known one, which has the shortest name), or any ARM board."""
+        return min((board.name for board in all_boards() if board.core == self.cpu), key=len, default="generic")
+
+    def command(self, argv: Sequence[str]) -> list[str]:
+        return [self.qemu, "-cpu", self.cpu, *argv]
+
+    def probe(self) -> Probe:
+        why = "an emulated core: /proc shows the machine that emulates"
+        missing = {"features": why, "glibc": "the program is static"}
+        return Probe("aarch64", self.cpu, (), os.cpu_count(), platform.release(), None, missing)
+
+
+def find_qemu() -> str:
+    """The user-mode emulator for 64-bit ARM, or ""."""
+    return next((path for name in ("qemu-aarch64-static", "qemu-aarch64") if (path := shutil.which(name))), "")
+
+
+@lru_cache(maxsize=4)
+def qemu_cpus(qemu: str) -> tuple[str, ...]:
+    """The cores that an emulator knows; empty where it does not say."""
+    try:
+        done = subprocess.run([qemu, "-cpu", "help"], capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    return tuple(line.strip() for line in done.stdout.splitlines() if line.startswith(" "))
+
+
+def _cpuinfo() -> dict[str, str]:
+    """The first CPU of /proc/cpuinfo."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    pairs = (line.split(":", 1) for line in text.split("\n\n")[0].splitlines() if ":" in line)
+    return {key.strip(): value.strip() for key, value in pairs}

@@ -1,0 +1,238 @@
+"""What each command's result looks like as text. `Console` knows how to print; here is what is printed, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bvtdeploy.boards import Board
+from bvtdeploy.console import Console, amount, percent, size
+
+if TYPE_CHECKING:
+    from bvtdeploy.api import RunResult
+    from bvtdeploy.build import Build
+    from bvtdeploy.demo import Demo
+    from bvtdeploy.doctor import Diagnosis
+    from bvtdeploy.profile import Profile
+
+
+def show_compile(console: Console, report: Mapping[str, Any], *, explain: bool) -> None:
+    """The report of `compile`."""
+    source, macs, layers = report["source"], report["macs"], report["layers"]
+    whole = macs["binary"] + macs["float"]
+    console.say(f"{report['artifact']}: {size(report['bytes'])}", style="bold")
+    console.facts(
+        [
+            ("source", f"{source['kind']}, {amount(source['parameters'])} parameters, {size(source['bytes'])}"),
+            ("layers", f"{layers['binary']} binary, {layers['float']} float"),
+            (
+                "multiply-adds",
+                f"{amount(macs['binary'])} binary ({percent(macs['binary'] / max(whole, 1))}), {amount(macs['float'])} float",
+            ),
+            ("ops", ", ".join(f"{count} {kind}" for kind, count in report["ops"].items())),
+            ("fused", ", ".join(f"{count} {kind}" for kind, count in report["fused"].items())),
+            ("weights that are 0", report["zeros_in_weights"] or None),
+            ("largest residue removed", f"{report['residue_max']:.3g}" if report["residue_max"] else None),
+            ("time", f"{sum(p['seconds'] for p in report['passes']):.2f} s in {len(report['passes'])} passes"),
+        ]
+    )
+    declined = report["declined"]
+    if declined and explain:
+        console.table(["not fused", "why"], [(d["site"], d["why"]) for d in declined])
+    elif declined:
+        console.note(f"passes declined {len(declined)} times: --explain lists where and why")
+
+
+def show_inspect(console: Console, facts: Mapping[str, Any]) -> None:
+    """The contents of an artifact."""
+    macs = facts["macs"]
+    console.facts(
+        [
+            ("format", facts["format"]),
+            ("board", facts["board"]),
+            ("multiply-adds", f"{amount(macs['binary'])} binary, {amount(macs['float'])} float"),
+            ("memory while running", size(facts["arena_bytes"])),
+            ("sections", ", ".join(f"{name} {size(count)}" for name, count in facts["sections"].items())),
+        ]
+    )
+    rows = [
+        (
+            i,
+            op["name"],
+            op["kind"],
+            op["module"],
+            _shapes(op["out_shape"]),
+            amount(op["macs"]["binary"]),
+            amount(op["macs"]["float"]),
+            size(op["bytes"]),
+        )
+        for i, op in enumerate(facts["ops"])
+    ]
+    console.table(["#", "op", "kind", "source module", "output", "binary MACs", "float MACs", "constants"], rows, right="rlllrrrr")
+
+
+def _shapes(shapes: Sequence[Sequence[int]]) -> str:
+    return " ".join(dict.fromkeys("x".join(map(str, shape)) for shape in shapes))
+
+
+def show_verify(console: Console, report: Mapping[str, Any], *, ok: bool) -> None:
+    """The report of `verify`."""
+    for name, equal in report["pairs"].items():
+        count = report.get("compared", {}).get(name)
+        left, _, right = name.partition("/")
+        text = f"{left} = {right}" + (f" on {count} inputs" if count else "")
+        console.good(f"{text}: equal bits") if equal else console.bad(f"{text}: different bits")
+    first = report.get("first_difference")
+    if first:
+        console.bad("the first op that differs: " + ", ".join(f"{key} {value}" for key, value in first.items()))
+    agreement = f"the same class as the source model on {percent(report['top1_agreement'])} of {report['images']} inputs"
+    detail = f"logit cosine at least {report['logit_cosine_min']:.6f}, error at most {report['logit_error_max']:.3g}"
+    (console.good if ok or not report["exact"] else console.bad)(f"{agreement}; {detail}")
+    accuracy = report.get("accuracy")
+    if accuracy:
+        console.say(f"      accuracy: source {percent(accuracy['source'])}, artifact {percent(accuracy['artifact'])}")
+    flips = [flip for flip in report["flips"] if flip["rate"]]
+    if flips:
+        worst = max(flips, key=lambda flip: float(flip["rate"]))
+        console.say(
+            f"      binary codes that differ from PyTorch's: at {len(flips)} of {len(report['flips'])} signs, "
+            f"at most {100 * worst['rate']:.3g} % ({worst['op']})"
+        )
+
+
+def show_run(console: Console, result: RunResult) -> None:
+    """What the model said."""
+    for prediction in result.predictions:
+        console.say(prediction.image, style="bold")
+        rows = [(f"{100 * g.share:5.1f} %", g.label or f"class {g.index}", f"{g.logit:.4f}") for g in prediction.top]
+        console.table(["share", "class", "logit"], rows, right="rlr")
+    where = f"{result.device}, emulated" if result.emulated else result.device
+    console.say(f"{where}; {result.isa} kernels, {result.threads} thread{'s' if result.threads > 1 else ''}", style="dim")
+
+
+def show_build(console: Console, build: Build) -> None:
+    """What was built."""
+    elf = build.elf
+    kind = "static" if elf.static else f"needs {', '.join(elf.needed)}" + (f", GLIBC {elf.glibc_min}" if elf.glibc_min else "")
+    console.say(str(build.program), style="bold")
+    console.facts(
+        [
+            ("board", build.board),
+            ("program", f"{elf.machine}, {elf.bits} bit, {kind}, {size(build.files['bvt_run']['bytes'])}"),
+            ("compiler", build.toolchain["version"]),
+            ("flags", " ".join(build.toolchain["flags"])),
+            ("built", "before: found in the cache" if build.cached else f"now, in {build.seconds:.1f} s"),
+        ]
+    )
+
+
+def show_profile(console: Console, profile: Profile, *, ops: int | None = None) -> None:
+    """Times, the per-op table, and what speaks against them."""
+    label = "emulated: no device time" if profile.emulated else "native"
+    console.say(f"{profile.artifact} on {profile.device} ({label}), {profile.timings[0].isa} kernels", style="bold")
+    rows = []
+    for t in profile.timings:
+        w = t.warm_ms
+        rows.append((t.threads, len(t.samples_ms), *(f"{ms:.3f}" for ms in (t.first_ms, w.min, w.p50, w.p90, w.p99, w.max))))
+    console.table(["threads", "runs", "first ms", "min", "p50", "p90", "p99", "max"], rows, right="rrrrrrrr")
+    kinds: dict[str, tuple[int, float, int]] = {}
+    for op in profile.ops:
+        count, ms, macs = kinds.get(op.kind, (0, 0.0, 0))
+        kinds[op.kind] = (count + 1, ms + op.ms, macs + op.macs["binary"] + op.macs["float"])
+    total = sum(op.ms for op in profile.ops) or 1.0
+    by_kind = sorted(kinds.items(), key=lambda item: -item[1][1])
+    console.table(
+        ["kind", "ops", "ms", "share", "MACs", "MAC/s"],
+        [(k, n, f"{ms:.4f}", percent(ms / total), amount(macs), _rate(macs, ms)) for k, (n, ms, macs) in by_kind],
+        right="lrrrrr",
+    )
+    ranked = sorted(profile.ops, key=lambda op: -op.ms)
+    shown = ranked if ops is None else ranked[:ops]
+    table, above = [], 0.0
+    for op in shown:
+        above += op.share
+        macs = op.macs["binary"] + op.macs["float"]
+        times = (f"{op.ms:.4f}", percent(op.share), percent(above))
+        table.append((op.name, op.kind, op.module, *times, amount(macs), _rate(macs, op.ms), size(op.bytes)))
+    console.table(["op", "kind", "source module", "ms", "share", "sum", "MACs", "MAC/s", "constants"], table, right="lllrrrrrr")
+    if len(shown) < len(ranked):
+        rest = sum(op.share for op in ranked[len(shown) :])
+        console.say(f"and {len(ranked) - len(shown)} more ops, {percent(rest)} of the time (--ops 0 shows all)", style="dim")
+    checked = sum(t.golden_checked for t in profile.timings)
+    equal = sum(t.golden_equal for t in profile.timings)
+    if checked:
+        (console.good if checked == equal else console.bad)(f"{equal} of {checked} golden outputs have equal bits")
+    for reason in profile.unstable_because:
+        console.note(reason)
+
+
+def _rate(macs: int, ms: float) -> str:
+    return amount(1000 * macs / ms) if ms and macs else ""
+
+
+def show_boards(console: Console, boards: Sequence[Board]) -> None:
+    """The boards."""
+    rows = [
+        (
+            b.name,
+            b.title,
+            b.core,
+            b.arch,
+            b.cores or "",
+            b.clock_mhz or "",
+            " ".join(b.features),
+            f"qemu:{b.qemu_cpu}" if b.qemu_cpu else "",
+        )
+        for b in boards
+    ]
+    console.table(["board", "what", "core", "arch", "cores", "MHz", "features", "emulated as"], rows, right="llllrrll")
+
+
+def show_doctor(console: Console, diagnosis: Diagnosis) -> None:
+    """What is there and what is not."""
+    for finding in diagnosis.findings:
+        if finding.present:
+            console.good(f"{finding.name}: {finding.found}")
+        else:
+            (console.bad if finding.needed else console.note)(
+                f"{finding.name}: {finding.found}. {finding.purpose}. Get it: {finding.fix}"
+            )
+
+
+def show_demo(console: Console, part: str, demo: Demo) -> None:
+    """One part of the demo, when it is done."""
+    if part == "compile" and demo.compiled:
+        console.heading(f"1. compile {demo.source.name} for a Raspberry Pi 4")
+        show_compile(console, demo.compiled.as_dict(), explain=False)
+    elif part == "build":
+        console.heading("2. build the program that goes to the board")
+        if demo.built:
+            show_build(console, demo.built)
+    elif part == "verify" and demo.verified:
+        console.heading("3. verify against PyTorch, and bit by bit")
+        show_verify(console, demo.verified.as_dict(), ok=demo.verified.ok)
+    elif part == "run":
+        console.heading("4. classify real images")
+        devices = list(demo.answers[0].answers) if demo.answers else []
+        rows = []
+        for answer in demo.answers:
+            told = [f"{label} {100 * share:.1f} %" for label, share in answer.answers.values()]
+            rows.append((answer.image, answer.truth, *told, "equal" if answer.equal else "DIFFERENT"))
+        console.table(["image", "it is", *devices, "bits"], rows)
+    elif part == "profile":
+        console.heading("5. profile, op by op")
+        for profile in (demo.profiled, demo.emulated):
+            if profile:
+                show_profile(console, profile, ops=8)
+                console.say()
+
+
+def show_demo_end(console: Console, demo: Demo) -> None:
+    """What was left out, and the verdict."""
+    for skipped in demo.skipped:
+        console.note(f"left out: {skipped.what}: {skipped.why}. Get it: {skipped.fix}")
+    if demo.ok:
+        devices = " and ".join(demo.answers[0].answers) if demo.answers else "host"
+        console.good(f"all outputs have equal bits on {devices}; the artifact is {demo.artifact}")
+    else:
+        console.bad("something does not hold: see above")
