@@ -1,0 +1,308 @@
+"""The reference of every compiled op against loops that say the same in another way, on small shapes with tails."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bvtdeploy.artifact.spec import OPCODES
+from bvtdeploy.ir import Graph, Type, bits, f32, i32
+from bvtdeploy.ops import REGISTRY
+from bvtdeploy.ops.epilogue import PARAMETERS, RESIDUALS, ROLES, THRESHOLDS, row_map
+from bvtdeploy.ops.numerics import fma
+
+Array = npt.NDArray[Any]
+F = np.float32
+RNG = np.random.default_rng(1)
+
+
+def reals(*shape: int) -> Array:
+    return RNG.standard_normal(shape).astype(F)
+
+
+def signs(*shape: int) -> Array:
+    return RNG.choice(np.array([-1, 1], np.int8), shape)
+
+
+def run(kind: str, attrs: dict[str, Any], *inputs: Array) -> list[Array]:
+    outputs = REGISTRY[kind].reference(attrs, inputs)
+    return [np.asarray(o) for o in outputs]
+
+
+def equal(a: Array, b: Array) -> None:
+    assert a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def test_every_opcode_is_a_compiled_op_and_back() -> None:
+    assert set(OPCODES) == {kind for kind, op in REGISTRY.items() if op.compiled}
+
+
+GRIDS = [(4, 4, 2, 2), (5, 7, 2, 2), (5, 4, 3, 1), (3, 3, 1, 1), (6, 5, 2, 3), (3, 3, 3, 3)]
+
+
+def places(h: int, w: int, k: int, s: int) -> list[tuple[int, int]]:
+    return [(y, x) for y in range(0, h - k + 1, s) for x in range(0, w - k + 1, s)]
+
+
+@pytest.mark.parametrize(("h", "w", "k", "s"), GRIDS)
+def test_patches(h: int, w: int, k: int, s: int) -> None:
+    image, attrs = reals(3 * h, w), {"channels": 3, "height": h, "width": w, "kernel": k, "stride": s}
+    rows = [[image[c * h + y + i, x + j] for c in range(3) for i in range(k) for j in range(k)] for y, x in places(h, w, k, s)]
+    equal(run("patches", attrs, image)[0], np.array(rows, F))
+
+
+@pytest.mark.parametrize(("h", "w", "k", "s"), GRIDS)
+def test_bit_patches(h: int, w: int, k: int, s: int) -> None:
+    x, attrs = signs(h * w, 5), {"height": h, "width": w, "kernel": k, "stride": s}
+    rows = [[x[(y + i) * w + xx + j, c] for i in range(k) for j in range(k) for c in range(5)] for y, xx in places(h, w, k, s)]
+    equal(run("bit_patches", attrs, x)[0], np.array(rows, np.int8))
+
+
+@pytest.mark.parametrize(("h", "w", "k", "s"), GRIDS)
+def test_avg_pool(h: int, w: int, k: int, s: int) -> None:
+    x, attrs = reals(h * w, 3), {"height": h, "width": w, "kernel": k, "stride": s}
+    out = []
+    for y, xx in places(h, w, k, s):
+        total = np.full(3, -0.0, F)
+        for i in range(k):
+            for j in range(k):
+                total = (total + x[(y + i) * w + xx + j]).astype(F)
+        out.append(total * F(1 / (k * k)))
+    equal(run("avg_pool", attrs, x)[0], np.array(out, F))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_dense(bias: bool) -> None:
+    x, w, b = reals(3, 7), reals(7, 5), reals(1, 5)
+    want = np.zeros((3, 5), F)
+    for n in range(3):
+        for o in range(5):
+            acc = F(0)
+            for k in range(7):
+                acc = fma(x[n, k], w[k, o], acc)[()]
+            want[n, o] = acc + b[0, o] if bias else acc
+    equal(run("dense", {}, x, w, *([b] if bias else []))[0], want)
+
+
+@pytest.mark.parametrize("k", [1, 7, 8, 9, 64, 65, 300])
+def test_bgemm_is_the_popcount_formula(k: int) -> None:
+    x, w = signs(3, k), signs(5, k)
+    want = [[k - 2 * sum(int(a != b) for a, b in zip(xr, wr, strict=True)) for wr in w] for xr in x]
+    equal(run("bgemm", {}, x, w)[0], np.array(want, np.int32))
+
+
+def test_mean_rows_and_channel_pool() -> None:
+    x = reals(5, 12)
+    total = x[0].copy()
+    for r in x[1:]:
+        total = total + r
+    equal(run("mean_rows", {}, x)[0], (total * F(1 / 5)).reshape(1, -1))
+    pooled = ((x[:, 0::3] + x[:, 1::3]) + x[:, 2::3]) * F(1 / 3)
+    equal(run("channel_pool", {"group": 3}, x)[0], pooled)
+    equal(run("channel_pool", {"group": 1}, x)[0], x)
+
+
+# -- stencil ----------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.booleans(), st.sampled_from(["zero", "circular"]), st.integers(0, 99))
+def test_stencil(h: int, w: int, shifted: bool, boundary: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    every = [(dy, dx) for dy in range(1 - h, h) for dx in range(1 - w, w)]
+    offsets = tuple(every[i] for i in rng.permutation(len(every))[: rng.integers(1, 17)])
+    x, taps, shift = (rng.standard_normal(s).astype(F) for s in ((h * w, 3), (len(offsets), 3), (1, 3)))
+    want = np.zeros((h * w, 3), F)
+    for y in range(h):
+        for xx in range(w):
+            acc = shift[0].copy() if shifted else np.zeros(3, F)
+            for (dy, dx), tap in zip(offsets, taps, strict=True):
+                sy, sx = y + dy, xx + dx
+                if boundary == "circular":
+                    sy, sx = sy % h, sx % w
+                if 0 <= sy < h and 0 <= sx < w:
+                    acc = fma(x[sy * w + sx], tap, acc)
+            want[y * w + xx] = acc
+    attrs = {"height": h, "width": w, "offsets": offsets, "boundary": boundary}
+    equal(run("stencil", attrs, x, taps, *([shift] if shifted else []))[0], want)
+
+
+def test_a_skipped_tap_is_not_a_multiplication_by_zero() -> None:
+    attrs = {"height": 1, "width": 2, "offsets": ((0, -1),), "boundary": "zero"}
+    out = run("stencil", attrs, np.array([[1], [1]], F), np.array([[np.inf]], F))[0]
+    assert out.tolist() == [[0], [np.inf]]
+
+
+# -- epilogue ---------------------------------------------------------------------------------------------------------
+
+
+def naive_epilogue(attrs: dict[str, Any], inputs: list[Array]) -> list[Array]:
+    at = dict(zip(attrs["roles"], inputs, strict=True))
+    factors = dict(zip([r for r in attrs["roles"] if r in RESIDUALS], attrs["factors"], strict=True))
+    n, c = at["x"].shape
+    v = np.zeros((n, c), F)
+    for r in range(n):
+        for ch in range(c):
+            y = F(at["x"][r, ch])
+
+            def residual(y: Any, names: tuple[str, ...], r: int = r, ch: int = ch) -> Any:
+                for name in names:
+                    if name in at:
+                        f, width = factors[name], attrs["width"]
+                        row = r if f == 1 else (r // width // f) * (width // f) + r % width // f
+                        y = y + at[name][row, ch % at[name].shape[1]]
+                return y
+
+            def affine(y: Any, scale: str, shift: str, ch: int = ch) -> Any:
+                if scale in at and shift in at:
+                    return fma(y, at[scale][0, ch], at[shift][0, ch])[()]
+                if scale in at:
+                    return y * at[scale][0, ch]
+                return y + at[shift][0, ch] if shift in at else y
+
+            y = residual(affine(y, "scale", "shift"), RESIDUALS[:3])
+            y = y - at["pre"][0, ch] if "pre" in at else y
+            if "slope" in at and not y > 0:
+                y = y * at["slope"][0, ch]
+            y = y + at["post"][0, ch] if "post" in at else y
+            v[r, ch] = residual(affine(y, "scale2", "shift2"), RESIDUALS[3:])
+    out = [v] if "f32" in attrs["results"] else []
+    return [*out, *(np.where(v >= at[t], 1, -1).astype(np.int8) for t in THRESHOLDS if t in at)]
+
+
+@given(st.sets(st.sampled_from(ROLES[1:])), st.booleans(), st.booleans(), st.integers(0, 999))
+def test_epilogue(chosen: set[str], integers: bool, real: bool, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    h, w, c = 4, 6, 6
+    roles = tuple(r for r in ROLES if r == "x" or r in chosen)
+    x = rng.integers(-9, 10, (h * w, c)).astype(np.int32) if integers else rng.standard_normal((h * w, c)).astype(F)
+    x.reshape(-1)[:2] = 0
+    inputs, factors = [x], []
+    for role in roles[1:]:
+        if role in RESIDUALS:
+            factors.append(int(rng.choice([1, 2])))
+            inputs.append(rng.standard_normal((h * w // factors[-1] ** 2, int(rng.choice([1, 2, 3, 6])))).astype(F))
+        else:
+            inputs.append(rng.choice([0, 0.25, -1, 2, 0.3], (1, c)).astype(F))
+    n_bits = sum(r in THRESHOLDS for r in roles)
+    real = real or not n_bits
+    attrs = {
+        "roles": roles,
+        "factors": tuple(factors),
+        "width": w,
+        "results": ("f32",) * real + ("bits",) * n_bits,
+        "packed": (1, 0, 1, 0)[:n_bits],
+    }
+    types = REGISTRY["epilogue"].infer([i32(*x.shape) if integers else f32(*x.shape), *(f32(*a.shape) for a in inputs[1:])], attrs)
+    got = run("epilogue", attrs, *inputs)
+    for a, b, t in zip(got, naive_epilogue(attrs, inputs), types, strict=True):
+        equal(a, b)
+        assert a.shape == t.shape
+
+
+def test_epilogue_of_nan_and_zeros() -> None:
+    x = np.array([[np.nan, -0.0, 0.0, np.inf]], F)
+    zero = np.zeros((1, 4), F)
+    attrs = {"roles": ("x", "slope", "threshold0", "threshold1"), "factors": (), "width": 0, "results": ("f32", "bits", "bits")}
+    v, a, b = run("epilogue", {**attrs, "packed": (1, 1)}, x, zero, zero, -zero)
+    assert np.isnan(v[0, 0]) and v[0, 3] == np.inf
+    assert a.tolist() == b.tolist() == [[-1, 1, 1, 1]], "-0.0 is a threshold like 0.0"
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
+def test_row_map_is_nearest_upsampling(h: int, w: int, factor: int) -> None:
+    small = np.arange(h * w).reshape(h, w)
+    large = np.kron(small, np.ones((factor, factor), int))
+    assert row_map(large.size, factor, w * factor).tolist() == large.reshape(-1).tolist()
+
+
+def test_rows_and_channels_as_torch_has_them() -> None:
+    torch = pytest.importorskip("torch")
+    k, m = reals(1, 3, 2, 4), reals(1, 8, 3)
+    up = torch.nn.functional.interpolate(torch.from_numpy(k), scale_factor=2.0, mode="nearest")
+    want = up.flatten(2).transpose(1, 2)[0] + torch.zeros(32, 3)
+    attrs = {"roles": ("x", "res0"), "factors": (2,), "width": 8, "results": ("f32",), "packed": ()}
+    tokens = np.ascontiguousarray(k.reshape(3, 8).T)
+    equal(run("epilogue", attrs, np.zeros((32, 3), F), tokens)[0], want.numpy())
+    tiled = torch.cat([torch.from_numpy(m)] * 4, dim=-1)[0] + 0
+    equal(run("epilogue", {**attrs, "factors": (1,)}, np.zeros((8, 12), F), m[0])[0], tiled.numpy())
+
+
+@given(st.floats(width=32), st.floats(width=32))
+def test_a_shifted_sign_is_a_threshold(v: float, move: float) -> None:
+    """sign(v + move) with 0 -> +1 is v >= -move, in fp32, for every pair of finite numbers."""
+    with np.errstate(all="ignore"):
+        total = F(v) + F(move)
+    if np.isfinite([v, move]).all():
+        assert (total >= 0) == (F(v) >= -F(move))
+
+
+# -- shape rules ------------------------------------------------------------------------------------------------------
+
+GRID = {"height": 2, "width": 3, "kernel": 2, "stride": 1}
+EPI = {"roles": ("x",), "factors": (), "width": 0, "results": ("f32",), "packed": ()}
+U = Type("u64", (1, 9))
+L = Type("f64", (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("kind", "types", "attrs", "why"),
+    [
+        ("patches", [f32(6, 3)], {**GRID, "channels": 2}, "patches of"),
+        ("patches", [f32(2, 3)], {**GRID, "channels": 1, "kernel": 3}, "do not fit"),
+        ("patches", [f32(2, 3)], {**GRID, "channels": 1, "stride": 0}, "do not fit"),
+        ("bit_patches", [f32(6, 8)], GRID, "bit_patches of"),
+        ("bit_patches", [bits(5, 8, packed=1)], GRID, "not the grid"),
+        ("bit_patches", [bits(6, 8)], GRID, "bit_patches of"),
+        ("avg_pool", [f32(5, 8)], GRID, "not the grid"),
+        ("avg_pool", [f32(6, 8)], {**GRID, "kernel": 0}, "do not fit"),
+        ("dense", [f32(2, 3), f32(4, 5)], {}, "dense of"),
+        ("dense", [f32(2, 3), f32(3, 5), f32(5)], {}, "bias"),
+        ("dense", [i32(2, 3), f32(3, 5)], {}, "dense of"),
+        ("bgemm", [bits(2, 3), bits(4, 5)], {}, "K differs"),
+        ("bgemm", [bits(2, 3, alphabet="{0,1}"), bits(4, 3)], {}, "bgemm of"),
+        ("mean_rows", [i32(2, 3)], {}, "mean_rows of"),
+        ("channel_pool", [f32(2, 5)], {"group": 2}, "channel_pool of"),
+        ("channel_pool", [f32(2, 4)], {"group": 0}, "channel_pool of"),
+        ("stencil", [f32(6, 2), f32(1, 2)], {**GRID, "offsets": ((2, 0),), "boundary": "zero"}, "leaves the grid"),
+        ("stencil", [f32(6, 2), f32(2, 2)], {**GRID, "offsets": ((0, 0),), "boundary": "zero"}, "taps are"),
+        ("stencil", [f32(6, 2), f32(1, 2)], {**GRID, "offsets": ((0, 0),), "boundary": "mirror"}, "boundary"),
+        ("stencil", [f32(6, 2), f32(0, 2)], {**GRID, "offsets": (), "boundary": "zero"}, "0 taps"),
+        ("stencil", [f32(5, 2), f32(1, 2)], {**GRID, "offsets": ((0, 0),), "boundary": "zero"}, "grid"),
+        ("epilogue", [bits(2, 3)], EPI, "epilogue of"),
+        ("epilogue", [f32(2, 3), f32(1, 3)], EPI, "one role an input"),
+        ("epilogue", [f32(2, 3), f32(1, 3), f32(1, 3)], {**EPI, "roles": ("x", "shift", "scale")}, "order of ROLES"),
+        ("epilogue", [f32(2, 3), f32(1, 2)], {**EPI, "roles": ("x", "scale")}, "not one row of 3"),
+        ("epilogue", [f32(2, 3), f32(2, 2)], {**EPI, "roles": ("x", "res0"), "factors": (1,)}, "residual"),
+        ("epilogue", [f32(8, 3), f32(2, 3)], {**EPI, "roles": ("x", "res0"), "factors": (2,), "width": 3}, "grid and factor"),
+        ("epilogue", [f32(8, 3), f32(1, 3)], {**EPI, "roles": ("x", "res0"), "factors": (2,), "width": 2}, "does not give 8 rows"),
+        ("epilogue", [f32(8, 3)], {**EPI, "results": ("bits",), "packed": (1,)}, "a threshold for each"),
+        ("epilogue", [f32(8, 3)], {**EPI, "results": ()}, "results"),
+        ("attention", [bits(4, 16, packed=1), bits(4, 16, packed=1), bits(4, 16, packed=1), U, L], {"heads": 2}, "v along tokens"),
+        ("attention", [bits(4, 16, packed=1), bits(4, 16, packed=1), bits(5, 16, packed=0), U, L], {"heads": 2}, "attention of"),
+        ("attention", [bits(4, 16, packed=1), bits(4, 16, packed=1), bits(4, 16, packed=0), U, L], {"heads": 3}, "attention of"),
+        ("attention", [bits(4, 16, packed=1), bits(4, 16, packed=1), bits(4, 16, packed=0), U, L], {"heads": 1}, "table of d"),
+    ],
+)
+def test_misfits_are_refused_with_a_sentence(kind: str, types: list[Type], attrs: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        REGISTRY[kind].infer(types, attrs)
+
+
+def test_costs_count_multiply_accumulates() -> None:
+    g = Graph("c")
+    x = g.add_input("x", f32(6, 4))
+    dense = g.create("dense", [x, g.constant(reals(4, 5))])
+    cost = REGISTRY["dense"].cost([v.type for v in dense.inputs], [dense.out.type], {})
+    assert (cost.macs_float, cost.macs_binary) == (6 * 4 * 5, 0)
+    assert REGISTRY["bgemm"].cost([bits(6, 4), bits(5, 4)], [i32(6, 5)], {}).macs_binary == 6 * 4 * 5
+    q, k = bits(6, 16, packed=1), bits(3, 16, packed=1)
+    assert REGISTRY["attention"].cost([q, k, bits(3, 16, packed=0), U, L], [i32(6, 16)], {"heads": 2}).macs_binary == 2 * 6 * 3 * 16
+
+
+def test_roles_are_those_of_the_record() -> None:
+    assert len(ROLES) == 1 + len(RESIDUALS) + len(PARAMETERS) + len(THRESHOLDS)

@@ -1,0 +1,95 @@
+"""The fp32 fused multiply-add against exact rational arithmetic."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from bvtdeploy.ops.numerics import fma, reciprocal, sum_in_order
+
+F = np.float32
+
+
+def round32(q: Fraction) -> float:
+    """An exact number, not zero, to fp32: half to even, gradual underflow, overflow to infinity."""
+    magnitude = abs(q)
+    exponent = magnitude.numerator.bit_length() - magnitude.denominator.bit_length()
+    exponent -= magnitude < Fraction(2) ** exponent
+    quantum = Fraction(2) ** (max(exponent, -126) - 23)
+    rounded = round(magnitude / quantum) * quantum
+    return math.copysign(float(rounded) if rounded < 2**128 else math.inf, q)
+
+
+def exact(a: float, b: float, c: float) -> float:
+    if not all(map(math.isfinite, (a, b, c))):
+        return a * b + c  # Python's float64: the same rules for infinities and NaN
+    q = Fraction(a) * Fraction(b) + Fraction(c)
+    return round32(q) if q else a * b * 1.0 + c  # the sign of a zero: IEEE addition of exact operands
+
+
+def same(got: np.ndarray, want: float) -> bool:
+    return bool(np.isnan(got)) if math.isnan(want) else np.asarray(got).tobytes() == F(want).tobytes()
+
+
+f32s = st.floats(width=32)
+near = st.builds(lambda m, e, s: float(F(s * math.ldexp(m, e))), st.integers(1, 2**24 - 1), st.integers(-149, 60), st.sampled_from([-1, 1]))
+
+
+@settings(max_examples=1500)
+@given(f32s | near, f32s | near, f32s | near)
+@example(1.0 + 2.0**-23, 1.0 + 2.0**-23, -1.0)
+@example(3.4e38, 2.0, -3.4e38)
+@example(2.0**-149, 0.5, 0.0)  # half of the smallest: to even, 0
+@example(2.0**-149, 0.5, 2.0**-149)  # 1.5 quanta: to even, 2
+@example(-0.0, 1.0, -0.0)
+@example(-0.0, 1.0, 0.0)
+@example(1.0, -1.0, 1.0)
+@example(math.inf, 0.0, 1.0)
+def test_fma_is_exact(a: float, b: float, c: float) -> None:
+    a, b, c = (float(F(v)) for v in (a, b, c))
+    assert same(fma(F(a), F(b), F(c)), exact(a, b, c))
+
+
+@settings(max_examples=500)
+@given(st.integers(-(2**24) + 1, 2**24 - 1), st.integers(0, 40), st.integers(-1, 1), st.integers(-30, 20))
+def test_fma_at_and_beside_halfway(m: int, gap: int, beside: int, e: int) -> None:
+    """c stands at a midpoint of its neighbours by +- half an ulp, and a*b is a hair to either side: the double-rounding trap."""
+    c = math.ldexp(m, e)
+    half = math.ldexp(0.5, e)
+    hair = 1 + beside * 2.0**-23
+    assert same(fma(F(half), F(hair), F(c)), exact(half, float(F(hair)), c))
+    a, b = F(math.ldexp(1, e)), F(math.ldexp(1 + 2.0**-gap if gap < 24 else 1, -1))
+    assert same(fma(a, b, F(c)), exact(float(a), float(b), c))
+
+
+def test_fma_rounds_once() -> None:
+    """1 + 2^-24 + 2^-60: rounding to fp64 first would lose the last bit and then tie to 1."""
+    assert float(fma(F(1 + 2.0**-12), F(2.0**-24), F(1))) == float(F(1 + 2.0**-23))
+
+
+def test_fma_broadcasts_and_keeps_shape() -> None:
+    out = fma(np.ones((3, 1), F), np.ones((1, 4), F), np.zeros((1, 4), F))
+    assert out.shape == (3, 4) and out.dtype == F
+    assert fma(F(2), F(3), F(4)).shape == () and float(fma(F(2), F(3), F(4))) == 10
+    assert fma(np.ones((4, 3), F).T, np.ones((4, 3), F).T, F(1)).tolist() == [[2] * 4] * 3  # not contiguous
+
+
+def test_fma_is_silent(recwarn: pytest.WarningsRecorder) -> None:
+    fma(np.array([np.inf, 3e38, np.nan, 1e-45], F), np.array([0, 3e38, 1, 1e-45], F), F(1))
+    assert not recwarn.list
+
+
+def test_sums_are_taken_in_order() -> None:
+    x = np.array([[2.0**24, 1, 1, -(2.0**24)]], F)
+    assert sum_in_order(x, 1).tolist() == [0.0]
+    assert sum_in_order(x[:, ::-1], 1).tolist() == [2.0]
+    assert sum_in_order(x, 0).tolist() == x[0].tolist()
+
+
+def test_reciprocal_is_rounded_once() -> None:
+    assert all(float(reciprocal(n)) == round32(Fraction(1, n)) for n in range(1, 3000))
