@@ -25,7 +25,6 @@ from bvtdeploy.errors import UserError
 
 Command = Callable[..., int]
 
-click.rich_click.USE_MARKDOWN = False
 click.rich_click.MAX_WIDTH = 120
 
 

@@ -20,7 +20,7 @@ from bvtdeploy.errors import UserError
 from bvtdeploy.ir import text
 from bvtdeploy.ir.graph import Graph
 from bvtdeploy.ir.interp import run as interpret
-from bvtdeploy.lower.lowered import Lowered, lower
+from bvtdeploy.lower.lowered import Lowered, describe, lower
 from bvtdeploy.passes import pipeline
 from bvtdeploy.passes.base import Report
 
@@ -119,7 +119,10 @@ def compile_graph(imported: Any, *, dump_ir: Path | None = None, progress: Calla
             fix="give a trained binary ViT; a full-precision model is better served by ONNX Runtime or LiteRT",
         )
     say("scheduling and packing")
-    return Compiled(graph, lower(graph), report, timings, imported, (c, h, w))
+    lowered = lower(graph)
+    if dump_ir is not None:
+        (dump_ir / f"{len(timings) + 1:02d}_plan.txt").write_text(describe(lowered))
+    return Compiled(graph, lowered, report, timings, imported, (c, h, w))
 
 
 def golden_inputs(input_shape: tuple[int, int, int], count: int = GOLDEN_IMAGES) -> list[npt.NDArray[np.float32]]:

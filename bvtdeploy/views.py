@@ -127,7 +127,7 @@ def show_build(console: Console, build: Build) -> None:
 
 
 def show_profile(console: Console, profile: Profile, *, ops: int | None = None) -> None:
-    """Times, the per-op table, and what speaks against them."""
+    """Times, where they go, and what speaks against them. `ops`: rows of the per-op table, None for all."""
     label = "emulated: no device time" if profile.emulated else "native"
     console.say(f"{profile.artifact} on {profile.device} ({label}), {profile.timings[0].isa} kernels", style="bold")
     rows = []
@@ -135,35 +135,48 @@ def show_profile(console: Console, profile: Profile, *, ops: int | None = None) 
         w = t.warm_ms
         rows.append((t.threads, len(t.samples_ms), *(f"{ms:.3f}" for ms in (t.first_ms, w.min, w.p50, w.p90, w.p99, w.max))))
     console.table(["threads", "runs", "first ms", "min", "p50", "p90", "p99", "max"], rows, right="rrrrrrrr")
+    _show_kinds(console, profile)
+    _show_ops(console, profile, ops)
+    _show_golden(console, profile)
+    for reason in profile.unstable_because:
+        console.note(reason)
+
+
+def _show_kinds(console: Console, profile: Profile) -> None:
     kinds: dict[str, tuple[int, float, int]] = {}
     for op in profile.ops:
         count, ms, macs = kinds.get(op.kind, (0, 0.0, 0))
         kinds[op.kind] = (count + 1, ms + op.ms, macs + op.macs["binary"] + op.macs["float"])
     total = sum(op.ms for op in profile.ops) or 1.0
-    by_kind = sorted(kinds.items(), key=lambda item: -item[1][1])
-    console.table(
-        ["kind", "ops", "ms", "share", "MACs", "MAC/s"],
-        [(k, n, f"{ms:.4f}", percent(ms / total), amount(macs), _rate(macs, ms)) for k, (n, ms, macs) in by_kind],
-        right="lrrrrr",
-    )
+    by_time = sorted(kinds.items(), key=lambda item: -item[1][1])
+    rows = [(kind, n, f"{ms:.4f}", percent(ms / total), amount(macs), _rate(macs, ms)) for kind, (n, ms, macs) in by_time]
+    console.table(["kind", "ops", "ms", "share", "MACs", "MAC/s"], rows, right="lrrrrr")
+
+
+def _show_ops(console: Console, profile: Profile, count: int | None) -> None:
     ranked = sorted(profile.ops, key=lambda op: -op.ms)
-    shown = ranked if ops is None else ranked[:ops]
-    table, above = [], 0.0
+    shown = ranked if count is None else ranked[:count]
+    rows, above = [], 0.0
     for op in shown:
         above += op.share
         macs = op.macs["binary"] + op.macs["float"]
         times = (f"{op.ms:.4f}", percent(op.share), percent(above))
-        table.append((op.name, op.kind, op.module, *times, amount(macs), _rate(macs, op.ms), size(op.bytes)))
-    console.table(["op", "kind", "source module", "ms", "share", "sum", "MACs", "MAC/s", "constants"], table, right="lllrrrrrr")
+        rows.append((op.name, op.kind, op.module, *times, amount(macs), _rate(macs, op.ms), size(op.bytes)))
+    console.table(["op", "kind", "source module", "ms", "share", "sum", "MACs", "MAC/s", "constants"], rows, right="lllrrrrrr")
     if len(shown) < len(ranked):
-        rest = sum(op.share for op in ranked[len(shown) :])
-        console.say(f"and {len(ranked) - len(shown)} more ops, {percent(rest)} of the time (--ops 0 shows all)", style="dim")
+        rest = percent(sum(op.share for op in ranked[len(shown) :]))
+        console.say(
+            f"and {len(ranked) - len(shown)} more ops, {rest} of the time (bvtdeploy profile --ops 0 shows all)", style="dim"
+        )
+
+
+def _show_golden(console: Console, profile: Profile) -> None:
     checked = sum(t.golden_checked for t in profile.timings)
     equal = sum(t.golden_equal for t in profile.timings)
     if checked:
-        (console.good if checked == equal else console.bad)(f"{equal} of {checked} golden outputs have equal bits")
-    for reason in profile.unstable_because:
-        console.note(reason)
+        (console.good if checked == equal else console.bad)(
+            f"{equal} of {checked} golden outputs have equal bits on {profile.device}"
+        )
 
 
 def _rate(macs: int, ms: float) -> str:
@@ -221,10 +234,10 @@ def show_demo(console: Console, part: str, demo: Demo) -> None:
         console.table(["image", "it is", *devices, "bits"], rows)
     elif part == "profile":
         console.heading("5. profile, op by op")
-        for profile in (demo.profiled, demo.emulated):
-            if profile:
-                show_profile(console, profile, ops=8)
-                console.say()
+        if demo.profiled:
+            show_profile(console, demo.profiled, ops=10)
+        if demo.emulated:  # its times would only mislead
+            _show_golden(console, demo.emulated)
 
 
 def show_demo_end(console: Console, demo: Demo) -> None:

@@ -7,7 +7,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# No deadline: the machine is shared. The same examples in every run.
+hypothesis.settings.register_profile("bvtdeploy", deadline=None, max_examples=50, derandomize=True)
+hypothesis.settings.load_profile("bvtdeploy")
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 

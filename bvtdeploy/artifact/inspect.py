@@ -10,7 +10,7 @@ from bvtdeploy.artifact.reader import Artifact, read
 
 
 def describe(artifact: Artifact) -> dict[str, Any]:
-    """The keys of `bvtdeploy inspect --json` (DESIGN: format, board, ops, sections, arena_bytes, macs) and what else is known.
+    """The keys of `bvtdeploy inspect --json` and what else is known.
 
     `bytes` of an op are those of its constants, a shared constant counted where it is read first.
     """

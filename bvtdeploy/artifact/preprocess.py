@@ -17,7 +17,7 @@ from bvtdeploy.artifact import spec
 from bvtdeploy.artifact.writer import Preprocess
 from bvtdeploy.errors import UserError
 
-# torchvision's evaluation transform of the ImageNet models: all five families use it (MODELS.md 3).
+# torchvision's evaluation transform of the ImageNet models: the published binary ViTs use it.
 IMAGENET: Final = {
     "resize": "short_crop",
     "short_ratio": 256 / 224,
@@ -63,16 +63,17 @@ def load(choice: str | Mapping[str, Any] | None, input_shape: tuple[int, int, in
             fix="leave width, height and channels out: they are the network's",
         )
     if channels not in (1, 3):
-        raise UserError(f"images of {channels} channels are not supported", where=where, fix="use 1 or 3 channels, or feed raw input")
+        raise UserError(f"images of {channels} channels are not supported", where=where, fix="use 1 or 3 channels, or raw input")
     colour = str(given.get("colour", "GRAY" if channels == 1 else "RGB")).upper()
     resize, filter_name = str(given.get("resize", "stretch")).upper(), str(given.get("filter", "bilinear")).upper()
     if (colour == "GRAY") != (channels == 1):
-        raise UserError(f"colour {colour.lower()} for {channels} channel(s)", where=where, fix="gray for 1 channel, rgb or bgr for 3")
-    for name, value, known in (("colour", colour, spec.COLOURS), ("resize", resize, spec.RESIZES), ("filter", filter_name, spec.FILTERS)):
+        raise UserError(f"colour {colour.lower()} for {channels} channel(s)", where=where, fix="gray for 1, rgb or bgr for 3")
+    choices = (("colour", colour, spec.COLOURS), ("resize", resize, spec.RESIZES), ("filter", filter_name, spec.FILTERS))
+    for name, value, known in choices:
         if value not in known:
             raise UserError(f"unknown {name} {value!r}", where=where, fix=f"one of: {', '.join(known).lower()}")
     mean, std = (_numbers(given.get(name, default), channels, name, where) for name, default in (("mean", 0.0), ("std", 1.0)))
-    if any(s == 0 for s in std):
+    if any(np.float32(s) == 0 for s in std):
         raise UserError("a standard deviation of 0 in the preprocessing", where=where, fix="give the divisor of each channel")
     short = given.get("resize_short", 0) if resize == "SHORT_CROP" else 0
     if resize == "SHORT_CROP" and not (isinstance(short, int) and max(width, height) <= short <= MAX_SHORT):
@@ -127,8 +128,8 @@ def apply(p: Preprocess, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float3
     if p.resize == "SHORT_CROP":
         left, top = round((target[0] - p.width) / 2.0), round((target[1] - p.height) / 2.0)
         image = image.crop((left, top, left + p.width, top + p.height))
-    x = np.asarray(image, np.float32).reshape(p.height, p.width, p.channels) / np.float32(255.0)
+    x: npt.NDArray[np.float32] = np.asarray(image, np.float32).reshape(p.height, p.width, p.channels) / np.float32(255.0)
     if p.colour == "BGR":
         x = x[..., ::-1]
-    x = (x - np.asarray(p.mean, np.float32)) / np.asarray(p.std, np.float32)
+    x = np.divide(x - np.asarray(p.mean, np.float32), np.asarray(p.std, np.float32), dtype=np.float32)
     return np.ascontiguousarray(x.transpose(2, 0, 1))

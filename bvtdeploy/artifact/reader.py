@@ -232,6 +232,8 @@ def _preprocess(r: Record, image: Record) -> Preprocess:
 
 def _constant(artifact: Artifact, record: Record) -> tuple[npt.NDArray[Any], Type]:
     raw = artifact.constants[record["offset"] : record["offset"] + record["bytes"]]
+    if len(raw) != record["bytes"]:
+        raise ValueError("a constant goes beyond its section")
     rows, cols = record["rows"], record["cols"]
     dtype = _key(spec.DTYPES, record["dtype"])
     if dtype == "BITS":

@@ -125,11 +125,13 @@ class Lowering:
         return self._constants[key][1]
 
     def _materialise(self, code: Code) -> Value:
-        if not code.inclusive:
+        x, low, high = code.x, *(torch.as_tensor(_f32(t)).double() for t in (code.low, code.high))
+        if not code.inclusive and often_zero(x):  # x > 0 is not -x >= 0, exactly
+            x, low, high = self.emit("neg", x), high, low
+        elif not code.inclusive:
             self.note("x > 0 is compiled as x >= 0: they differ where x is exactly 0")
-        low, high = (torch.as_tensor(_f32(t)).double() for t in (code.low, code.high))
         half, middle = ((high - low) / 2).float(), ((high + low) / 2).float()
-        y = self.emit("sign", code.x)
+        y = self.emit("sign", x)
         if bool((half == -1).all()):
             y = self.emit("neg", y)
         elif not bool((half == 1).all()):
@@ -150,9 +152,11 @@ def _f32(t: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
     """A constant as float32. Integers, booleans and float64 only where this is exact."""
     t = t.detach()
     array = t.to(torch.float32)
+    if bool(array.isnan().any()):
+        raise UnsupportedError("a constant contains NaN", "the weights are damaged: use another checkpoint")
     if t.dtype != torch.float32 and not torch.equal(array.to(t.dtype), t):
         raise UnsupportedError(f"a {str(t.dtype)[6:]} constant is not exact in float32", "convert the model with model.float()")
-    return np.ascontiguousarray(array.cpu().numpy())
+    return np.ascontiguousarray(array.cpu().numpy()).reshape(t.shape)
 
 
 def number(x: Any) -> float | None:
@@ -251,6 +255,14 @@ def same(a: Value, b: Value, depth: int = 4) -> bool:
     return len(p.inputs) == len(q.inputs) and all(same(x, y, depth - 1) for x, y in zip(p.inputs, q.inputs, strict=True))
 
 
+def often_zero(x: Value) -> bool:
+    """The tensor is exactly 0 in many places, by construction: rounded, or clamped to 0. The sign of the IR has no zero."""
+    op = x.producer
+    while op is not None and op.kind in ("reshape", "permute", "expand", "slice", "neg"):
+        op = op.inputs[0].producer
+    return op is not None and (op.kind == "round" or (op.kind == "clamp" and 0 in (op.attrs["min"], op.attrs["max"])))
+
+
 # -- arithmetic ---------------------------------------------------------------------------------------------------------------
 
 
@@ -314,6 +326,8 @@ def _pow(low: Lowering, x: Any, exponent: Any) -> Result:
 
 @imports("sign.default", "sgn.default")
 def _sign(low: Lowering, x: Any) -> Result:
+    if often_zero(low.value(x)):
+        raise UnsupportedError("sign of a rounded or clamped tensor, which is often exactly 0", "compare with a threshold")
     return low.emit("sign", x)
 
 

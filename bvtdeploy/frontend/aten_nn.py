@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -181,44 +180,37 @@ def _sum(low: Lowering, x: Any, dim: Any = None, keepdim: bool = False, dtype: A
 @imports("avg_pool2d.default")
 def _avg_pool2d(low: Lowering, x: Any, kernel_size: Any, stride: Any = (), padding: Any = 0, ceil_mode: bool = False,
                 count_include_pad: bool = True, divisor_override: int | None = None) -> Result:  # fmt: skip
-    return _pool(low, x, _pair(kernel_size), _pair(stride or kernel_size), _pair(padding), count_include_pad, divisor_override)
+    kernel = _pair(kernel_size)
+    y = _pool(low, x, kernel, _pair(stride or kernel_size), _pair(padding), count_include_pad)
+    size = kernel[0] * kernel[1]
+    return y if divisor_override in (None, size) else low.emit("mul", y, size / int(divisor_override or 1))
 
 
 @imports("avg_pool1d.default")
 def _avg_pool1d(low: Lowering, x: Any, kernel_size: Any, stride: Any = (), padding: Any = 0, ceil_mode: bool = False,
                 count_include_pad: bool = True) -> Result:  # fmt: skip
     kernel, step, border = (_pair(v)[-1] for v in (kernel_size, stride or kernel_size, padding))
-    x = low.value(x)
-    s = x.type.shape
-    if border:
-        y = _pool(low, reshape(low, x, (1, *s[:-1], s[-1])[-4:] if len(s) == 3 else (1, 1, *s)), (1, kernel), (1, step),
-                  (0, border), count_include_pad, None, low.shape()[-1])  # fmt: skip
-        return reshape(low, y, low.shape())
-    y = low.emit("avg_pool1d", x, kernel=kernel, stride=step)
-    return _same_size(y, low.shape())
+    if border:  # rows of an image of height 1
+        x = low.value(x)
+        image = reshape(low, x, (*x.type.shape[:-1], 1, x.type.shape[-1]))
+        return _pool(low, image, (1, kernel), (1, step), (0, border), count_include_pad)
+    return _fitting(low, low.emit("avg_pool1d", x, kernel=kernel, stride=step))
 
 
-def _same_size(y: Value, shape: Sequence[int]) -> Value:
-    if y.type.shape[-len(shape) :] != tuple(shape)[-len(y.type.shape) :]:
-        raise UnsupportedError("a pool with ceil_mode whose last window is cut off", "pad so that the windows fit")
-    return y
-
-
-def _pool(low: Lowering, x: Any, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], include_pad: bool,
-          divisor: int | None, width: int | None = None) -> Value:  # fmt: skip
+def _pool(low: Lowering, x: Any, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int],
+          include_pad: bool = True) -> Value:  # fmt: skip
+    """An average pool of [C, H, W] or [B, C, H, W], in the shape that torch gives it."""
     if any(padding) and not include_pad:
         raise UnsupportedError("average pooling that leaves the padding out of the mean", "use count_include_pad=True")
     x = low.value(x)
-    s = x.type.shape
-    image = reshape(low, x, s if len(s) == 4 else (1, *s))
+    image = reshape(low, x, x.type.shape if len(x.type.shape) == 4 else (1, *x.type.shape))
     y = low.emit("avg_pool2d", image, kernel=kernel, stride=stride, padding=padding, count_include_pad=True)
-    if width is not None:
-        _same_size(y, (width,))
-    else:
-        _same_size(y, low.shape())
-        y = reshape(low, y, low.shape())
-    if divisor not in (None, kernel[0] * kernel[1]):
-        y = low.emit("mul", y, kernel[0] * kernel[1] / int(divisor or 1))
+    return reshape(low, _fitting(low, y), low.shape())
+
+
+def _fitting(low: Lowering, y: Value) -> Value:
+    if y.type.size != math.prod(low.shape()):
+        raise UnsupportedError("a pool with ceil_mode whose last window is cut off", "pad so that the windows fit")
     return y
 
 
@@ -243,4 +235,4 @@ def _adaptive2d(low: Lowering, x: Any, output_size: Any) -> Result:
     if any(a % b for a, b in zip(size, out, strict=True)):
         raise UnsupportedError(f"adaptive pooling of {size} to {out}", "use sizes that divide")
     kernel = (size[0] // out[0], size[1] // out[1])
-    return _pool(low, x, kernel, kernel, (0, 0), True, None)
+    return _pool(low, x, kernel, kernel, (0, 0))

@@ -15,7 +15,7 @@ from torch.export.graph_signature import InputKind
 
 from bvtdeploy.errors import UserError
 from bvtdeploy.frontend import aten_layout, aten_nn  # noqa: F401  (they fill IMPORTERS)
-from bvtdeploy.frontend.aten import IMPORTERS, Code, Lowering, UnsupportedError, move_levels, op_name
+from bvtdeploy.frontend.aten import IMPORTERS, Lowering, UnsupportedError, move_levels, op_name
 from bvtdeploy.frontend.report import Finding, source_line, unsupported
 from bvtdeploy.frontend.ste import StraightThrough
 from bvtdeploy.frontend.upsampling import recognise_upsampling
@@ -57,8 +57,8 @@ def lower(program: ExportedProgram, output: int, name: str, where: str, strip: s
     """Imports a functional program at batch 1.
 
     Args:
-        program: after `run_decompositions({})`, with one f32 input and static shapes.
-        output: which of its user outputs is the graph's output.
+        program: without in-place ops, with one f32 input and static shapes.
+        output: which of its outputs is the graph's output.
         name: of the graph.
         where: the source, for errors.
         strip: a module path in front of every other, which is left out.
@@ -287,8 +287,10 @@ def static_shape(program: ExportedProgram, where: str) -> tuple[int, ...]:
             fix="wrap it in a module whose forward takes the image alone",
         )  # fmt: skip
     value = inputs[0].meta["val"]
-    if not all(isinstance(n, int) for n in value.shape) or program.range_constraints:
-        raise dynamic_shapes(where, f"the input is {[str(n) for n in value.shape]}")
+    for node in program.graph_module.graph.nodes:  # not range_constraints: static programs may have left-overs there
+        meta = node.meta.get("val")
+        if isinstance(meta, Tensor) and not all(isinstance(n, int) for n in meta.shape):
+            raise dynamic_shapes(where, f"{node.name} is [{', '.join(map(str, meta.shape))}]")
     shape = tuple(int(n) for n in value.shape)
     if value.dtype != torch.float32:
         raise UserError(
@@ -308,6 +310,3 @@ def dynamic_shapes(where: str, why: str) -> UserError:
     return UserError(
         "the program has dynamic shapes", where=where, why=why, fix="export it without dynamic_shapes, with an example of batch 1"
     )
-
-
-__all__ = ["Code", "Lowered", "dynamic_shapes", "lower", "static_shape"]

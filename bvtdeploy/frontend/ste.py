@@ -1,7 +1,7 @@
 """Straight-through estimators in an exported graph: `(q - g) + g` in all its spellings is q.
 
 Training code writes the value of a quantiser as q.detach() - g.detach() + g, so that gradients flow through g. In the exported
-graph this is arithmetic, which rounds: a binary weight comes back as alpha * {+1, -1} up to some ulp (MODELS.md 6.2). We look for
+graph this is arithmetic, which rounds: a binary weight comes back as alpha * {+1, -1} up to some ulp. We look for
 sums in which every term but one cancels exactly (+g against -g, the same value) and the remaining term is a quantiser's result.
 Detach marks are not required: the inference of a model that was exported without them has the same redundancy.
 """

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
+import operator
 import traceback
 import warnings
 import zipfile
@@ -14,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import OutputKind
+from torch.export.graph_signature import OutputKind, OutputSpec
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 
@@ -130,7 +132,7 @@ def _zip_content(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.split("/", 1)[-1] for name in archive.namelist()]
-            damaged = archive.testzip() if path.suffix == ".pt2" else None
+            damaged = archive.testzip() if "archive_format" in names else None
     except (zipfile.BadZipFile, OSError, EOFError) as error:
         raise UserError(
             "the model file is damaged", where=str(path), why=f"its zip archive cannot be read: {error}",
@@ -245,36 +247,63 @@ def _load_program(path: Path, trust_pickle: bool) -> ExportedProgram:
 
 
 def _screen_program(archive: zipfile.ZipFile, path: Path, trust_pickle: bool) -> None:
-    """Refuses programs whose loading runs code: pickled objects beside tensors, and symbolic sizes (torch evaluates their text)."""
+    """Refuses programs whose loading runs code: pickles that are more than tensors, compiled code, and symbolic sizes (torch
+    evaluates their text). Names are compared without case, as torch's own reader finds them."""
     foreign: list[str] = []
-    for info in archive.infolist():
-        name = info.filename.split("/", 1)[-1]
-        stem = name.rsplit("/", 1)[-1]
-        if stem.startswith(("custom_obj_", "opaque_obj_")):
-            foreign.append(stem)
-        elif name.startswith("models/") and name.endswith(".json"):
+    names = [info.filename.lower() for info in archive.infolist()]
+    if len(set(names)) != len(names):
+        raise UserError("the program is damaged", where=str(path), why="its archive has a file twice", fix="export it again")
+    for info, name in zip(archive.infolist(), names, strict=True):
+        short = "/".join(name.split("/")[1:])
+        if any(word in name for word in ("custom_obj_", "opaque_obj_", "aotinductor")):
+            foreign.append(short)
+        elif name.endswith(".json"):
             try:
-                model = json.loads(archive.read(info))
+                found = _strings(json.loads(archive.read(info)))
             except ValueError as error:
                 raise UserError("the program is damaged", where=str(path), why=str(error), fix="export it again") from error
-            symbols = sorted(set(_symbols(model)))
-            if symbols:
+            if symbols := sorted({value for key, value in found if key == "expr_str"}):
                 raise dynamic_shapes(str(path), "symbolic sizes: " + ", ".join(symbols[:4]))
-        elif name.startswith("data/") and not name.endswith(".json"):
-            data = archive.read(info)
-            if data[:4] == b"PK\x03\x04":
-                foreign += _unsafe_globals(io.BytesIO(data))
-            elif name.endswith(".pt") and data:
-                foreign.append(f"{stem}, an old pickle")
+            foreign += [f"a pickled tensor of {short}" for key, _ in found if key == "use_pickle"]
+        elif name.endswith(".pt") and info.file_size and not _only_tensors(archive.read(info)):
+            foreign.append(short)
     if foreign and not trust_pickle:
         raise _refuse_pickle(path, foreign)
 
 
-def _symbols(node: Any) -> list[str]:
+def _strings(node: Any) -> list[tuple[str, str]]:
+    """All (key, text) of a JSON tree whose value is a text, or true."""
     if isinstance(node, dict):
-        own = [node["expr_str"]] if isinstance(node.get("expr_str"), str) else []
-        return own + [s for v in node.values() for s in _symbols(v)]
-    return [s for v in node for s in _symbols(v)] if isinstance(node, list) else []
+        own = [(key, str(value)) for key, value in node.items() if isinstance(value, str) or value is True]
+        return own + [found for value in node.values() for found in _strings(value)]
+    return [found for value in node for found in _strings(value)] if isinstance(node, list) else []
+
+
+def _only_tensors(data: bytes) -> bool:
+    """A torch file can be loaded without running anything: then torch does not fall back to unpickling it."""
+    try:
+        torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception:  # noqa: BLE001  (whatever is wrong with it, it is not that)
+        return False
+    return True
+
+
+def _functional(program: ExportedProgram) -> ExportedProgram:
+    """The program without in-place ops, einsum and wrapped blocks. Rewriting takes longer than the export, so only where needed."""
+
+    def simple(node: fx.Node) -> bool:
+        target = node.target
+        if isinstance(target, torch._ops.OpOverload):
+            return not target._schema.is_mutable and target not in _DECOMPOSE
+        return node.op in ("placeholder", "output") or target is operator.getitem
+
+    if all(map(simple, program.graph_module.graph.nodes)):
+        return program
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        table = torch.export.default_decompositions()
+        functional: ExportedProgram = program.run_decompositions({op: table[op] for op in _DECOMPOSE if op in table})
+    return functional
 
 
 def _from_program(
@@ -282,15 +311,9 @@ def _from_program(
     module: nn.Module | None = None, output: int | None = None, strip: str = "",
 ) -> Imported:  # fmt: skip
     shape = static_shape(program, where)
-    if any(spec.kind != OutputKind.USER_OUTPUT for spec in program.graph_signature.output_specs):
-        changed = [str(s.target) for s in program.graph_signature.output_specs if s.kind != OutputKind.USER_OUTPUT]
-        raise UserError(
-            "the forward pass changes the model's state", where=where, why="it writes " + ", ".join(changed[:4]),
-            fix="call model.eval() before the export; the compiled model has no state",
-        )  # fmt: skip
     if output is None:
         output = _pick_output(program, where)
-    result = program.graph_signature.output_specs[output].arg
+    result = _user_outputs(program)[output].arg
     value = next((n.meta.get("val") for n in program.graph_module.graph.nodes if n.name == getattr(result, "name", None)), None)
     out = list(value.shape) if isinstance(value, Tensor) else None
     if out is None or len(out) != 2 or out[0] != 1:
@@ -298,11 +321,15 @@ def _from_program(
             f"the output has shape {out}", where=where, why="a classifier's logits [1, classes] are expected",
             fix="return the logits alone",
         )  # fmt: skip
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        table = torch.export.default_decompositions()
-        functional = program.run_decompositions({op: table[op] for op in _DECOMPOSE if op in table})
-    lowered = lower(functional, output, name, where, strip)
+    functional = _functional(program)
+    specs = functional.graph_signature.output_specs  # written state comes before the outputs of the model
+    if changed := [str(s.target) for s in specs if s.kind not in (OutputKind.USER_OUTPUT, OutputKind.USER_INPUT_MUTATION)]:
+        raise UserError(
+            "the forward pass changes the model's state", where=where, why="it writes " + ", ".join(changed[:4]),
+            fix="call model.eval() before the export; the compiled model has no state",
+        )  # fmt: skip
+    position = [i for i, spec in enumerate(specs) if spec.kind == OutputKind.USER_OUTPUT][output]
+    lowered = lower(functional, position, name, where, strip)
     assert [v.type.shape for v in lowered.graph.inputs] == [shape]
     parameters = [p for p in program.state_dict.values() if isinstance(p, nn.Parameter)]
     return Imported(
@@ -317,8 +344,12 @@ def _from_program(
     )
 
 
+def _user_outputs(program: ExportedProgram) -> list[OutputSpec]:
+    return [spec for spec in program.graph_signature.output_specs if spec.kind == OutputKind.USER_OUTPUT]
+
+
 def _pick_output(program: ExportedProgram, where: str) -> int:
-    count = len(program.graph_signature.output_specs)
+    count = len(_user_outputs(program))
     if count == 1:
         return 0
     try:
@@ -354,7 +385,7 @@ class _DataIsDetach(TorchFunctionMode):
     """torch.export cannot trace x.data, which old training code writes for x.detach()."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func == torch.Tensor.data.__get__:  # a new wrapper at each access, so not `is`
+        if getattr(getattr(func, "__self__", None), "__name__", "") == "data":
             return args[0].detach()
         return func(*args, **(kwargs or {}))
 
@@ -386,7 +417,8 @@ def _from_module(
     module: nn.Module, example_input: Tensor | Sequence[int] | None, kind: str, where: str, digest: str, size: int
 ) -> Imported:
     x = _example(module, example_input, where)
-    module.eval()
+    with contextlib.suppress(NotImplementedError):  # the module of an exported program
+        module.eval()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
@@ -400,7 +432,8 @@ def _from_module(
         if reference is not module:
             _logits(out, Tensor, where)
         try:
-            program = torch.export.export(reference, (x,), strict=False)
+            with _DataIsDetach():
+                program = torch.export.export(reference, (x,), strict=False)
         except Exception as error:  # torch.export has no common class of errors
             raise UserError(
                 "torch.export cannot trace the model", where=_place(error) or where, why=_reason(error),

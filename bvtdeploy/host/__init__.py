@@ -148,7 +148,7 @@ class Session:
         size = self.input_shape[0] * self.input_shape[1]
         if array.size == size:
             return self._run_one(array)
-        if array.ndim > 1 and array[0].size == size:
+        if array.ndim > 1 and len(array) and array[0].size == size:
             return np.stack([self._run_one(one) for one in array])
         shape = "x".join(map(str, array.shape))
         raise UserError(

@@ -93,7 +93,7 @@ class Graph:
         base = "".join(ch if ch.isalnum() or ch in "._" else "_" for ch in hint) or "v"
         name = base
         while name in self._names or (not hint and name == "v"):
-            name = f"{base}{self._counter}"
+            name = f"{base}_{self._counter}" if hint else f"v{self._counter}"
             self._counter += 1
         self._names.add(name)
         return name

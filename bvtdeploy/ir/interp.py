@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
+
 from bvtdeploy.ir.graph import Array, Graph, Op, Value
 from bvtdeploy.ir.types import DTYPES
 
@@ -31,7 +33,8 @@ def run(graph: Graph, inputs: Mapping[str, Array], observe: Callable[[Op, list[A
         at[value] = inputs[value.name]
     keep = set(graph.outputs)
     for op in graph.ops:
-        results = REGISTRY[op.kind].reference(op.attrs, [at[v] for v in op.inputs])
+        with np.errstate(all="ignore"):  # infinities and NaN are results like others
+            results = REGISTRY[op.kind].reference(op.attrs, [at[v] for v in op.inputs])
         for value, array in zip(op.outputs, results, strict=True):
             assert array.shape == value.type.shape, f"{op}: reference gave {array.shape}"
             at[value] = array

@@ -249,6 +249,24 @@ class _Lowering:
         raise AssertionError("the last candidate is always taken")
 
 
+def describe(low: Lowered) -> str:
+    """The schedule and the memory plan as text: groups, their ops, and where each value lives."""
+
+    def place(i: int) -> str:
+        v = low.values[i]
+        at = f"+{v.offset}" if v.storage in ("ARENA", "TILE", "CONST") else ""
+        return f"%{v.name}:{v.storage.lower()}{at}"
+
+    lines = [f"arena {low.arena_bytes} bytes, tile {low.tile_bytes} bytes a thread, constants {len(low.constants)} bytes"]
+    for n, g in enumerate(low.groups):
+        lines.append(f"group {n}: {g.rows} rows in blocks of {g.block}")
+        for op in low.ops[g.first_op : g.first_op + g.n_ops]:
+            inputs = ", ".join(place(i) for i in op.inputs if i != NONE)
+            outputs = ", ".join(place(i) for i in op.outputs if i != NONE)
+            lines.append(f"  {outputs} = {op.kind}({inputs})" + (f"  # {op.module}" if op.module else ""))
+    return "\n".join([*lines, ""])
+
+
 def lower(graph: Graph) -> Lowered:
     """Schedules, plans memory and packs the constants of a compiled graph.
 

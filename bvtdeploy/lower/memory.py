@@ -28,7 +28,7 @@ def plan(requests: list[Request]) -> tuple[list[int], int]:
     """
     offsets = [0] * len(requests)
     placed: list[int] = []
-    for i in sorted(range(len(requests)), key=lambda i: (-requests[i].size, i)):
+    for i in sorted(range(len(requests)), key=lambda i: (-align(requests[i].size), requests[i].first, i)):
         a = requests[i]
         at = 0
         busy = sorted((offsets[j], offsets[j] + align(requests[j].size)) for j in placed if _overlap(a, requests[j]))

@@ -34,31 +34,22 @@ def schedule(graph: Graph) -> list[Group]:
     left = {op: {user for v in op.outputs for user in v.users} for op in waiting}  # readers not yet placed
     groups: list[Group] = []
     while waiting:
-        ready = [op for op in waiting if not left[op]]
-        seed = max(ready, key=position.__getitem__)
-        rows = seed.outputs[0].type.shape[0]
+        rows: int | None = None  # the seed takes what comes last
         members: list[Op] = []
         blocked: set[Value] = set()  # values that a member reads at other rows
-
-        def place(op: Op) -> None:
+        while fits := [
+            op
+            for op in waiting
+            if not left[op] and rows in (None, op.outputs[0].type.shape[0]) and not any(v in blocked for v in op.outputs)
+        ]:
+            op = max(fits, key=position.__getitem__)
+            rows = op.outputs[0].type.shape[0]
             members.append(op)
             waiting.remove(op)
-            blocked.update(whole_inputs(op))  # noqa: B023  (called inside the iteration that owns it)
+            blocked.update(whole_inputs(op))
             for value in op.inputs:
                 if value.producer in left:
                     left[value.producer].discard(op)
-
-        place(seed)
-        while True:
-            fits = [
-                op
-                for op in waiting
-                if not left[op]
-                and op.outputs[0].type.shape[0] == rows
-                and not any(v in blocked for v in op.outputs)
-            ]
-            if not fits:
-                break
-            place(max(fits, key=position.__getitem__))
+        assert rows is not None, "the graph has a cycle"
         groups.append(Group(tuple(reversed(members)), rows))
     return groups[::-1]

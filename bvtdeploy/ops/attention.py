@@ -11,8 +11,9 @@
         a_j = m_j <= T ? 1 : 0
         out[i][c] = sum_j a_j * v[j][c] = 2*popcount(a and v_c) - popcount(a)
 
-Source: MODELS.md 2.3, a = clip*clamp(round(p/clip), 0, 1) with half-to-even rounding is clip where p > clip/2 (strictly) and 0
-elsewhere; p_j = table[m_j]/Z, so limit = clip/2. The factor clip itself goes into the following scale.
+Source: BinaryViT (Le & Li 2023, arXiv 2306.16678), whose code computes a = clip*clamp(round(p/clip), 0, 1). Rounding half to even
+makes that clip where p > clip/2 (strictly) and 0 elsewhere; p_j = table[m_j]/Z, so limit = clip/2. The factor clip itself goes into
+the following scale.
     attrs: heads h        record: inputs[0..4] = q, k, v (layout COLS), table, limit; attr[0] = heads; N is the row space
 """
 

@@ -2,7 +2,7 @@
 operand may be i32 dots below 2^24): add sub mul div neg sign round clamp prelu softmax.
 
 sign: the canonical semantics has no zero: sign(0) = +1 (also of -0), NaN gives -1. PyTorch gives 0 there; `verify` counts how
-often it happens (MODELS.md 6.1). round: half to even. clamp: attrs min, max (None: open). prelu: x > 0 ? x : slope*x with the
+often it happens. round: half to even. clamp: attrs min, max (None: open). prelu: x > 0 ? x : slope*x with the
 slope broadcast along attrs axis. softmax: along attrs axis, in fp64 and then rounded (a reference for what passes replace; the
 runtime has no such op).
 """

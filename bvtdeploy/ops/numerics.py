@@ -31,7 +31,7 @@ def fma(a: npt.ArrayLike, b: npt.ArrayLike, c: npt.ArrayLike) -> F32:
         fix = np.isfinite(s) & (e != 0) & ((bits & 1) == 0)
         # Towards e's sign: away from zero where e and s agree in sign (bits + 1), else towards zero (bits - 1).
         step = np.where((e > 0) == (s > 0), np.int64(1), np.int64(-1))
-        odd = np.asarray(bits + np.where(fix, step, np.int64(0))).view(np.float64)
+        odd: F64 = np.asarray(bits + np.where(fix, step, np.int64(0))).view(np.float64)
         return odd.astype(np.float32)
 
 

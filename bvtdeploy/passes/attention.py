@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import numpy.typing as npt
 
 from bvtdeploy.ir.graph import Graph, Op, Value, single_use
 from bvtdeploy.ir.types import Type
@@ -27,11 +28,11 @@ from bvtdeploy.passes.binarise import codes_of
 TABLE_BITS = 40
 
 
-def softmax_table(d: int, scale: float, keys: int) -> np.ndarray:
+def softmax_table(d: int, scale: float, keys: int) -> npt.NDArray[np.uint64]:
     """u64[1, d+1]: round(2^b * exp(-2*scale*m)), b as large as keys * 2^b < 2^53 allows, at most 40."""
     b = min(TABLE_BITS, 52 - max(keys, 1).bit_length())
-    table = np.rint(np.ldexp(np.exp(-2.0 * scale * np.arange(d + 1)), b)).astype(np.uint64)
-    return table.reshape(1, -1)
+    exponentials = np.exp(-2.0 * scale * np.arange(d + 1, dtype=np.float64)).reshape(1, -1)
+    return np.asarray(np.rint(np.ldexp(exponentials, b)), np.uint64)
 
 
 def _through_mul(value: Value) -> tuple[Value, float]:
@@ -52,10 +53,12 @@ class _NoMatch(Exception):
     """Not this pattern; the text is empty where nothing was recognised at all."""
 
 
-def _need(value: Value, kind: str) -> Op:
-    if value.producer is None or value.producer.kind != kind:
-        raise _NoMatch("")
-    return value.producer
+def _need(value: Value, kind: str, factor: str = "") -> Op:
+    """The producer of a value; `factor` is what a multiplication that stands in between would be called."""
+    op = value.producer
+    if op is None or op.kind != kind:
+        raise _NoMatch(f"the {factor} is not one number" if factor and op is not None and op.kind in ("mul", "div") else "")
+    return op
 
 
 def _match(graph: Graph, context: Op, report: Report, memo: dict[Value, Value | None]) -> None:
@@ -63,7 +66,7 @@ def _match(graph: Graph, context: Op, report: Report, memo: dict[Value, Value | 
     quantiser = _need(code, "clamp")
     softmax_side = _need(quantiser.inputs[0], "round").inputs[0]
     probability, inverse = _through_mul(softmax_side)
-    softmax = _need(probability, "softmax")
+    softmax = _need(probability, "softmax", "probability step")
     # From here on it is an attention; what does not fit is reported.
     if (quantiser.attrs["min"], quantiser.attrs["max"]) != (0.0, 1.0):
         raise _NoMatch(f"the probabilities are clamped to {quantiser.attrs['min']}..{quantiser.attrs['max']}, not to 0..1")
@@ -72,7 +75,7 @@ def _match(graph: Graph, context: Op, report: Report, memo: dict[Value, Value | 
     if not 0 < inverse < math.inf:
         raise _NoMatch(f"the probability step is {1 / inverse if inverse else math.inf:g}: it must be positive")
     scores, scale = _through_mul(softmax.inputs[0])
-    product = _need(scores, "matmul")
+    product = _need(scores, "matmul", "score scale")
     if not 0 < scale < math.inf:
         raise _NoMatch(f"the score scale is {scale:g}: it must be positive")
     q = codes_of(graph, product.inputs[0], memo)
@@ -91,7 +94,7 @@ def _match(graph: Graph, context: Op, report: Report, memo: dict[Value, Value | 
     # round(p * inverse) >= 1 iff p * inverse > 1/2 iff p > clip/2
     limit = graph.constant(np.full((1, heads), 0.5 / inverse, np.float64), before=context)
     dots = graph.append("binary_attention", [q, k, v, table, limit], module=context.module, before=context)
-    step = graph.constant(np.float32(gain), before=context)
+    step = graph.constant(np.array(gain, np.float32), before=context)
     graph.supersede(context.out, graph.append("mul", [dots, step], module=context.module, before=context))
 
 

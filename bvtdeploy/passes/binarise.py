@@ -2,7 +2,7 @@
 
     linear(sign(x), W) with W[o] = alpha_o * c_o, c_o in {+1,-1}^K    =    alpha_o * (sign(x) . c_o)
 
-The dot is an exact integer; the scale is applied once, which is the canonical semantics (DESIGN 3). Where the weight is exactly
+The dot is an exact integer; the scale is applied once, which is the canonical semantics. Where the weight is exactly
 scale times +-1 and there is no bias, the interpreter gives the same bits before and after; a residue or a bias moves the result by
 a rounding. The same for conv2d without padding, groups or dilation (a padded tap is a third value, 0).
 

@@ -196,7 +196,8 @@ def _shift_into_threshold(graph: Graph, op: Op) -> bool:
     if source.attrs["roles"] != ("x", "shift"):
         return False
     threshold = row(_data(op.inputs[1]) - _data(source.inputs[1])) + np.float32(0.0)  # + 0: no negative zero
-    merged = graph.append("epilogue", [source.inputs[0], graph.constant(threshold, before=op)], dict(op.attrs), module=op.module, before=op)
+    inputs = [source.inputs[0], graph.constant(threshold, before=op)]
+    merged = graph.append("epilogue", inputs, dict(op.attrs), module=op.module, before=op)
     graph.supersede(op.out, merged)
     graph.remove(op)
     return True
@@ -303,7 +304,8 @@ def run(graph: Graph, report: Report) -> Graph:
         _swap(graph, op)
     changed = True
     while changed:
-        changed = any([_merge_chain(graph, op, report) for op in graph.of_kind("epilogue") if op in graph.ops and not _only_sign(op)])
+        chains = [op for op in graph.of_kind("epilogue") if not _only_sign(op)]
+        changed = sum(op in graph.ops and _merge_chain(graph, op, report) for op in chains) > 0
     _sign_outputs(graph, report)
     graph.drop_dead()
     return graph

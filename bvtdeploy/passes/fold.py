@@ -58,7 +58,7 @@ def _div(graph: Graph, op: Op, report: Report) -> bool:
 
 
 def _neg(graph: Graph, op: Op) -> bool:
-    minus = graph.constant(np.float32(-1.0), before=op)
+    minus = graph.constant(np.array(-1.0, np.float32), before=op)
     graph.supersede(op.out, graph.append("mul", [op.inputs[0], minus], module=op.module, before=op))
     return True
 

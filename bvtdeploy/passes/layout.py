@@ -92,7 +92,7 @@ class _Layout:
     def rows_view(self, value: Value) -> View:
         """The view of a value whose last axis must be all channels and whose other axes must be the rows, in order."""
         view = self.view(value)
-        if not _is(view.index.reshape(view.base.type.shape[0], -1) if view.index.size else view.index, _order(view.base.type.shape)):
+        if not _is(view.index.reshape(-1, value.type.shape[-1]), _order(view.base.type.shape)):
             raise _Refused(f"its operand {value.type} is not rows x channels in memory")
         return view
 
@@ -190,15 +190,15 @@ class _Layout:
         """(factor, width) such that `other` reaches the base of `main` through the epilogue's row and channel maps."""
         n, c = main.base.type.shape
         rows, cols = other.base.type.shape
-        source = np.empty(n * c, np.int32)
-        source[main.index.reshape(-1)] = other.index.reshape(-1)
-        source = source.reshape(n, c)
+        flat = np.empty(n * c, np.int32)
+        flat[main.index.reshape(-1)] = other.index.reshape(-1)
+        source = flat.reshape(n, c)
         if c % cols or not np.array_equal(source % cols, np.broadcast_to(np.arange(c) % cols, (n, c))):
             return None
         at = source[:, 0] // cols
         if not (source // cols == at[:, None]).all() or n % rows:
             return None
-        factor = int(round((n // rows) ** 0.5))
+        factor = round((n // rows) ** 0.5)
         if factor * factor * rows != n:
             return None
         if factor == 1:
@@ -314,7 +314,7 @@ class _Layout:
     def avg_pool1d(self, op: Op) -> None:
         view = self.rows_view(op.inputs[0])
         k = op.attrs["kernel"]
-        if op.attrs["stride"] != k or view.base.type.shape[1] % k or op.inputs[0].type.shape[-1] % k:
+        if op.attrs["stride"] != k or view.base.type.shape[1] % k:
             raise _Refused("a one-dimensional average pool whose windows overlap or do not divide the channels")
         self.define(op.out, self.emit("channel_pool", [view.base], group=k))
 

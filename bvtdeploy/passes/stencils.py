@@ -112,7 +112,7 @@ def _merge_branches(graph: Graph, root: Op, report: Report) -> None:
 
 def run(graph: Graph, report: Report) -> Graph:
     """Absorbs affines into stencils, then merges the stencils of every sum."""
-    while any([_absorb_affine(graph, op) for op in graph.of_kind("epilogue")]):
+    while sum(_absorb_affine(graph, op) for op in graph.of_kind("epilogue")):
         pass
     for op in reversed(graph.of_kind("epilogue")):
         plain = _is_step(op, "res0") and op.attrs["factors"] == (1,)

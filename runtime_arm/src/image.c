@@ -3,7 +3,9 @@
  * The resampling follows Pillow's src/libImaging/Resample.c (MIT-CMU licence, Copyright 1997-2011 by Secret Labs AB, 1995-2011 by
  * Fredrik Lundh and contributors, 2010 by Jeffrey A. Clark and contributors): the support grows with the scale when shrinking,
  * coefficients are computed in double, normalised, rounded to 22 bits of fraction; a horizontal pass, then a vertical one, each
- * rounded to 8 bits, each only if its size changes. NEAREST follows its Geometry.c (ImagingScaleAffine).
+ * rounded to 8 bits, each only if its size changes. The horizontal pass always comes first, as in every Pillow before 13 (since then
+ * Image.resize takes the vertical one first where the height shrinks much more than the width, which rounds differently).
+ * NEAREST follows its Geometry.c (ImagingScaleAffine).
  * Sizes and the crop of SHORT_CROP follow torchvision's Resize and CenterCrop on PIL images.
  */
 #include <math.h>

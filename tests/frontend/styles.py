@@ -95,7 +95,8 @@ class Attention(nn.Module):
         p = (torch.matmul(q, k.transpose(-1, -2)) / (q.shape[-1] ** 0.5)).softmax(-1)
         a = self.clip * torch.clamp(torch.round(p / self.clip), 0, 1)
         a = a.detach() - p.detach() + p
-        return self.norm((a @ v).permute(0, 2, 1, 3).contiguous().flatten(2))
+        context: Tensor = self.norm((a @ v).permute(0, 2, 1, 3).contiguous().flatten(2))
+        return context
 
 
 @dataclass

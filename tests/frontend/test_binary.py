@@ -55,10 +55,20 @@ def test_full_precision_weights_are_not_binary(shape: tuple[int, ...], seed: int
     assert binary_rows(np.random.default_rng(seed).normal(0, 0.02, shape).astype(np.float32)) is None
 
 
-@pytest.mark.parametrize("weight", [
-    [[1.0], [2.0]], [[0.0, 0.0]], [[1.0, -1.0], [0.0, 0.0]], [[0.0, 2.0], [1.0, 1.0]], [[1.0, 2.0]], [[1.0, np.nan]], [[np.inf, -np.inf]],
-    [1.0, -1.0], [[1.0, -1.0], [1.0, 1.002]],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "weight",
+    [
+        [[1.0], [2.0]],
+        [[0.0, 0.0]],
+        [[1.0, -1.0], [0.0, 0.0]],
+        [[0.0, 2.0], [1.0, 1.0]],
+        [[1.0, 2.0]],
+        [[1.0, np.nan]],
+        [[np.inf, -np.inf]],
+        [1.0, -1.0],
+        [[1.0, -1.0], [1.0, 1.002]],
+    ],
+)
 def test_nothing_to_conclude(weight: Any) -> None:
     assert binary_rows(np.array(weight, np.float32)) is None
 

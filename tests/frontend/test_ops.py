@@ -14,39 +14,62 @@ from hypothesis import strategies as st  # noqa: E402
 from styles import Net, SignSTE, check_all, execute, prepared  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
+from bvtdeploy.errors import UserError  # noqa: E402
 from bvtdeploy.frontend import import_model  # noqa: E402
+from bvtdeploy.frontend.aten import IMPORTERS  # noqa: E402
 
 G = torch.Generator().manual_seed(3)
 
 
 def const(*shape: int) -> Tensor:
-    return torch.randn(shape, generator=G)
+    constant: Tensor = torch.randn(shape, generator=G)
+    return constant
 
 
 def test_arithmetic() -> None:
     c, row, one = const(3, 8, 8), const(8), const(1)
-    imported = check_all({
-        "add": lambda x: x + c, "add alpha": lambda x: torch.add(x, c, alpha=2), "sub": lambda x: x - row, "rsub": lambda x: 1 - x,
-        "rsub tensor": lambda x: c - x, "mul": lambda x: 2 * x * one, "div": lambda x: x / 3, "div by x": lambda x: 1 / (x * x + 1),
-        "neg": lambda x: -x, "square": lambda x: x.square() + x**2, "addcmul": lambda x: torch.addcmul(x, x, row, value=0.5),
-        "in place": lambda x: (x + 1).mul_(2).add_(x).clamp_(-1, 2), "clamp": lambda x: x.clamp(-0.3, 0.4),
-        "clamp min": lambda x: x.clamp_min(0.1), "clamp max": lambda x: x.clamp(max=0.1), "hardtanh": lambda x: F.hardtanh(x, -2, 1),
-        "relu": lambda x: F.relu(x) + F.relu6(x), "abs": lambda x: x.abs(), "maximum": lambda x: torch.maximum(x, torch.tensor(0.2)),
-        "minimum": lambda x: torch.minimum(torch.tensor(0.2), x), "round": lambda x: torch.round(4 * x) / 4,
-        "leaky": lambda x: F.leaky_relu(x, 0.2), "softmax": lambda x: x.softmax(1) + F.softmax(x, -1),
-        "identities": lambda x: F.dropout(x.detach().clone().contiguous().to(torch.float32).float(), 0.5, False),
-    })  # fmt: skip
+    imported = check_all(
+        {
+            "add": lambda x: x + c,
+            "add alpha": lambda x: torch.add(x, c, alpha=2),
+            "sub": lambda x: x - row,
+            "rsub": lambda x: 1 - x,
+            "rsub tensor": lambda x: c - x,
+            "mul": lambda x: 2 * x * one,
+            "div": lambda x: x / 3,
+            "div by x": lambda x: 1 / (x * x + 1),
+            "neg": lambda x: -x,
+            "square": lambda x: x.square() + x**2,
+            "addcmul": lambda x: torch.addcmul(x, x, row, value=0.5),
+            "in place": lambda x: (x + 1).mul_(2).add_(x).clamp_(-1, 2),
+            "clamp": lambda x: x.clamp(-0.3, 0.4),
+            "clamp min": lambda x: x.clamp_min(0.1),
+            "clamp max": lambda x: x.clamp(max=0.1),
+            "hardtanh": lambda x: F.hardtanh(x, -2, 1),
+            "relu": lambda x: F.relu(x) + F.relu6(x),
+            "abs": lambda x: x.abs(),
+            "maximum": lambda x: torch.maximum(x, torch.tensor(0.2)),
+            "minimum": lambda x: torch.minimum(torch.tensor(0.2), x),
+            "round": lambda x: torch.round(4 * x) / 4,
+            "leaky": lambda x: F.leaky_relu(x, 0.2),
+            "softmax": lambda x: x.softmax(1) + F.softmax(x, -1),
+            "identities": lambda x: F.dropout(x.detach().clone().contiguous().to(torch.float32).float(), 0.5, False),
+        }
+    )
     assert imported.graph.count()["prelu"] == 2
 
 
 def test_prelu() -> None:
     slope, channel = const(8), const(3)
     bodies = {
-        "aten": lambda x: F.prelu(x, channel), "one slope": lambda x: F.prelu(x, channel[:1]),
-        "where": lambda x: torch.where(x > 0, x, slope * x), "where ge": lambda x: torch.where(x >= 0, x, x * slope),
-        "where le": lambda x: torch.where(x <= 0, 0.1 * x, x), "where relu": lambda x: torch.where(x > 0, x, 0.0),
+        "aten": lambda x: F.prelu(x, channel),
+        "one slope": lambda x: F.prelu(x, channel[:1]),
+        "where": lambda x: torch.where(x > 0, x, slope * x),
+        "where ge": lambda x: torch.where(x >= 0, x, x * slope),
+        "where le": lambda x: torch.where(x <= 0, 0.1 * x, x),
+        "where relu": lambda x: torch.where(x > 0, x, 0.0),
         "computed twice": lambda x: torch.where(x - slope > 0, x - slope, channel[:, None, None] * (x - slope)),
-    }  # fmt: skip
+    }
     graph = check_all(bodies).graph
     assert graph.count()["prelu"] == 6
     assert [op.attrs["axis"] for op in graph.of_kind("prelu")] == [1, 3, 3, 3, 3, 1]
@@ -57,14 +80,22 @@ def test_binarisers() -> None:
     """Every spelling of a two-level code is one sign and, where the levels are not -1 and +1, one affine."""
     scale = torch.tensor([0.5, 2.0, 1.5])[:, None, None]
     bodies = {
-        "sign": torch.sign, "function": lambda x: SignSTE.apply(x), "where": lambda x: torch.where(x >= 0, 1.0, -1.0),
-        "where int": lambda x: torch.where(x < 0, -1, 1).float(), "where tensors": lambda x: torch.where(x >= 0, scale, -scale),
-        "arithmetic": lambda x: 2 * (x >= 0).float() - 1, "type as": lambda x: (x >= 0).type_as(x) * 2 - 1,
-        "lt": lambda x: 1 - 2 * (x < 0).to(torch.float32), "unipolar": lambda x: (x > 0).float(),
-        "threshold": lambda x: torch.where(x >= 0.25, 1.0, 0.0), "swapped": lambda x: (0.5 >= x).float() * 3,
-        "negation": lambda x: (~(x >= 0)).float(), "bool arithmetic": lambda x: (x >= 0) * 2.0 - 1.0,
-        "as mask": lambda x: x * (x > 0.5), "per channel": lambda x: (x > scale).float() - 0.5,
-    }  # fmt: skip
+        "sign": torch.sign,
+        "function": lambda x: SignSTE.apply(x),  # type: ignore[no-untyped-call]
+        "where": lambda x: torch.where(x >= 0, 1.0, -1.0),
+        "where int": lambda x: torch.where(x < 0, -1, 1).float(),
+        "where tensors": lambda x: torch.where(x >= 0, scale, -scale),
+        "arithmetic": lambda x: 2 * (x >= 0).float() - 1,
+        "type as": lambda x: (x >= 0).type_as(x) * 2 - 1,
+        "lt": lambda x: 1 - 2 * (x < 0).to(torch.float32),
+        "unipolar": lambda x: (x > 0).float(),
+        "threshold": lambda x: torch.where(x >= 0.25, 1.0, 0.0),
+        "swapped": lambda x: (x <= 0.5).float() * 3,
+        "negation": lambda x: (~(x >= 0)).float(),
+        "bool arithmetic": lambda x: (x >= 0) * 2.0 - 1.0,
+        "as mask": lambda x: x * (x > 0.5),
+        "per channel": lambda x: (x > scale).float() - 0.5,
+    }
     imported = check_all(bodies, exact=True)
     count = imported.graph.count()
     assert count["sign"] == len(bodies)
@@ -73,24 +104,68 @@ def test_binarisers() -> None:
 
 def test_zero() -> None:
     """What is compiled at exactly 0: +1, or the upper level."""
-    bodies = {"sign": torch.sign, "ge": lambda x: (x >= 0).float(), "gt": lambda x: (x > 0).float(), "lt": lambda x: (x < 0).float()}
+    bodies = {
+        "sign": torch.sign,
+        "ge": lambda x: (x >= 0).float(),
+        "gt": lambda x: (x > 0).float(),
+        "lt": lambda x: (x < 0).float(),
+    }
     imported = import_model(Net(bodies), example_input=(1, 1, 1, 1))
     assert execute(imported, torch.zeros(1, 1, 1, 1)).tolist() == [[1.0, 1.0, 1.0, 0.0]]
 
 
+def test_structural_zeros() -> None:
+    """Where 0 is frequent, x > 0 is compiled exactly, and sign is refused."""
+    bodies = {
+        "gt": lambda x: (F.relu(x) > 0).float(),
+        "le": lambda x: torch.where(F.relu(x).view(1, -1) <= 0, 2.0, 1.0),
+        "round": lambda x: (torch.round(x) > 0) * 2.0 - 1.0,
+    }
+    assert check_all(bodies, exact=True).extras["notes"] == {}
+    for body in (lambda x: torch.sign(F.relu(x)), lambda x: x.round().sign()):
+        with pytest.raises(UserError, match="often exactly 0"):
+            import_model(Net({"": body}), example_input=(1, 1, 2, 2))
+
+
+def test_scalars_keep_their_rank() -> None:
+    graph = check_all({"scalar": lambda x: x * torch.tensor(0.5), "vector": lambda x: x * torch.tensor([0.5])}).graph
+    assert [op.inputs[1].type.shape for op in graph.of_kind("mul")] == [(), (1,)]
+
+
+def test_importers_are_of_ops_that_exist() -> None:
+    for name in IMPORTERS:
+        op, overload = name.split(".")
+        assert hasattr(getattr(torch.ops.aten, op), overload), name
+
+
 def test_layout() -> None:
     bodies = {
-        "view": lambda x: x.view(1, -1, 4).flatten(1).unflatten(1, (2, -1)), "squeeze": lambda x: x[0].unsqueeze(1).squeeze(),
-        "transpose": lambda x: x.transpose(1, -1) + x.permute(0, 3, 2, 1), "mT": lambda x: x.mT, "T": lambda x: x[0, 0].t() + x[0, 0].T,
-        "movedim": lambda x: x.movedim(1, -1), "expand": lambda x: x[:, 1:2].expand(-1, 3, -1, -1),
-        "expand as": lambda x: x[:, :1].expand_as(x), "repeat": lambda x: x.repeat(1, 2, 1, 3), "repeat rank": lambda x: x.repeat(2, 1, 1, 1, 1),
-        "tile": lambda x: x.tile((2,)), "cat": lambda x: torch.cat([x] * 3 + [torch.ones(1, 1, 8, 8)], dim=1),
-        "chunk": lambda x: torch.cat(x.chunk(2, -1)[::-1], -1), "split": lambda x: x.split([1, 2], 1)[1], "uneven": lambda x: x.split(3, 2)[2],
-        "unbind": lambda x: torch.stack(x.unbind(1), -1), "select": lambda x: x.select(1, -1) + x[:, 0], "slice": lambda x: x[:, 1:, ::2, -3:-1],
-        "narrow": lambda x: x.narrow(2, 1, 3), "roll": lambda x: x.roll((1, -2), (2, 3)) + torch.roll(x, 5), "pad": lambda x: F.pad(x, (1, 0, 2, 1)),
-        "take": lambda x: x[:, [2, 0, 1]], "index": lambda x: x.index_select(1, torch.tensor([2, 1])), "zeros": lambda x: torch.zeros_like(x) + x,
+        "view": lambda x: x.view(1, -1, 4).flatten(1).unflatten(1, (2, -1)),
+        "squeeze": lambda x: x[0].unsqueeze(1).squeeze(),
+        "transpose": lambda x: x.transpose(1, -1) + x.permute(0, 3, 2, 1),
+        "mT": lambda x: x.mT,
+        "T": lambda x: x[0, 0].t() + x[0, 0].T,
+        "movedim": lambda x: x.movedim(1, -1),
+        "expand": lambda x: x[:, 1:2].expand(-1, 3, -1, -1),
+        "expand as": lambda x: x[:, :1].expand_as(x),
+        "repeat": lambda x: x.repeat(1, 2, 1, 3),
+        "repeat rank": lambda x: x.repeat(2, 1, 1, 1, 1),
+        "tile": lambda x: x.tile((2,)),
+        "cat": lambda x: torch.cat([x] * 3 + [torch.ones(1, 1, 8, 8)], dim=1),
+        "chunk": lambda x: torch.cat(x.chunk(2, -1)[::-1], -1),
+        "split": lambda x: x.split([1, 2], 1)[1],
+        "uneven": lambda x: x.split(3, 2)[2],
+        "unbind": lambda x: torch.stack(x.unbind(1), -1),
+        "select": lambda x: x.select(1, -1) + x[:, 0],
+        "slice": lambda x: x[:, 1:, ::2, -3:-1],
+        "narrow": lambda x: x.narrow(2, 1, 3),
+        "roll": lambda x: x.roll((1, -2), (2, 3)) + torch.roll(x, 5),
+        "pad": lambda x: F.pad(x, (1, 0, 2, 1)),
+        "take": lambda x: x[:, [2, 0, 1]],
+        "index": lambda x: x.index_select(1, torch.tensor([2, 1])),
+        "zeros": lambda x: torch.zeros_like(x) + x,
         "qkv": lambda x: (lambda q: q[0] + q[2])(x.reshape(1, 3, 4, 4, 4).permute(1, 0, 2, 3, 4)),
-    }  # fmt: skip
+    }
     check_all(bodies, exact=True)
 
 
@@ -105,10 +180,15 @@ def test_upsampling(last: bool) -> None:
     bodies = {
         "repeat_interleave": lambda x: grid(x).repeat_interleave(2, h).repeat_interleave(2, dim=w),
         "swapped": lambda x: grid(x).repeat_interleave(4, w).repeat_interleave(4, h),
-        "expand": lambda x: grid(x).unsqueeze(w).unsqueeze(w + 2).expand(*((1, 8, 2, 8, 2, 3) if last else (1, 3, 8, 2, 8, 2)))
-        .reshape(*((1, 16, 16, 3) if last else (1, 3, 16, 16))),
+        "expand": lambda x: (
+            grid(x)
+            .unsqueeze(w)
+            .unsqueeze(w + 2)
+            .expand(*((1, 8, 2, 8, 2, 3) if last else (1, 3, 8, 2, 8, 2)))
+            .reshape(*((1, 16, 16, 3) if last else (1, 3, 16, 16)))
+        ),
         "indices": lambda x: grid(x)[(slice(None),) * h + (torch.arange(16)[:, None] // 2, torch.arange(16) // 2)],
-    }  # fmt: skip
+    }
     if not last:
         bodies["interpolate"] = lambda x: F.interpolate(x, scale_factor=2, mode="nearest")
         bodies["size"] = lambda x: F.interpolate(x, size=(24, 24))
@@ -119,26 +199,39 @@ def test_upsampling(last: bool) -> None:
 
 def test_interleaving_that_is_no_upsampling() -> None:
     bodies = {
-        "one axis": lambda x: x.repeat_interleave(2, 2), "channels": lambda x: x.repeat_interleave(3, 1),
-        "unequal": lambda x: x.repeat_interleave(2, 2).repeat_interleave(3, 3), "unequal nearest": lambda x: F.interpolate(x, scale_factor=(2, 3)),
-        "tokens": lambda x: x.flatten(2).transpose(1, 2).repeat_interleave(4, 1), "tiled": lambda x: x.repeat(1, 1, 2, 2),
-    }  # fmt: skip
+        "one axis": lambda x: x.repeat_interleave(2, 2),
+        "channels": lambda x: x.repeat_interleave(3, 1),
+        "unequal": lambda x: x.repeat_interleave(2, 2).repeat_interleave(3, 3),
+        "unequal nearest": lambda x: F.interpolate(x, scale_factor=(2, 3)),
+        "tokens": lambda x: x.flatten(2).transpose(1, 2).repeat_interleave(4, 1),
+        "tiled": lambda x: x.repeat(1, 1, 2, 2),
+    }
     assert "upsample" not in check_all(bodies, exact=True).graph.count()
 
 
 def test_products() -> None:
     w, b, wide = const(5, 8), const(5), const(3, 8, 8)
     bodies = {
-        "linear": lambda x: F.linear(x, w, b), "no bias": lambda x: F.linear(x, w), "matmul": lambda x: x @ w.T, "left": lambda x: w @ x,
-        "addmm": lambda x: torch.addmm(b, x[0, 0], w.T), "mm": lambda x: torch.mm(x[0, 0], w.T), "vector": lambda x: x @ w[0],
-        "bmm": lambda x: torch.bmm(x[0], x[0].transpose(1, 2)), "scores": lambda x: x @ x.transpose(-1, -2), "constant": lambda x: x @ wide,
-        "broadcast": lambda x: torch.matmul(x[:, :1], x), "einsum": lambda x: torch.einsum("bchw,bdhw->bcd", x, x),
-        "linear of input": lambda x: F.linear(x[0, 0], x[0, 1]), "attention": lambda x: F.scaled_dot_product_attention(x, x + 1, x - 1),
+        "linear": lambda x: F.linear(x, w, b),
+        "no bias": lambda x: F.linear(x, w),
+        "matmul": lambda x: x @ w.T,
+        "left": lambda x: w @ x,
+        "addmm": lambda x: torch.addmm(b, x[0, 0], w.T),
+        "mm": lambda x: torch.mm(x[0, 0], w.T),
+        "vector": lambda x: x @ w[0],
+        "bmm": lambda x: torch.bmm(x[0], x[0].transpose(1, 2)),
+        "scores": lambda x: x @ x.transpose(-1, -2),
+        "constant": lambda x: x @ wide,
+        "broadcast": lambda x: torch.matmul(x[:, :1], x),
+        "einsum": lambda x: torch.einsum("bchw,bdhw->bcd", x, x),
+        "linear of input": lambda x: F.linear(x[0, 0], x[0, 1]),
+        "attention": lambda x: F.scaled_dot_product_attention(x, x + 1, x - 1),
         "conv": lambda x: F.conv2d(x, wide[:, :3, :3].reshape(3, 3, 3, 1), b[:3], 2, 1, 1, 1),
         "groups": lambda x: F.conv2d(x, wide[:, :1, :3].reshape(3, 1, 1, 3).repeat(1, 1, 3, 1), None, 1, "same", 2, 3),
-        "conv1d": lambda x: F.conv1d(x[:, :, 0], wide[:, :3, :3], b[:3], stride=2, padding=1), "unbatched": lambda x: F.conv2d(x[0], w.reshape(5, 1, 2, 4)[:, [0, 0, 0]]),
+        "conv1d": lambda x: F.conv1d(x[:, :, 0], wide[:, :3, :3], b[:3], stride=2, padding=1),
+        "unbatched": lambda x: F.conv2d(x[0], w.reshape(5, 1, 2, 4)[:, [0, 0, 0]]),
         "code product": lambda x: torch.sign(x) @ torch.sign(w.T),
-    }  # fmt: skip
+    }
     count = check_all(bodies).graph.count()
     assert count["linear"] == 7
     assert count["conv2d"] == 4
@@ -146,7 +239,10 @@ def test_products() -> None:
 
 def test_code_products_are_exact() -> None:
     w = torch.sign(const(5, 8)) * 0.3
-    check_all({"linear": lambda x: F.linear(torch.sign(x), torch.sign(w)), "scores": lambda x: torch.sign(x) @ torch.sign(x).mT}, exact=True)
+    check_all(
+        {"linear": lambda x: F.linear(torch.sign(x), torch.sign(w)), "scores": lambda x: torch.sign(x) @ torch.sign(x).mT},
+        exact=True,
+    )
 
 
 def test_norms_and_pools() -> None:
@@ -156,18 +252,30 @@ def test_norms_and_pools() -> None:
             self.bn1, self.bn2, self.bare = nn.BatchNorm1d(3), nn.BatchNorm2d(3, eps=1e-3), nn.BatchNorm1d(3, affine=False)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.bn1(x.flatten(2)).view(x.shape) + self.bn2(x) + self.bare(x.flatten(2).mean(-1))[:, :, None, None]
+            y: Tensor = self.bn1(x.flatten(2)).view(x.shape) + self.bn2(x)
+            z: Tensor = self.bare(x.flatten(2).mean(-1))
+            return y + z[:, :, None, None]
 
     block: Any = prepared(Block())
-    check_all({
-        "norms": block, "pool": lambda x: F.avg_pool2d(x, 2), "row": lambda x: F.avg_pool2d(x, (1, 5), 1, (0, 2)),
-        "column": lambda x: F.avg_pool2d(x.permute(0, 2, 1, 3).contiguous(), (3, 1), stride=1, padding=(1, 0)),
-        "view": lambda x: F.avg_pool2d(x.flatten(2).permute(0, 2, 1).permute(0, 2, 1).reshape(-1, 3, 8, 8), 4), "unbatched": lambda x: F.avg_pool2d(x[0], 2),
-        "divisor": lambda x: F.avg_pool2d(x, 2, divisor_override=3), "pool1d": lambda x: F.avg_pool1d(x.flatten(2), 4),
-        "pool1d padded": lambda x: F.avg_pool1d(x.flatten(2), 3, 2, 1), "adaptive1d": lambda x: F.adaptive_avg_pool1d(x.flatten(2), 1).squeeze(-1),
-        "adaptive1d 4": lambda x: F.adaptive_avg_pool1d(x.flatten(2), 4), "adaptive": lambda x: F.adaptive_avg_pool2d(x, 1),
-        "adaptive 4": lambda x: F.adaptive_avg_pool2d(x, (4, 2)), "mean": lambda x: x.mean((2, 3)) + x.mean(), "sum": lambda x: x.sum(1, keepdim=True),
-    })  # fmt: skip
+    check_all(
+        {
+            "norms": block,
+            "pool": lambda x: F.avg_pool2d(x, 2),
+            "row": lambda x: F.avg_pool2d(x, (1, 5), 1, (0, 2)),
+            "column": lambda x: F.avg_pool2d(x.permute(0, 2, 1, 3).contiguous(), (3, 1), stride=1, padding=(1, 0)),
+            "view": lambda x: F.avg_pool2d(x.flatten(2).permute(0, 2, 1).permute(0, 2, 1).reshape(-1, 3, 8, 8), 4),
+            "unbatched": lambda x: F.avg_pool2d(x[0], 2),
+            "divisor": lambda x: F.avg_pool2d(x, 2, divisor_override=3),
+            "pool1d": lambda x: F.avg_pool1d(x.flatten(2), 4),
+            "pool1d padded": lambda x: F.avg_pool1d(x.flatten(2), 3, 2, 1),
+            "adaptive1d": lambda x: F.adaptive_avg_pool1d(x.flatten(2), 1).squeeze(-1),
+            "adaptive1d 4": lambda x: F.adaptive_avg_pool1d(x.flatten(2), 4),
+            "adaptive": lambda x: F.adaptive_avg_pool2d(x, 1),
+            "adaptive 4": lambda x: F.adaptive_avg_pool2d(x, (4, 2)),
+            "mean": lambda x: x.mean((2, 3)) + x.mean(),
+            "sum": lambda x: x.sum(1, keepdim=True),
+        }
+    )
 
 
 STEPS: dict[str, Any] = {
@@ -186,7 +294,9 @@ STEPS: dict[str, Any] = {
 
 # an example takes a fifth of a second, so it holds six chains, and nothing is shrunk
 @settings(max_examples=8, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
-@given(st.lists(st.lists(st.tuples(st.sampled_from(sorted(STEPS)), st.integers(0, 5)), min_size=2, max_size=6), min_size=6, max_size=6))
+@given(
+    st.lists(st.lists(st.tuples(st.sampled_from(sorted(STEPS)), st.integers(0, 5)), min_size=2, max_size=6), min_size=6, max_size=6)
+)
 def test_chains_of_layout_ops(chains: list[list[tuple[str, int]]]) -> None:
     def body(chain: list[tuple[str, int]]) -> Any:
         def run(x: Tensor) -> Tensor:

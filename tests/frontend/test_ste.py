@@ -46,14 +46,18 @@ def test_spellings(name: str) -> None:
     alpha = W.abs().mean(1, keepdim=True)
     clip = torch.tensor(0.1)
     quantised: Callable[[Tensor], Tensor] = lambda p: torch.round(p / clip).clamp(0, 1) * clip  # noqa: E731
-    imported = check_all({
-        "weight": lambda x: F.linear(x, ste(alpha * torch.sign(W), W.clamp(-1, 1))),
-        "sign": lambda x: ste(torch.sign(x), x.clamp(-1, 1)), "bireal": lambda x: ste(torch.sign(x), bireal(x)),
-        "round": lambda x: ste(torch.round(x), x), "twice": lambda x: ste(torch.sign(x), x.clamp(-1, 1)) * x.clamp(-1, 1),
-        "probability": lambda x: ste(quantised(x.softmax(-1)), x.softmax(-1)),
-        "compare": lambda x: ste((x >= 0.25).float(), x.sigmoid()),
-        "levels": lambda x: ste((torch.sign(x) - 1) * alpha[0], x * alpha[1]),
-    })  # fmt: skip
+    imported = check_all(
+        {
+            "weight": lambda x: F.linear(x, ste(alpha * torch.sign(W), W.clamp(-1, 1))),
+            "sign": lambda x: ste(torch.sign(x), x.clamp(-1, 1)),
+            "bireal": lambda x: ste(torch.sign(x), bireal(x)),
+            "round": lambda x: ste(torch.round(x), x),
+            "twice": lambda x: ste(torch.sign(x), x.clamp(-1, 1)) * x.clamp(-1, 1),
+            "probability": lambda x: ste(quantised(x.softmax(-1)), x.softmax(-1)),
+            "compare": lambda x: ste((x >= 0.25).float(), x.sigmoid()),
+            "levels": lambda x: ste((torch.sign(x) - 1) * alpha[0], x * alpha[1]),
+        }
+    )
     assert imported.extras["estimators"] == {"weights": 1, "activations": 7}
     assert imported.residue_max < 1e-5
     assert (imported.residue_max > 0) == ("g - g" not in name and "(g - g)" not in name)
@@ -64,24 +68,40 @@ def test_spellings(name: str) -> None:
     assert weight is not None and weight.residue == 0
     np.testing.assert_array_equal(weight.scale, alpha[:, 0].numpy())
     assert set(imported.graph.count()) <= {
-        "linear", "sign", "round", "mul", "div", "clamp", "softmax", "add", "sub", "reshape", "concat"
-    }  # fmt: skip
+        "linear",
+        "sign",
+        "round",
+        "mul",
+        "div",
+        "clamp",
+        "softmax",
+        "add",
+        "sub",
+        "reshape",
+        "concat",
+    }
 
 
 def test_dead_gradient_terms_are_never_reported() -> None:
     """What only carries gradients need not be supported: here a sigmoid, which alone is refused."""
-    imported = import_model(Net({"": lambda x: torch.sign(x).detach() - x.sigmoid().detach() + x.sigmoid()}), example_input=(1, 1, 2, 2))
+    imported = import_model(
+        Net({"": lambda x: torch.sign(x).detach() - x.sigmoid().detach() + x.sigmoid()}), example_input=(1, 1, 2, 2)
+    )
     assert imported.graph.count() == {"reshape": 1, "sign": 1}
 
 
 def test_what_is_no_estimator_stays() -> None:
     """No quantiser, no exact cancellation, or a broadcast: the arithmetic is the model's own."""
-    imported = check_all({
-        "no quantiser": lambda x: x.exp_().log_() if False else (x * 2 - x.abs()) + x.abs(),
-        "other term": lambda x: torch.sign(x) - x.clamp(-1, 1) + x.clamp(-2, 2),
-        "same sign": lambda x: torch.sign(x) + x + x, "scaled": lambda x: torch.add(torch.sign(x) - x, x, alpha=2),
-        "broadcast": lambda x: (torch.sign(x[:, :1]) - x) + x, "shortcut": lambda x: torch.sign(x) + x,
-    })  # fmt: skip
+    imported = check_all(
+        {
+            "no quantiser": lambda x: (x * 2 - x.abs()) + x.abs(),
+            "other term": lambda x: torch.sign(x) - x.clamp(-1, 1) + x.clamp(-2, 2),
+            "same sign": lambda x: torch.sign(x) + x + x,
+            "scaled": lambda x: torch.add(torch.sign(x) - x, x, alpha=2),
+            "broadcast": lambda x: (torch.sign(x[:, :1]) - x) + x,
+            "shortcut": lambda x: torch.sign(x) + x,
+        }
+    )
     assert imported.extras["estimators"] == {"weights": 0, "activations": 0}
     assert imported.residue_max == 0
 

@@ -106,7 +106,9 @@ def test_types_round_trip(type: Type) -> None:
     assert Type.parse(str(type)) == type
 
 
-@pytest.mark.parametrize("text", ["", "f32", "f32[2", "f32[2x]", "f32{-1,+1}[2]", "bits[2]", "bits{2}[2]", "f32[2; packed 0]", "f33[1]"])
+@pytest.mark.parametrize(
+    "text", ["", "f32", "f32[2", "f32[2x]", "f32{-1,+1}[2]", "bits[2]", "bits{2}[2]", "f32[2; packed 0]", "f33[1]"]
+)
 def test_not_a_type(text: str) -> None:
     with pytest.raises(ValueError):
         Type.parse(text)

@@ -37,7 +37,9 @@ def same(got: np.ndarray, want: float) -> bool:
 
 
 f32s = st.floats(width=32)
-near = st.builds(lambda m, e, s: float(F(s * math.ldexp(m, e))), st.integers(1, 2**24 - 1), st.integers(-149, 60), st.sampled_from([-1, 1]))
+near = st.builds(
+    lambda m, e, s: float(F(s * math.ldexp(m, e))), st.integers(1, 2**24 - 1), st.integers(-149, 60), st.sampled_from([-1, 1])
+)
 
 
 @settings(max_examples=1500)

@@ -26,62 +26,112 @@ INLINE void flush(int32_t *y, uint8x16_t count, bool first, int32_t k, unsigned 
     if (n < 16) memcpy(y, part, n * sizeof *y);
 }
 
-/* Rows row .. row+R-1, channels 16*tile .. 16*(tile+T)-1; with T = 1 only the first n of the 16 channels. */
-INLINE void bgemm_tile(const bvt_call *call, uint32_t row, uint32_t tile, unsigned n, const unsigned R, const unsigned T) {
+/* Which steps a chunk has: 24, which the loops of 8 divide, and a last one of up to 31. */
+INLINE uint32_t chunk_steps(uint32_t left) { return left <= MOST_STEPS ? left : 24; }
+
+/* Eight activation bytes in a register. The empty asm keeps GCC from loading every byte again by itself. */
+INLINE uint8x8_t load8(const uint8_t *p) {
+    uint8x8_t bytes = vld1_u8(p);
+    __asm__("" : "+w"(bytes));
+    return bytes;
+}
+
+/* 4 rows x 4 tiles. What keeps GCC 12 from spilling half of the registers: the counters are 16 variables (an array would live in
+ * memory), and an empty asm after each step (it would turn the chain of additions into a tree and load all weights first). */
+static void bgemm_4x4(const bvt_call *call, uint32_t row, uint32_t tile) {
     const uint32_t k = call->in[0].cols, steps = (k + 7) / 8;
-    const uint8_t *x[4], *w[4];
-    int32_t *y[4];
-    for (unsigned r = 0; r < R; r++) {
-        x[r] = bvt_row_bits(&call->in[0], row + r);
-        y[r] = (int32_t *)bvt_row(&call->out[0], row + r) + 16 * (size_t)tile;
-    }
-    for (unsigned t = 0; t < T; t++) w[t] = call->in[1].base + (tile + t) * call->in[1].stride;
+    const size_t w_stride = call->in[1].stride;
+    const uint8_t *x0 = bvt_row_bits(&call->in[0], row), *x1 = bvt_row_bits(&call->in[0], row + 1);
+    const uint8_t *x2 = bvt_row_bits(&call->in[0], row + 2), *x3 = bvt_row_bits(&call->in[0], row + 3);
+    const uint8_t *w0 = call->in[1].base + tile * w_stride, *w1 = w0 + w_stride, *w2 = w1 + w_stride, *w3 = w2 + w_stride;
     for (uint32_t done = 0; done < steps;) {
-        /* Chunks of 24 steps, which the loop of 8 divides, and a last one of up to 31. */
-        const uint32_t chunk = steps - done <= MOST_STEPS ? steps - done : 24;
-        uint8x16_t count[4][4];
-        for (unsigned r = 0; r < R; r++)
-            for (unsigned t = 0; t < T; t++) count[r][t] = vdupq_n_u8(0);
+        const uint32_t chunk = chunk_steps(steps - done);
         uint32_t s = 0;
-#define STEP(lane)                                                                                                      \
-    do {                                                                                                                \
-        uint8x16_t weight[4];                                                                                           \
-        for (unsigned t = 0; t < T; t++) weight[t] = vld1q_u8(w[t] + 16 * (lane));                                      \
-        for (unsigned r = 0; r < R; r++) {                                                                              \
-            const uint8x16_t byte = vdupq_lane_u8(bytes[r], lane);                                                      \
-            for (unsigned t = 0; t < T; t++) count[r][t] = vaddq_u8(count[r][t], vcntq_u8(veorq_u8(byte, weight[t]))); \
-        }                                                                                                               \
-    } while (0)
+#define ROWS(X) X(0) X(1) X(2) X(3)
+#define DECLARE(r) uint8x16_t c##r##0 = vdupq_n_u8(0), c##r##1 = c##r##0, c##r##2 = c##r##0, c##r##3 = c##r##0;
+#define WEIGHTS(lane)                                                                                                           \
+    const uint8x16_t v0 = vld1q_u8(w0 + 16 * (lane)), v1 = vld1q_u8(w1 + 16 * (lane)), v2 = vld1q_u8(w2 + 16 * (lane)), \
+                     v3 = vld1q_u8(w3 + 16 * (lane));
+#define COUNT(r, byte)                                        \
+    {                                                         \
+        const uint8x16_t b = byte;                            \
+        c##r##0 = vaddq_u8(c##r##0, vcntq_u8(veorq_u8(b, v0))); \
+        c##r##1 = vaddq_u8(c##r##1, vcntq_u8(veorq_u8(b, v1))); \
+        c##r##2 = vaddq_u8(c##r##2, vcntq_u8(veorq_u8(b, v2))); \
+        c##r##3 = vaddq_u8(c##r##3, vcntq_u8(veorq_u8(b, v3))); \
+        __asm__ volatile("" : "+w"(c##r##0), "+w"(c##r##1), "+w"(c##r##2), "+w"(c##r##3)); \
+    }
+#define STEP(lane)                         \
+    {                                      \
+        WEIGHTS(lane)                      \
+        COUNT(0, vdupq_lane_u8(a0, lane))  \
+        COUNT(1, vdupq_lane_u8(a1, lane))  \
+        COUNT(2, vdupq_lane_u8(a2, lane))  \
+        COUNT(3, vdupq_lane_u8(a3, lane))  \
+    }
+#define FLUSH(r)                                                                          \
+    {                                                                                     \
+        int32_t *y = (int32_t *)bvt_row(&call->out[0], row + (r)) + 16 * (size_t)tile;    \
+        flush(y, c##r##0, done == 0, (int32_t)k, 16);                                     \
+        flush(y + 16, c##r##1, done == 0, (int32_t)k, 16);                                \
+        flush(y + 32, c##r##2, done == 0, (int32_t)k, 16);                                \
+        flush(y + 48, c##r##3, done == 0, (int32_t)k, 16);                                \
+    }
+        ROWS(DECLARE)
         for (; s + 8 <= chunk; s += 8) {
-            uint8x8_t bytes[4];
-            for (unsigned r = 0; r < R; r++) bytes[r] = vld1_u8(x[r] + done + s);
-            STEP(0); STEP(1); STEP(2); STEP(3);
-            STEP(4); STEP(5); STEP(6); STEP(7);
-            for (unsigned t = 0; t < T; t++) w[t] += 128;
+            const uint8x8_t a0 = load8(x0), a1 = load8(x1), a2 = load8(x2), a3 = load8(x3);
+            STEP(0) STEP(1) STEP(2) STEP(3) STEP(4) STEP(5) STEP(6) STEP(7)
+            x0 += 8, x1 += 8, x2 += 8, x3 += 8;
+            w0 += 128, w1 += 128, w2 += 128, w3 += 128;
         }
         for (; s < chunk; s++) {
-            uint8x8_t bytes[4];
-            for (unsigned r = 0; r < R; r++) bytes[r] = vld1_dup_u8(x[r] + done + s);
-            STEP(0);
-            for (unsigned t = 0; t < T; t++) w[t] += 16;
+            WEIGHTS(0)
+            COUNT(0, vld1q_dup_u8(x0++))
+            COUNT(1, vld1q_dup_u8(x1++))
+            COUNT(2, vld1q_dup_u8(x2++))
+            COUNT(3, vld1q_dup_u8(x3++))
+            w0 += 16, w1 += 16, w2 += 16, w3 += 16;
         }
-#undef STEP
-        for (unsigned r = 0; r < R; r++)
-            for (unsigned t = 0; t < T; t++) flush(y[r] + 16 * t, count[r][t], done == 0, (int32_t)k, T == 1 ? n : 16);
+        ROWS(FLUSH)
         done += chunk;
+#undef ROWS
+#undef DECLARE
+#undef WEIGHTS
+#undef COUNT
+#undef STEP
+#undef FLUSH
     }
 }
 
-INLINE void bgemm_rows(const bvt_call *call, uint32_t row, const unsigned R) {
-    const uint32_t outputs = call->out[0].cols, whole = outputs / 16;
-    uint32_t tile = 0;
-    for (; tile + 4 <= whole; tile += 4) bgemm_tile(call, row, tile, 16, R, 4);
-    for (; tile < whole; tile++) bgemm_tile(call, row, tile, 16, R, 1);
-    if (outputs % 16) bgemm_tile(call, row, tile, outputs % 16, R, 1);
+/* R rows x one tile, of which the first n channels are there. */
+INLINE void bgemm_column(const bvt_call *call, uint32_t row, uint32_t tile, unsigned n, const unsigned R) {
+    const uint32_t k = call->in[0].cols, steps = (k + 7) / 8;
+    const uint8_t *w = call->in[1].base + tile * call->in[1].stride, *x[4];
+    for (unsigned r = 0; r < R; r++) x[r] = bvt_row_bits(&call->in[0], row + r);
+    for (uint32_t done = 0; done < steps;) {
+        const uint32_t end = done + chunk_steps(steps - done);
+        uint8x16_t count[4];
+        for (unsigned r = 0; r < R; r++) count[r] = vdupq_n_u8(0);
+        for (uint32_t s = done; s < end; s++) {
+            const uint8x16_t weight = vld1q_u8(w + 16 * (size_t)s);
+            for (unsigned r = 0; r < R; r++) count[r] = vaddq_u8(count[r], vcntq_u8(veorq_u8(vld1q_dup_u8(x[r] + s), weight)));
+        }
+        for (unsigned r = 0; r < R; r++) flush((int32_t *)bvt_row(&call->out[0], row + r) + 16 * (size_t)tile, count[r], done == 0, (int32_t)k, n);
+        done = end;
+    }
 }
 
 void bvt_bgemm_neon(const bvt_call *call, uint32_t row0, uint32_t row1) {
+    const uint32_t outputs = call->out[0].cols, whole = outputs / 16;
     uint32_t row = row0;
-    for (; row + 4 <= row1; row += 4) bgemm_rows(call, row, 4);
-    for (; row < row1; row++) bgemm_rows(call, row, 1);
+    for (; row + 4 <= row1; row += 4) {
+        uint32_t tile = 0;
+        for (; tile + 4 <= whole; tile += 4) bgemm_4x4(call, row, tile);
+        for (; tile < whole; tile++) bgemm_column(call, row, tile, 16, 4);
+        if (outputs % 16) bgemm_column(call, row, tile, outputs % 16, 4);
+    }
+    for (; row < row1; row++) {
+        for (uint32_t tile = 0; tile < whole; tile++) bgemm_column(call, row, tile, 16, 1);
+        if (outputs % 16) bgemm_column(call, row, whole, outputs % 16, 1);
+    }
 }

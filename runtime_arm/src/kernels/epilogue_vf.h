@@ -36,17 +36,30 @@ VF_INLINE uint64_t transpose8(uint64_t x) {
     return x ^ t ^ t << 28;
 }
 
-/* One residual for up to 8 rows. */
+/* Up to 8 rows of the operands. */
 typedef struct {
-    const float *row[8];
+    const bvt_call *call;
     uint32_t cols;
-} residual;
+    unsigned rows, n_bits;
+    bool dots, real; /* x is i32; there is an f32 output */
+    const uint8_t *in[8];
+    float *out[8];
+    struct {
+        const float *row[8];
+        uint32_t cols;
+    } res[BVT_EP_RESIDUALS];
+    const float *param[BVT_EP_INPUTS], *threshold[BVT_EP_BITS];
+    /* Bits outputs: byte c/8 of row 0 (ROWS), or the rows' byte of column 0 (COLS). */
+    uint8_t *bits[BVT_EP_BITS];
+    size_t bits_stride[BVT_EP_BITS];
+    bool by_cols[BVT_EP_BITS];
+} rows8;
 
-/* Channels c .. c+n-1 of a residual's row: read c mod cols. */
-VF_INLINE vf load_residual(const residual *res, unsigned r, uint32_t c, uint32_t at, unsigned n) {
-    if (at + n <= res->cols) return vf_load_n(res->row[r] + at, n);
+/* Channels c .. c+n-1 of a residual's row, which is read at c mod cols = at. */
+VF_INLINE vf load_residual(const float *row, uint32_t cols, uint32_t c, uint32_t at, const unsigned n) {
+    if (at + n <= cols) return vf_load_n(row + at, n);
     float x[VF_LANES] = {0};
-    for (unsigned i = 0; i < n; i++) x[i] = res->row[r][(c + i) % res->cols];
+    for (unsigned i = 0; i < n; i++) x[i] = row[(c + i) % cols];
     return vf_load(x);
 }
 
@@ -56,85 +69,103 @@ VF_INLINE vf affine(const unsigned set, const unsigned scale, vf v, vf factor, v
     return has_shift ? vf_add(v, offset) : v;
 }
 
-VF_INLINE void run(const bvt_call *call, uint32_t row0, uint32_t row1, const unsigned set) {
-    const bvt_view *x = &call->in[BVT_EP_X];
-    const uint32_t cols = x->cols;
-    const bool dots = x->dtype == BVT_DTYPE_I32;
-    const float *param[BVT_EP_INPUTS];
-    for (unsigned i = BVT_EP_SCALE; i < BVT_EP_INPUTS; i++) param[i] = call->in[i].base ? bvt_row_f32(&call->in[i], 0) : NULL;
-    for (uint32_t r0 = row0; r0 < row1; r0 += 8) {
-        const unsigned rows = row1 - r0 < 8 ? row1 - r0 : 8;
-        residual res[BVT_EP_RESIDUALS] = {{{0}, 0}};
-        const uint8_t *in[8];
-        float *out[8];
-        for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) {
-            if (!(set >> (BVT_EP_RES0 + slot) & 1)) continue;
-            res[slot].cols = call->in[BVT_EP_RES0 + slot].cols;
-            for (unsigned r = 0; r < rows; r++) res[slot].row[r] = bvt_epilogue_residual(call, slot, r0 + r);
-        }
-        for (unsigned r = 0; r < rows; r++) {
-            in[r] = bvt_row_bits(x, r0 + r);
-            out[r] = call->out[0].base ? bvt_row(&call->out[0], r0 + r) : NULL;
-        }
-        for (uint32_t c = 0; c < cols; c += VF_LANES) {
-            const unsigned n = vf_min(cols - c);
-            vf p[BVT_EP_INPUTS];
-            uint32_t at[BVT_EP_RESIDUALS] = {0}; /* c mod cols of the residual */
-            uint64_t signs[BVT_EP_BITS] = {0};
-            for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++) p[i] = set >> i & 1 ? vf_load_n(param[i] + c, n) : vf_set(0);
-            for (unsigned i = BVT_EP_THRESHOLD0; i < BVT_EP_INPUTS; i++) p[i] = param[i] ? vf_load_n(param[i] + c, n) : vf_set(0);
-            for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
-                if (set >> (BVT_EP_RES0 + slot) & 1) at[slot] = res[slot].cols == cols ? c : c % res[slot].cols;
-            for (unsigned r = 0; r < rows; r++) {
-                const void *from = in[r] + (size_t)c * 4;
-                vf v = dots ? vf_load_i32_n(from, n) : vf_load_n(from, n);
-                v = affine(set, BVT_EP_SCALE, v, p[BVT_EP_SCALE], p[BVT_EP_SHIFT]);
-                for (unsigned slot = 0; slot < 3; slot++)
-                    if (set >> (BVT_EP_RES0 + slot) & 1) v = vf_add(v, load_residual(&res[slot], r, c, at[slot], n));
-                if (set >> BVT_EP_PRE & 1) v = vf_sub(v, p[BVT_EP_PRE]);
-                if (set >> BVT_EP_SLOPE & 1) v = vf_prelu(v, p[BVT_EP_SLOPE]);
-                if (set >> BVT_EP_POST & 1) v = vf_add(v, p[BVT_EP_POST]);
-                v = affine(set, BVT_EP_SCALE2, v, p[BVT_EP_SCALE2], p[BVT_EP_SHIFT2]);
-                for (unsigned slot = 3; slot < 6; slot++)
-                    if (set >> (BVT_EP_RES0 + slot) & 1) v = vf_add(v, load_residual(&res[slot], r, c, at[slot], n));
-                if (out[r]) vf_store_n(out[r] + c, v, n);
-                for (unsigned i = 0; i < BVT_EP_BITS; i++)
-                    if (param[BVT_EP_THRESHOLD0 + i]) signs[i] |= (uint64_t)vf_ge(v, p[BVT_EP_THRESHOLD0 + i]) << 8 * r;
-            }
-            for (unsigned i = 0; i < BVT_EP_BITS; i++) {
-                const bvt_view *bits = &call->out[1 + i];
-                if (!bits->base) continue;
-                signs[i] &= 0x0101010101010101u * (0xFFu >> (VF_LANES - n)); /* lanes beyond the last channel are no signs */
-                if (bits->by_cols) {
-                    const uint64_t columns = transpose8(signs[i]);
-                    uint8_t *to = bits->base + (size_t)c * bits->stride + (r0 - bits->first) / 8;
-                    for (unsigned j = 0; j < n; j++) to[j * bits->stride] = (uint8_t)(columns >> 8 * j);
-                } else {
-                    uint8_t *to = (uint8_t *)bvt_row(bits, r0) + c / 8;
-                    for (unsigned r = 0; r < rows; r++) to[r * bits->stride] = (uint8_t)(signs[i] >> 8 * r);
-                }
-            }
-        }
-        for (unsigned i = 0; i < BVT_EP_BITS; i++) {
-            const bvt_view *bits = &call->out[1 + i];
-            const size_t used = (cols + 7) / 8;
-            for (unsigned r = 0; bits->base && !bits->by_cols && used < bits->stride && r < rows; r++)
-                memset((uint8_t *)bvt_row(bits, r0 + r) + used, 0, bits->stride - used);
-        }
+VF_INLINE void store_signs(const rows8 *b, unsigned i, uint32_t c, unsigned n, uint64_t signs) {
+    const size_t stride = b->bits_stride[i];
+    signs &= 0x0101010101010101u * (0xFFu >> (VF_LANES - n)); /* lanes beyond the last channel are no signs */
+    if (b->by_cols[i]) {
+        uint8_t *to = b->bits[i] + c * stride;
+        signs = transpose8(signs);
+        for (unsigned j = 0; j < n; j++, to += stride) *to = (uint8_t)(signs >> 8 * j);
+    } else {
+        uint8_t *to = b->bits[i] + c / 8;
+        for (unsigned r = 0; r < b->rows; r++, to += stride) *to = (uint8_t)(signs >> 8 * r);
     }
 }
 
-static void run_any(const bvt_call *call, uint32_t row0, uint32_t row1, unsigned set) { run(call, row0, row1, set); }
+/* Channels c .. c+n-1 of 8 rows. */
+VF_INLINE void chunk(const rows8 *b, uint32_t c, const unsigned n, const unsigned set) {
+    vf p[BVT_EP_THRESHOLD0], first_threshold = vf_set(0);
+    uint32_t at[BVT_EP_RESIDUALS] = {0}; /* c mod cols of the residual */
+    uint64_t signs[BVT_EP_BITS] = {0};
+    for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++) p[i] = set >> i & 1 ? vf_load_n(b->param[i] + c, n) : vf_set(0);
+    for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
+        if (set >> (BVT_EP_RES0 + slot) & 1) at[slot] = b->res[slot].cols == b->cols ? c : c % b->res[slot].cols;
+    if (b->n_bits) first_threshold = vf_load_n(b->threshold[0] + c, n);
+    for (unsigned r = 0; r < b->rows; r++) {
+        const void *from = b->in[r] + (size_t)c * 4;
+        vf v = b->dots ? vf_load_i32_n(from, n) : vf_load_n(from, n);
+        v = affine(set, BVT_EP_SCALE, v, p[BVT_EP_SCALE], p[BVT_EP_SHIFT]);
+        for (unsigned slot = 0; slot < 3; slot++)
+            if (set >> (BVT_EP_RES0 + slot) & 1) v = vf_add(v, load_residual(b->res[slot].row[r], b->res[slot].cols, c, at[slot], n));
+        if (set >> BVT_EP_PRE & 1) v = vf_sub(v, p[BVT_EP_PRE]);
+        if (set >> BVT_EP_SLOPE & 1) v = vf_prelu(v, p[BVT_EP_SLOPE]);
+        if (set >> BVT_EP_POST & 1) v = vf_add(v, p[BVT_EP_POST]);
+        v = affine(set, BVT_EP_SCALE2, v, p[BVT_EP_SCALE2], p[BVT_EP_SHIFT2]);
+        for (unsigned slot = 3; slot < 6; slot++)
+            if (set >> (BVT_EP_RES0 + slot) & 1) v = vf_add(v, load_residual(b->res[slot].row[r], b->res[slot].cols, c, at[slot], n));
+        if (b->real) vf_store_n(b->out[r] + c, v, n);
+        if (b->n_bits) signs[0] |= (uint64_t)vf_ge(v, first_threshold) << 8 * r;
+        for (unsigned i = 1; i < b->n_bits; i++) signs[i] |= (uint64_t)vf_ge(v, vf_load_n(b->threshold[i] + c, n)) << 8 * r;
+    }
+    for (unsigned i = 0; i < b->n_bits; i++) store_signs(b, i, c, n, signs[i]);
+}
+
+static __attribute__((noinline)) void chunk_any(const rows8 *b, uint32_t c, unsigned n, unsigned set) { chunk(b, c, n, set); }
+
+/* Points `b` to the rows r0 .. of at most row1. */
+static void move_rows(rows8 *b, uint32_t r0, uint32_t row1, unsigned set) {
+    const bvt_call *call = b->call;
+    b->rows = row1 - r0 < 8 ? row1 - r0 : 8;
+    for (unsigned r = 0; r < b->rows; r++) {
+        b->in[r] = bvt_row_bits(&call->in[BVT_EP_X], r0 + r);
+        if (b->real) b->out[r] = bvt_row(&call->out[0], r0 + r);
+        for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
+            if (set >> (BVT_EP_RES0 + slot) & 1) b->res[slot].row[r] = bvt_epilogue_residual(call, slot, r0 + r);
+    }
+    for (unsigned i = 0, at = 0; i < BVT_EP_BITS; i++) {
+        const bvt_view *out = &call->out[1 + i];
+        if (out->base) b->bits[at++] = out->by_cols ? out->base + (r0 - out->first) / 8 : bvt_row(out, r0);
+    }
+}
+
+/* Zeroes the bytes between a ROWS output's last channel and its stride. */
+static void pad_rows(const rows8 *b) {
+    const size_t used = (b->cols + 7) / 8;
+    for (unsigned i = 0; i < b->n_bits; i++)
+        for (unsigned r = 0; !b->by_cols[i] && used < b->bits_stride[i] && r < b->rows; r++)
+            memset(b->bits[i] + r * b->bits_stride[i] + used, 0, b->bits_stride[i] - used);
+}
+
+VF_INLINE void run(rows8 *b, uint32_t row0, uint32_t row1, const unsigned set) {
+    for (uint32_t r0 = row0; r0 < row1; r0 += 8) {
+        uint32_t c = 0;
+        move_rows(b, r0, row1, set);
+        for (; c + VF_LANES <= b->cols; c += VF_LANES) chunk(b, c, VF_LANES, set);
+        if (c < b->cols) chunk_any(b, c, b->cols - c, set);
+        pad_rows(b);
+    }
+}
 
 void VF_KERNEL(epilogue)(const bvt_call *call, uint32_t row0, uint32_t row1) {
+    const bvt_view *x = &call->in[BVT_EP_X];
+    rows8 b = {.call = call, .cols = x->cols, .dots = x->dtype == BVT_DTYPE_I32, .real = call->out[0].base != NULL};
     unsigned set = 0;
     for (unsigned i = BVT_EP_RES0; i < BVT_EP_THRESHOLD0; i++) set |= (unsigned)(call->in[i].base != NULL) << i;
+    for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++) b.param[i] = call->in[i].base ? bvt_row_f32(&call->in[i], 0) : NULL;
+    for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) b.res[slot].cols = call->in[BVT_EP_RES0 + slot].cols;
+    for (unsigned i = 0; i < BVT_EP_BITS; i++) {
+        const bvt_view *out = &call->out[1 + i];
+        if (!out->base) continue;
+        b.threshold[b.n_bits] = bvt_row_f32(&call->in[BVT_EP_THRESHOLD0 + i], 0);
+        b.bits_stride[b.n_bits] = out->stride;
+        b.by_cols[b.n_bits++] = out->by_cols;
+    }
     switch (set) {
 #define X(common) \
-    case common: run(call, row0, row1, common); break;
+    case common: run(&b, row0, row1, common); break;
         COMMON_SETS(X)
 #undef X
-    default: run_any(call, row0, row1, set);
+    default: run(&b, row0, row1, set);
     }
     bvt_epilogue_pad_cols(call, row1);
 }

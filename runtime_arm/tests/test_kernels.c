@@ -1,0 +1,314 @@
+/* Every kernel of kernels.inc against the reference of its op, bit for bit, padding included.
+ *
+ * A case is an op with random operands; case_<op> makes it. Adding an op: add its maker to `makers`. Operands have exactly the bytes
+ * that they need, so that AddressSanitizer sees every read beyond them.
+ */
+#include <math.h>
+
+#include "harness.h"
+#include "internal.h"
+
+typedef struct {
+    bvt_rec_op op;
+    bvt_call call;
+    uint8_t *in[BVT_N_IN], *out[2][BVT_N_OUT];
+    size_t out_bytes[BVT_N_OUT];
+    uint32_t rows;
+    char text[160];
+} test_case;
+
+static float random_float(void) {
+    static const float special[] = {0.0f, -0.0f, INFINITY, -INFINITY, NAN, 1e-45f, -1e-40f, 3.4e38f, -3.4e38f, 1.0f, -1.0f};
+    if (below(40) == 0) return special[below(sizeof special / sizeof *special)];
+    return (float)ldexp((double)(int32_t)rng(), -(int)below(40));
+}
+
+static bool all_small; /* all floats of the case are small integers: zeros, ties and signed zeros meet */
+
+static int coin(void) { return (int)(rng() >> 40 & 1); }
+
+static size_t value_bytes(bvt_view *v, int layout, uint32_t pad) {
+    const uint32_t element = v->dtype == BVT_DTYPE_U64 || v->dtype == BVT_DTYPE_F64 ? 8 : 4;
+    v->by_cols = layout == BVT_LAYOUT_COLS;
+    if (layout == BVT_LAYOUT_COLS) {
+        v->stride = (v->rows + 63) / 64 * 8 + pad / 8 * 8;
+        return v->stride * v->cols;
+    }
+    if (layout == BVT_LAYOUT_LANES16) {
+        v->stride = (v->cols + 7) / 8 * 16;
+        return v->stride * ((v->rows + 15) / 16);
+    }
+    v->stride = (v->dtype == BVT_DTYPE_BITS ? (v->cols + 7) / 8 : (size_t)v->cols * element) + (v->dtype == BVT_DTYPE_BITS ? pad : pad / element * element);
+    return v->stride * v->rows;
+}
+
+/* Sets one bit of a bits value. */
+static void set_bit(const bvt_view *v, int layout, uint32_t r, uint32_t c) {
+    if (layout == BVT_LAYOUT_ROWS) v->base[r * v->stride + c / 8] |= (uint8_t)(1u << c % 8);
+    else if (layout == BVT_LAYOUT_COLS) v->base[c * v->stride + r / 8] |= (uint8_t)(1u << r % 8);
+    else v->base[r / 16 * v->stride + c / 8 * 16 + r % 16] |= (uint8_t)(1u << c % 8);
+}
+
+static bvt_view *add_in(test_case *t, unsigned slot, int dtype, int layout, uint32_t rows, uint32_t cols) {
+    bvt_view *v = &t->call.in[slot];
+    *v = (bvt_view){.rows = rows, .cols = cols, .dtype = (uint8_t)dtype};
+    const size_t bytes = value_bytes(v, layout, below(3) ? 0 : range(1, 20));
+    v->base = t->in[slot] = calloc(1, bytes);
+    const uint32_t kind = below(8); /* bits: all 0, all 1, or random; floats: small integers, which are often 0 or equal, or random */
+    for (uint32_t r = 0; r < rows; r++)
+        for (uint32_t c = 0; c < cols; c++) {
+            uint8_t *at = v->base + r * v->stride + (size_t)c * 4;
+            float f;
+            int32_t i;
+            switch (dtype) {
+            case BVT_DTYPE_BITS:
+                if (kind == 1 || (kind > 1 && coin())) set_bit(v, layout, r, c);
+                break;
+            case BVT_DTYPE_F32: f = kind < 3 || all_small ? (float)range(0, 4) - 2.0f : random_float(), memcpy(at, &f, 4); break;
+            case BVT_DTYPE_I32: i = kind < 3 || all_small ? (int32_t)range(0, 4) - 2 : (int32_t)range(0, 2000) - 1000, memcpy(at, &i, 4); break;
+            default: break;
+            }
+        }
+    return v;
+}
+
+static void add_out(test_case *t, unsigned slot, int dtype, int layout, uint32_t rows, uint32_t cols) {
+    bvt_view *v = &t->call.out[slot];
+    *v = (bvt_view){.rows = rows, .cols = cols, .dtype = (uint8_t)dtype};
+    t->out_bytes[slot] = value_bytes(v, layout, below(3) ? 0 : range(1, 20));
+    for (int i = 0; i < 2; i++) t->out[i][slot] = malloc(t->out_bytes[slot]);
+    t->rows = rows;
+}
+
+/* ---- Makers: `size` 0 is a small shape, 1 a larger one, 2 and more systematic ones ------------------------------------------------ */
+
+static void case_bgemm(test_case *t, uint32_t size) {
+    uint32_t n = range(1, size ? 13 : 6), k = range(1, size ? 520 : 40), o = range(1, size ? 150 : 35);
+    if (size >= 2) k = 1 + (size - 2) % 520, n = 5, o = 33; /* every K */
+    add_in(t, 0, BVT_DTYPE_BITS, BVT_LAYOUT_ROWS, n, k);
+    add_in(t, 1, BVT_DTYPE_BITS, BVT_LAYOUT_LANES16, o, k);
+    add_out(t, 0, BVT_DTYPE_I32, BVT_LAYOUT_ROWS, n, o);
+    snprintf(t->text, sizeof t->text, "N %u K %u O %u", n, k, o);
+}
+
+static void case_dense(test_case *t, uint32_t size) {
+    const uint32_t n = range(1, size ? 13 : 6), k = range(1, size ? 70 : 9), o = range(1, size ? 100 : 35);
+    add_in(t, 0, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, n, k);
+    add_in(t, 1, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, k, o);
+    if (coin()) add_in(t, 2, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, 1, o);
+    add_out(t, 0, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, n, o);
+    snprintf(t->text, sizeof t->text, "N %u K %u O %u", n, k, o);
+}
+
+/* Writes H, W, k, s to attr and returns the number of output rows. */
+static uint32_t random_window(int32_t *attr, uint32_t most) {
+    const uint32_t h = range(1, most), w = range(1, most), k = range(1, bvt_min_u32(bvt_min_u32(h, w), 4)), s = range(1, 3);
+    attr[0] = (int32_t)h, attr[1] = (int32_t)w, attr[2] = (int32_t)k, attr[3] = (int32_t)s;
+    return ((h - k) / s + 1) * ((w - k) / s + 1);
+}
+
+static void case_patches(test_case *t, uint32_t size) {
+    const uint32_t channels = range(1, 3), rows = random_window(t->op.attr + 1, size ? 12 : 6), k = (uint32_t)t->op.attr[3];
+    t->op.attr[0] = (int32_t)channels;
+    add_in(t, 0, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, channels * (uint32_t)t->op.attr[1], (uint32_t)t->op.attr[2]);
+    add_out(t, 0, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, rows, channels * k * k);
+}
+
+static void case_bit_patches(test_case *t, uint32_t size) {
+    const uint32_t rows = random_window(t->op.attr, size ? 8 : 5), c = range(1, size ? 70 : 20), k = (uint32_t)t->op.attr[2];
+    add_in(t, 0, BVT_DTYPE_BITS, BVT_LAYOUT_ROWS, (uint32_t)(t->op.attr[0] * t->op.attr[1]), c);
+    add_out(t, 0, BVT_DTYPE_BITS, BVT_LAYOUT_ROWS, rows, k * k * c);
+}
+
+static void case_avg_pool(test_case *t, uint32_t size) {
+    const uint32_t rows = random_window(t->op.attr, size ? 8 : 5), c = range(1, size ? 70 : 20);
+    add_in(t, 0, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, (uint32_t)(t->op.attr[0] * t->op.attr[1]), c);
+    add_out(t, 0, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, rows, c);
+    snprintf(t->text, sizeof t->text, "C %u", c);
+}
+
+static void case_stencil(test_case *t, uint32_t size) {
+    const uint32_t h = range(1, 7), w = range(1, 7), taps = range(1, 16), c = range(1, size ? 70 : 20);
+    t->op.attr[0] = (int32_t)h, t->op.attr[1] = (int32_t)w, t->op.attr[2] = (int32_t)taps, t->op.attr[3] = coin();
+    for (uint32_t i = 0; i < taps; i++) {
+        const int dy = (int)range(0, 2 * h - 2) - (int)h + 1, dx = (int)range(0, 2 * w - 2) - (int)w + 1;
+        t->op.attr[4 + i] = (dy & 255) | (dx & 255) << 8;
+    }
+    add_in(t, 0, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, h * w, c);
+    add_in(t, 1, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, taps, c);
+    if (coin()) add_in(t, 2, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, 1, c);
+    add_out(t, 0, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, h * w, c);
+    snprintf(t->text, sizeof t->text, "%ux%u C %u taps %u", h, w, c, taps);
+}
+
+static void case_attention(test_case *t, uint32_t size) {
+    static const uint32_t widths[] = {8, 16, 24, 32, 40, 64, 64, 104, 248, 256, 72};
+    const uint32_t n = range(1, size ? 40 : 20), m = range(1, size ? 300 : 70), heads = range(1, 3);
+    const uint32_t d = below(4) ? widths[below(11)] : range(1, 70), c = heads * d;
+    t->op.attr[0] = (int32_t)heads;
+    add_in(t, 0, BVT_DTYPE_BITS, BVT_LAYOUT_ROWS, n, c);
+    add_in(t, 1, BVT_DTYPE_BITS, BVT_LAYOUT_ROWS, m, c);
+    add_in(t, 2, BVT_DTYPE_BITS, BVT_LAYOUT_COLS, m, c);
+    uint64_t *table = (uint64_t *)(void *)add_in(t, 3, BVT_DTYPE_U64, BVT_LAYOUT_ROWS, 1, d + 1)->base;
+    double *limit = (double *)(void *)add_in(t, 4, BVT_DTYPE_F64, BVT_LAYOUT_ROWS, 1, heads)->base;
+    const uint64_t top = (((uint64_t)1 << 53) - 1) / m;
+    const double decay = coin() ? 0.9 : 0.995;
+    double x = coin() ? (double)top * 0.999 : 255;
+    for (uint32_t i = 0; i <= d; i++, x *= decay) table[i] = (uint64_t)x;
+    static const double limits[] = {0.25, 1, 2, 0, -1, INFINITY, NAN};
+    for (uint32_t i = 0; i < heads; i++) limit[i] = limits[below(7)] / m;
+    add_out(t, 0, BVT_DTYPE_I32, BVT_LAYOUT_ROWS, n, c);
+    const uint64_t least = bvt_align64(2 * m) + bvt_align64((m + 63) / 64 * 8), wide = bvt_align64(16 * m) + bvt_align64(16 * ((m + 7) / 8));
+    t->op.scratch = (uint32_t)(below(4) ? (wide > least ? wide : least) : least);
+    snprintf(t->text, sizeof t->text, "N %u M %u heads %u d %u scratch %u", n, m, heads, d, t->op.scratch);
+}
+
+static void case_mean_rows(test_case *t, uint32_t size) {
+    const uint32_t n = range(1, 20), c = range(1, size ? 150 : 20);
+    add_in(t, 0, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, n, c);
+    add_out(t, 0, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, 1, c);
+    snprintf(t->text, sizeof t->text, "N %u C %u", n, c);
+}
+
+static void case_channel_pool(test_case *t, uint32_t size) {
+    const uint32_t g = range(1, 9), n = range(1, 9), c = range(1, size ? 60 : 20);
+    t->op.attr[0] = (int32_t)g;
+    add_in(t, 0, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, n, g * c);
+    add_out(t, 0, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, n, c);
+    snprintf(t->text, sizeof t->text, "N %u C %u g %u", n, c, g);
+}
+
+static void case_epilogue(test_case *t, uint32_t size) {
+    static const uint32_t common[] = {0, 0x400, 0x180, 0x80, 0x182, 0xF80, 0xD80, 0xD82, 0xE80, 0xE82, 0x3F92, 0x1E80, 0x3F80, 0x3F82, 0xF90};
+    const uint32_t f = range(1, 3), width = f * range(1, 3), n = width * f * range(1, 5), c = range(1, size ? 100 : 30);
+    const uint32_t set = coin() ? (uint32_t)rng() : common[below(15)]; /* bits 1..13: residuals and parameters */
+    add_in(t, 0, coin() ? BVT_DTYPE_I32 : BVT_DTYPE_F32, BVT_LAYOUT_ROWS, n, c);
+    t->op.attr[0] = (int32_t)width;
+    for (unsigned slot = 0; slot < 6; slot++) {
+        t->op.attr[1 + slot] = 1;
+        if (!(set >> (1 + slot) & 1)) continue;
+        const uint32_t factor = coin() ? f : 1;
+        uint32_t cols = coin() ? c : range(1, c);
+        while (c % cols) cols--;
+        t->op.attr[1 + slot] = (int32_t)factor;
+        add_in(t, 1 + slot, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, n / factor / factor, cols);
+    }
+    for (unsigned i = 7; i < 14; i++)
+        if (set >> i & 1) add_in(t, i, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, 1, c);
+    bool any = false;
+    for (unsigned i = 0; i < 4; i++) {
+        if (below(3)) continue;
+        any = true;
+        add_in(t, 14 + i, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, 1, c);
+        add_out(t, 1 + i, BVT_DTYPE_BITS, coin() ? BVT_LAYOUT_ROWS : BVT_LAYOUT_COLS, n, c);
+    }
+    if (!any || coin()) add_out(t, 0, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, n, c);
+    snprintf(t->text, sizeof t->text, "N %u C %u set %x", n, c, set & 0x3FFF);
+}
+
+static void (*const makers[])(test_case *, uint32_t) = {
+    NULL,
+#define X(name, NAME) case_##name,
+    BVT_OPCODES(X)
+#undef X
+};
+
+/* ---- Running ---------------------------------------------------------------------------------------------------------------------- */
+
+/* Is input `i` of the op read at the produced row only (so that it may be a tile value)? */
+static bool row_wise(const test_case *t, unsigned i) {
+    switch (t->op.opcode) {
+    case BVT_OP_DENSE:
+    case BVT_OP_BGEMM:
+    case BVT_OP_ATTENTION:
+    case BVT_OP_CHANNEL_POOL: return i == 0;
+    case BVT_OP_EPILOGUE: return i == 0 || (i <= 6 && t->op.attr[i] == 1);
+    default: return false;
+    }
+}
+
+/* Runs in blocks; operands that can are given as tile values, whose memory begins with the block. */
+static void execute(test_case *t, bvt_kernel fn, int which, uint32_t block, bool tiles) {
+    for (unsigned i = 0; i < BVT_N_OUT; i++)
+        if (t->out[which][i]) memset(t->out[which][i], 0xA5, t->out_bytes[i]);
+    t->call.op = &t->op;
+    t->call.scratch = NULL;
+    if (t->op.scratch && posix_memalign(&t->call.scratch, 64, t->op.scratch)) abort();
+    for (uint32_t row0 = 0; row0 < t->rows; row0 += block) {
+        bvt_call call = t->call;
+        for (unsigned i = 0; i < BVT_N_OUT; i++) call.out[i].base = t->out[which][i];
+        for (unsigned i = 0; tiles && i < BVT_N_IN; i++)
+            if (call.in[i].base && row_wise(t, i)) call.in[i].base += row0 * call.in[i].stride, call.in[i].first = row0;
+        for (unsigned i = 0; tiles && i < BVT_N_OUT; i++)
+            if (call.out[i].base && !call.out[i].by_cols) call.out[i].base += row0 * call.out[i].stride, call.out[i].first = row0;
+        fn(&call, row0, bvt_min_u32(row0 + block, t->rows));
+    }
+    free(t->call.scratch);
+}
+
+/* Equal bytes; f32 elements may both be NaN. Padding of f32 and i32 rows is written by nobody. */
+static bool same(const test_case *t, unsigned slot) {
+    const bvt_view *v = &t->call.out[slot];
+    const uint8_t *a = t->out[0][slot], *b = t->out[1][slot];
+    if (!memcmp(a, b, t->out_bytes[slot])) return true;
+    if (v->dtype != BVT_DTYPE_F32) return false;
+    for (uint32_t r = 0; r < v->rows; r++)
+        for (uint32_t c = 0; c < v->cols; c++) {
+            float x, y;
+            memcpy(&x, a + r * v->stride + c * 4, 4);
+            memcpy(&y, b + r * v->stride + c * 4, 4);
+            if (memcmp(&x, &y, 4) && !(isnan(x) && isnan(y))) return false;
+        }
+    return true;
+}
+
+/* What follows the last element of a bits output's rows or columns, bits and bytes, is zero. */
+static bool padding_is_zero(const bvt_view *v, const uint8_t *data) {
+    const uint32_t lines = v->by_cols ? v->cols : v->rows, length = v->by_cols ? v->rows : v->cols;
+    for (uint32_t i = 0; i < lines; i++)
+        for (size_t bit = length; bit < 8 * v->stride; bit++)
+            if (data[i * v->stride + bit / 8] >> bit % 8 & 1) return false;
+    return true;
+}
+
+static void run_case(const bvt_kernel_entry *e, bvt_kernel ref, uint64_t seed, uint32_t size) {
+    test_case t = {.op = {.opcode = (uint32_t)e->opcode}};
+    rng_state = seed;
+    all_small = below(3) == 0;
+    makers[e->opcode](&t, size);
+    execute(&t, ref, 0, t.rows, false);
+    const uint32_t blocks[] = {t.rows, 8, 16, 24};
+    execute(&t, e->fn, 1, blocks[below(4)], coin());
+    for (unsigned i = 0; i < BVT_N_OUT; i++)
+        if (t.out[0][i]) CHECK(same(&t, i), "%s output %u, seed %llu size %u: %s", e->name, i, (unsigned long long)seed, size, t.text);
+    for (unsigned i = 0; i < BVT_N_OUT; i++)
+        if (t.out[1][i] && t.call.out[i].dtype == BVT_DTYPE_BITS) CHECK(padding_is_zero(&t.call.out[i], t.out[1][i]), "%s output %u: padding", e->name, i);
+    for (unsigned i = 0; i < BVT_N_IN; i++) free(t.in[i]);
+    for (unsigned i = 0; i < BVT_N_OUT; i++) free(t.out[0][i]), free(t.out[1][i]);
+}
+
+int main(int argc, char **argv) {
+    const unsigned long rounds = argc > 1 ? strtoul(argv[1], NULL, 10) : 200;
+    bool has_reference[BVT_OPCODE_END] = {false};
+    for (unsigned i = 0; i < bvt_n_kernels; i++) {
+        const bvt_kernel_entry *e = &bvt_kernels[i];
+        bvt_kernel ref = bvt_kernel_find((uint32_t)e->opcode, BVT_ISA_REF);
+        if (e->isa == BVT_ISA_REF) {
+            CHECK(!has_reference[e->opcode] && ref == e->fn, "%s is not the only reference of its op", e->name);
+            has_reference[e->opcode] = true;
+        }
+        CHECK(has_reference[e->opcode], "%s stands before its reference", e->name);
+        if (!bvt_kernel_usable(i)) {
+            printf("not on this CPU: %s\n", e->name);
+            continue;
+        }
+        /* The reference is compared with itself in other blocks. */
+        for (unsigned long r = 0; r < rounds; r++) {
+            run_case(e, ref, 1000 * i + r, 0);
+            if (e->isa != BVT_ISA_REF) run_case(e, ref, 1000000 + 1000 * i + r, 1);
+        }
+        for (uint32_t k = 0; e->opcode == BVT_OP_BGEMM && e->isa != BVT_ISA_REF && k < 520; k++) run_case(e, ref, k, 2 + k);
+    }
+    for (int op = 1; op < BVT_OPCODE_END; op++) CHECK(has_reference[op], "%s has no reference kernel", bvt_opcode_name((uint32_t)op));
+    return finish("test_kernels");
+}

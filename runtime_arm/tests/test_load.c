@@ -1,0 +1,224 @@
+/* The loader: refuses what is wrong and says what. */
+#include "sample.h"
+
+static uint8_t *file;
+static size_t file_bytes;
+
+static void expect(const char *text, int line) {
+    bvt_model *model;
+    bvt_error err = {0};
+    int code = bvt_open_memory(file, file_bytes, &model, &err);
+    CHECK(code == BVT_E_FORMAT && err.code == code && !model && strstr(err.text, text), "line %d: expected '%s', got %d '%s'", line, text, code, err.text);
+    if (!code) bvt_close(model);
+}
+
+/* Makes a fresh sample, does `change` (with the record pointers at hand), seals it and expects an error that contains `text`. */
+#define BROKEN(text, change)                                                            \
+    do {                                                                                \
+        file = sample_model(&file_bytes, 8);                                            \
+        bvt_rec_header *header = (bvt_rec_header *)(void *)file;                        \
+        bvt_rec_section *table = (bvt_rec_section *)(void *)(file + 64);                \
+        bvt_rec_value *values = sample_section(file, BVT_SECTION_VALUES);               \
+        bvt_rec_op *ops = sample_section(file, BVT_SECTION_OPS);                        \
+        bvt_rec_group *groups = sample_section(file, BVT_SECTION_GROUPS);               \
+        bvt_rec_preprocess *preprocess = sample_section(file, BVT_SECTION_PREPROCESS);  \
+        uint8_t *names = sample_section(file, BVT_SECTION_NAMES), *constants = sample_section(file, BVT_SECTION_CONSTANTS); \
+        (void)header, (void)table, (void)values, (void)ops, (void)groups, (void)preprocess, (void)names, (void)constants; \
+        change;                                                                         \
+        sample_seal(file, file_bytes);                                                              \
+        expect(text, __LINE__);                                                         \
+        free(file);                                                                     \
+    } while (0)
+
+/* Ops and values of the sample, in the order in which sample_model makes them. */
+enum { PATCHES, DENSE, EPILOGUE, BGEMM_Q, EPILOGUE_Q, BGEMM_K, EPILOGUE_K, BGEMM_V, EPILOGUE_V, ATTENTION, EPILOGUE_A, AVG_POOL, BIT_PATCHES, BGEMM_M, EPILOGUE_M, CHANNEL_POOL, STENCIL, EPILOGUE_S, MEAN_ROWS, DENSE_OUT };
+
+static void test_structure(void) {
+    BROKEN("wrong magic", file[0] = 0);
+    BROKEN("text mode", file[4] = '\n');
+    BROKEN("version", header->version = 2);
+    BROKEN("reserved", header->flags = 1);
+    BROKEN("truncated", header->file_bytes += 64);
+    BROKEN("arena or tile memory", header->arena_bytes = UINT64_MAX - 63);
+    BROKEN("tile_bytes", header->tile_bytes += 4);
+    BROKEN("unknown kind", table[0].kind = 77);
+    BROKEN("twice", table[1].kind = BVT_SECTION_META);
+    BROKEN("outside", table[8].bytes = UINT64_MAX - 3);
+    BROKEN("outside", table[2].offset -= 64);
+    BROKEN("outside", table[3].offset += 4);
+    BROKEN("does not fit its count", table[2].count++);
+    BROKEN("gap", file[table[0].offset + table[0].bytes] = 1);
+    BROKEN("end of the file", file[file_bytes - 1] = 1; table[8].bytes = 0; table[8].count = 0);
+    BROKEN("NAMES", names[0] = 'a');
+    BROKEN("META", ((uint8_t *)sample_section(file, BVT_SECTION_META))[0] = 3);
+    BROKEN("META", ((uint8_t *)sample_section(file, BVT_SECTION_META))[0] = 1);
+    BROKEN("META: entry 0", ((uint8_t *)sample_section(file, BVT_SECTION_META))[12] = 9);
+    BROKEN("LABELS", table[7].count = 9);
+    BROKEN("LABELS", file[table[7].offset + table[7].bytes - 1] = 'x');
+    BROKEN("GOLDEN", table[6].count = 2);
+    BROKEN("PREPROCESS", preprocess->width = 25);
+    BROKEN("PREPROCESS", preprocess->colour = BVT_COLOUR_GRAY);
+    BROKEN("PREPROCESS", preprocess->std[1] = 0);
+    BROKEN("PREPROCESS", preprocess->resize_short = 20);
+    BROKEN("PREPROCESS", preprocess->filter = 3);
+}
+
+static void test_values(void) {
+    BROKEN("value 3: its name", values[3].name = 1000);
+    BROKEN("unknown dtype", values[3].dtype = 9);
+    BROKEN("unknown storage", values[3].storage = 0);
+    BROKEN("unknown layout", values[3].layout = 4);
+    BROKEN("reserved", values[3].reserved = 1);
+    BROKEN("rows and cols", values[3].rows = 0);
+    BROKEN("rows and cols", values[3].cols = (1 << 24) + 1);
+    BROKEN("stride", values[3].stride -= 4);
+    BROKEN("stride", values[4].stride += 2);
+    BROKEN("bytes do not hold", values[4].bytes -= 1);
+    BROKEN("outside of its memory", values[4].offset += 4);
+    BROKEN("outside of its memory", values[4].offset = UINT64_MAX - 63);
+    BROKEN("outside of its memory", values[4].offset = header->arena_bytes);
+    BROKEN("dense f32", values[0].stride += 4; values[0].bytes += 400);
+    BROKEN("1 outputs", values[4].storage = BVT_STORAGE_INPUT; values[4].offset = 0);
+    BROKEN("only bits", values[4].layout = BVT_LAYOUT_COLS);
+    BROKEN("lanes16 is for constants", values[5].layout = BVT_LAYOUT_LANES16);
+    BROKEN("cols cannot be in tile", values[5].layout = BVT_LAYOUT_COLS);
+}
+
+static void test_groups(void) {
+    BROKEN("group 0", groups[0].n_ops = 0);
+    BROKEN("group 1", groups[1].first_op--);
+    BROKEN("group 4", groups[4].n_ops = 0xFFFFFFFF);
+    BROKEN("left over", groups[4].n_ops = 1; ops[MEAN_ROWS].outputs[0] = 1; values[1].cols = 32; values[1].stride = 128; values[1].bytes = 128);
+    BROKEN("block", groups[0].block = 12);
+    BROKEN("block", groups[0].block = 0);
+    BROKEN("block", groups[0].block = 40);
+    BROKEN("rows of its group", groups[1].rows = 28);
+    BROKEN("tile memory", values[2].bytes = 8 * values[2].stride - 1);
+    BROKEN("tile memory", ops[ATTENTION].scratch = (uint32_t)header->tile_bytes);
+    BROKEN("before it was produced", ops[ATTENTION].inputs[0] = ops[ATTENTION].inputs[1] = ops[EPILOGUE_A].outputs[1]);
+    BROKEN("its own group produces", ops[ATTENTION].inputs[1] = ops[EPILOGUE].outputs[1]; groups[0].n_ops += 2; groups[1].first_op += 2; groups[1].n_ops -= 2;
+           groups[1].n_ops += 3; groups[2].first_op += 3; groups[2].n_ops -= 3);
+    BROKEN("written twice", ops[EPILOGUE_K].outputs[1] = ops[EPILOGUE_Q].outputs[1]);
+    BROKEN("constant or the input", values[ops[EPILOGUE].outputs[0]].storage = BVT_STORAGE_CONST; values[ops[EPILOGUE].outputs[0]].offset = 0);
+}
+
+static void test_ops(void) {
+    BROKEN("op 0 (none", ops[0].opcode = 0);
+    BROKEN("unknown opcode", ops[0].opcode = BVT_OPCODE_END);
+    BROKEN("op 0: its name", ops[0].name = 1 << 30);
+    BROKEN("an input is not a value", ops[1].inputs[0] = 5000);
+    BROKEN("an output is not a value", ops[1].outputs[0] = 5000);
+    BROKEN("an input is missing", ops[DENSE].inputs[1] = BVT_NONE);
+    BROKEN("an input too many", ops[DENSE].inputs[3] = 0);
+    BROKEN("an output is missing", ops[DENSE].outputs[0] = BVT_NONE);
+    BROKEN("an output too many", ops[DENSE].outputs[1] = 5);
+    BROKEN("reserved", ops[DENSE].reserved[1] = 1);
+    BROKEN("unused attribute", ops[DENSE].attr[0] = 1);
+    BROKEN("unused attribute", ops[DENSE].fattr[2] = 1);
+    BROKEN("op 0 (patches name): the kernel", ops[PATCHES].attr[3] = 25);
+    BROKEN("must be positive", ops[PATCHES].attr[4] = 0);
+    BROKEN("must be positive", ops[PATCHES].attr[0] = -3);
+    BROKEN("the image has the wrong", ops[PATCHES].attr[0] = 1 << 30);
+    BROKEN("the weight has the wrong", values[ops[DENSE].inputs[1]].cols = 31);
+    BROKEN("the bias has the wrong", ops[DENSE].inputs[2] = ops[DENSE].inputs[1]);
+    BROKEN("the weight has the wrong", values[ops[BGEMM_Q].inputs[1]].rows = 31);
+    BROKEN("x has the wrong", ops[BGEMM_Q].inputs[0] = ops[EPILOGUE].outputs[0]);
+    BROKEN("heads", ops[ATTENTION].attr[0] = 3);
+    BROKEN("heads", ops[ATTENTION].attr[0] = 0);
+    BROKEN("heads", ops[ATTENTION].attr[0] = -2);
+    BROKEN("the table has the wrong", ops[ATTENTION].attr[0] = 4);
+    BROKEN("the table increases", constants[values[ops[ATTENTION].inputs[3]].offset + 8 * 3 + 5] = 1);
+    BROKEN("too large", for (int i = 0; i < 17; i++) constants[values[ops[ATTENTION].inputs[3]].offset + 8 * i + 6] = 16);
+    BROKEN("its scratch", ops[ATTENTION].scratch = 64);
+    BROKEN("its scratch", ops[ATTENTION].scratch += 8);
+    BROKEN("its scratch", ops[ATTENTION].scratch = 1 << 30);
+    BROKEN("rows and factor", ops[EPILOGUE_S].attr[4] = 3);
+    BROKEN("factor is out of range", ops[EPILOGUE_S].attr[4] = 0);
+    BROKEN("absent residual", ops[EPILOGUE_S].attr[5] = 2);
+    BROKEN("grid and factor", ops[EPILOGUE_S].attr[0] = 9);
+    BROKEN("grid and factor", ops[EPILOGUE_S].attr[0] = 0);
+    BROKEN("a parameter has the wrong", ops[EPILOGUE].inputs[7] = ops[DENSE].inputs[1]);
+    BROKEN("pair up", ops[EPILOGUE].inputs[14] = BVT_NONE);
+    BROKEN("no output", ops[EPILOGUE_S].outputs[0] = BVT_NONE);
+    BROKEN("the kernel is larger", ops[AVG_POOL].attr[2] = 7);
+    BROKEN("the output has the wrong", ops[BIT_PATCHES].attr[3] = 1);
+    BROKEN("channels to pool", ops[CHANNEL_POOL].attr[0] = -2);
+    BROKEN("x has the wrong", ops[CHANNEL_POOL].attr[0] = 4);
+    BROKEN("taps", ops[STENCIL].attr[2] = 17);
+    BROKEN("boundary", ops[STENCIL].attr[3] = 2);
+    BROKEN("malformed", ops[STENCIL].attr[5] = 128);
+    BROKEN("malformed", ops[STENCIL].attr[5] = 1 << 16);
+    BROKEN("leaves the grid", ops[STENCIL].attr[5] = 6);
+}
+
+/* Every byte of a file is covered by a checksum or known to be zero: no damaged bit goes unseen. Nor does a missing end. */
+static void test_damage(void) {
+    size_t bytes;
+    uint8_t *good = sample_model(&bytes, 8);
+    bvt_model *model;
+    for (size_t i = 0; i < bytes; i += 1 + below(13)) {
+        const uint8_t flip = (uint8_t)(1u << below(8));
+        good[i] ^= flip;
+        int code = bvt_open_memory(good, bytes, &model, NULL);
+        CHECK(code == BVT_E_FORMAT, "bit flip in byte %zu: %d", i, code);
+        if (!code) bvt_close(model);
+        good[i] ^= flip;
+    }
+    for (size_t n = 0; n < bytes; n = n < 1024 ? n + 1 : n + 509) {
+        uint8_t *cut = malloc(n ? n : 1);
+        memcpy(cut, good, n);
+        CHECK(bvt_open_memory(cut, n, &model, NULL) == BVT_E_FORMAT, "truncated to %zu bytes", n);
+        free(cut);
+    }
+    free(good);
+}
+
+static void test_good(void) {
+    bvt_model *model;
+    bvt_error err;
+    file = sample_model(&file_bytes, 8);
+    CHECK(!bvt_open_memory(file, file_bytes, &model, &err), "the sample: %s", err.text);
+    const bvt_model_info info = bvt_info(model);
+    CHECK(info.input_rows == 72 && info.input_cols == 24 && info.output_rows == 1 && info.output_cols == 10, "sizes");
+    CHECK(info.n_ops == 20 && info.n_groups == 5 && info.n_sections == 9 && info.n_labels == 10 && info.n_meta == 2 && info.n_golden == 1, "counts");
+    CHECK(!strcmp(bvt_get_label(model, 9), "nine"), "labels");
+    CHECK(!strcmp(bvt_get_op(model, ATTENTION).kind, "attention") && bvt_get_op(model, ATTENTION).group == 1 && bvt_get_op(model, ATTENTION).cols == 32, "ops");
+    bvt_meta_info e;
+    CHECK(bvt_find_meta(model, "name", &e) && e.type == BVT_META_TYPE_STR && e.value_bytes == 6 && !memcmp(e.value, "sample", 6), "meta");
+    CHECK(bvt_find_meta(model, "n", &e) && e.type == BVT_META_TYPE_U64 && ((const uint8_t *)e.value)[0] == 7, "meta");
+    CHECK(!bvt_find_meta(model, "nam", &e), "meta");
+    CHECK(bvt_get_preprocess(model).present && !strcmp(bvt_get_preprocess(model).filter, "bicubic"), "preprocess");
+    bvt_close(model);
+    /* Unaligned memory is copied. */
+    uint8_t *shifted = malloc(file_bytes + 1);
+    memcpy(shifted + 1, file, file_bytes);
+    CHECK(!bvt_open_memory(shifted + 1, file_bytes, &model, &err), "unaligned: %s", err.text);
+    free(shifted);
+    CHECK(!strcmp(bvt_get_label(model, 0), "zero"), "the copy");
+    bvt_close(model);
+    /* From a file. */
+    char path[] = "/tmp/bvt_test_XXXXXX";
+    const int fd = mkstemp(path);
+    FILE *f = fdopen(fd, "wb");
+    CHECK(fwrite(file, 1, file_bytes, f) == file_bytes, "writing");
+    fclose(f);
+    CHECK(!bvt_open(path, &model, &err), "open: %s", err.text);
+    bvt_close(model);
+    remove(path);
+    CHECK(bvt_open(path, &model, &err) == BVT_E_IO && !model, "a missing file");
+    CHECK(bvt_open("/", &model, &err) == BVT_E_IO, "a folder");
+    CHECK(bvt_open("/dev/null", &model, &err) == BVT_E_IO, "a device");
+    CHECK(bvt_open(NULL, &model, &err) == BVT_E_ARGUMENT && bvt_open_memory(NULL, 0, &model, &err) == BVT_E_ARGUMENT, "no argument");
+    bvt_close(NULL);
+    free(file);
+}
+
+int main(void) {
+    test_good();
+    test_structure();
+    test_values();
+    test_groups();
+    test_ops();
+    test_damage();
+    return finish("test_load");
+}

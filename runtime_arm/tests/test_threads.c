@@ -1,0 +1,162 @@
+/* Sessions: the output does not depend on threads, blocks, ISA or memory; options are checked; the observer and checksums see all. */
+#include <fenv.h>
+#include <unistd.h>
+
+#include "sample.h"
+
+static const uint32_t THREADS[] = {1, 2, 3, 4, 7};
+static float input[72 * 24], expected[10];
+
+static bvt_model *open_sample(uint32_t block, uint8_t **file) {
+    size_t bytes;
+    bvt_model *model;
+    bvt_error err;
+    *file = sample_model(&bytes, block);
+    if (bvt_open_memory(*file, bytes, &model, &err)) fprintf(stderr, "%s\n", err.text), exit(1);
+    return model;
+}
+
+static void test_results(void) {
+    static const uint32_t blocks[] = {0, 8, 16, 24};
+    for (size_t b = 0; b < 4; b++) {
+        uint8_t *file;
+        bvt_model *model = open_sample(blocks[b], &file);
+        for (uint32_t i = 0; i < bvt_isa_count(); i++)
+            for (size_t t = 0; t < sizeof THREADS / sizeof *THREADS; t++) {
+                const bvt_options options = {.threads = THREADS[t], .isa = bvt_isa_name(i), .profile = t % 2 == 0};
+                bvt_session *session;
+                bvt_error err;
+                float output[10];
+                CHECK(!bvt_session_create(model, &options, &session, &err), "create: %s", err.text);
+                if (b == 0 && i == 0 && t == 0) bvt_run(session, input, expected);
+                for (int run = 0; run < 20; run++) {
+                    memset(output, 0xFF, sizeof output);
+                    CHECK(bvt_run(session, input, output) == BVT_OK, "run");
+                    CHECK(!memcmp(output, expected, sizeof output), "block %u isa %s threads %u differs", blocks[b], bvt_isa_name(i), THREADS[t]);
+                    if (run == 10) usleep(2000); /* the workers go to sleep */
+                }
+                CHECK(bvt_session_threads(session) == THREADS[t] && !strcmp(bvt_session_isa(session), bvt_isa_name(i)), "session facts");
+                uint64_t op_ns[20], group_ns[5], sum = 0;
+                bvt_profile_get(session, op_ns, group_ns);
+                for (int op = 0; op < 20; op++) sum += op_ns[op];
+                CHECK((sum > 0) == (options.profile != 0), "profile");
+                bvt_profile_reset(session);
+                bvt_profile_get(session, op_ns, NULL);
+                CHECK(op_ns[1] == 0, "reset");
+                bvt_session_destroy(session);
+            }
+        bvt_close(model);
+        free(file);
+    }
+    bool distinct = false;
+    for (int i = 1; i < 10; i++) distinct |= expected[i] != expected[0];
+    CHECK(distinct, "the sample computes nothing");
+}
+
+static void test_memory(void) {
+    uint8_t *file;
+    bvt_model *model = open_sample(8, &file);
+    bvt_options options = {.threads = 3};
+    bvt_session *session;
+    bvt_error err;
+    float output[10];
+    const size_t need = bvt_session_bytes(model, &options);
+    CHECK(need > 0, "bytes");
+    void *memory;
+    if (posix_memalign(&memory, 64, need + 64)) abort();
+    memset(memory, 0xEE, need + 64);
+    options.memory = memory;
+    options.memory_bytes = need - 1;
+    CHECK(bvt_session_create(model, &options, &session, &err) == BVT_E_MEMORY && !session, "too little memory");
+    options.memory = (uint8_t *)memory + 8;
+    options.memory_bytes = need;
+    CHECK(bvt_session_create(model, &options, &session, &err) == BVT_E_ARGUMENT, "misaligned memory");
+    options.memory = memory;
+    CHECK(!bvt_session_create(model, &options, &session, &err), "caller's memory: %s", err.text);
+    bvt_run(session, input, output);
+    CHECK(!memcmp(output, expected, sizeof output), "caller's memory");
+    for (int i = 0; i < 64; i++) CHECK(((uint8_t *)memory)[need + (size_t)i] == 0xEE, "it wrote beyond its memory");
+    bvt_session_destroy(session);
+    free(memory);
+    bvt_close(model);
+    free(file);
+}
+
+static void test_options(void) {
+    uint8_t *file;
+    bvt_model *model = open_sample(8, &file);
+    bvt_session *session;
+    bvt_error err;
+    CHECK(bvt_session_create(model, &(bvt_options){.threads = 65}, &session, &err) == BVT_E_ARGUMENT && !session, "65 threads");
+    CHECK(bvt_session_create(model, &(bvt_options){.isa = "mmx"}, &session, &err) == BVT_E_UNSUPPORTED && strstr(err.text, "mmx"), "unknown isa");
+#if defined(__x86_64__)
+    CHECK(bvt_session_create(model, &(bvt_options){.isa = "neon"}, &session, &err) == BVT_E_UNSUPPORTED, "foreign isa");
+#else
+    CHECK(bvt_session_create(model, &(bvt_options){.isa = "avx2"}, &session, &err) == BVT_E_UNSUPPORTED, "foreign isa");
+#endif
+    CHECK(bvt_session_create(model, &(bvt_options){.threads = 2, .op_crc = 1}, &session, &err) == BVT_E_ARGUMENT, "crc with 2 threads");
+    CHECK(bvt_session_create(NULL, NULL, &session, &err) == BVT_E_ARGUMENT, "no model");
+    CHECK(bvt_session_bytes(model, &(bvt_options){.threads = 65}) == 0, "bytes of wrong options");
+    CHECK(bvt_run(NULL, input, expected) == BVT_E_ARGUMENT, "no session");
+    bvt_session_destroy(NULL);
+    CHECK(!bvt_session_create(model, NULL, &session, NULL), "defaults");
+    float output[10];
+    fesetround(FE_UPWARD); /* the caller's floating point environment does not matter, and is kept */
+    bvt_run(session, input, output);
+    CHECK(fegetround() == FE_UPWARD, "the environment was not restored");
+    fesetround(FE_TONEAREST);
+    CHECK(!memcmp(output, expected, sizeof output), "the caller's rounding mode leaks in");
+    bvt_session_destroy(session);
+    bvt_close(model);
+    free(file);
+}
+
+typedef struct {
+    const bvt_model *model;
+    uint32_t crc[20 * BVT_MAX_OUTPUTS], next[20 * BVT_MAX_OUTPUTS];
+} watcher;
+
+static void watch(void *user, uint32_t op, uint32_t output, uint32_t row0, uint32_t rows, const void *data, size_t stride) {
+    watcher *w = user;
+    const uint32_t i = op * BVT_MAX_OUTPUTS + output;
+    const bvt_value_info v = bvt_get_value(w->model, bvt_get_op(w->model, op).outputs[output]);
+    const bool cols = !strcmp(v.layout, "cols");
+    CHECK(row0 == w->next[i] && row0 + rows <= v.rows, "op %u: rows %u.. after %u", op, row0, w->next[i]);
+    w->next[i] += rows;
+    const size_t bytes = cols ? (v.rows + 7) / 8 : !strcmp(v.dtype, "bits") ? (v.cols + 7) / 8 : (size_t)v.cols * 4;
+    for (uint32_t r = 0; r < (cols ? v.cols : rows); r++) w->crc[i] = bvt_crc32(w->crc[i], (const uint8_t *)data + r * stride, bytes);
+}
+
+static void test_observer(void) {
+    uint32_t first[20 * BVT_MAX_OUTPUTS];
+    static const uint32_t blocks[] = {0, 8, 16};
+    for (int b = 0; b < 3; b++)
+        for (uint32_t i = 0; i < bvt_isa_count(); i++) {
+            uint8_t *file;
+            bvt_model *model = open_sample(blocks[b], &file);
+            watcher w = {.model = model};
+            const bvt_options options = {.isa = bvt_isa_name(i), .op_crc = 1, .observer = watch, .observer_user = &w};
+            bvt_session *session;
+            float output[10];
+            CHECK(!bvt_session_create(model, &options, &session, NULL), "create");
+            bvt_run(session, input, output);
+            CHECK(!memcmp(w.crc, bvt_op_crcs(session), sizeof w.crc), "observer and checksums disagree");
+            if (b == 0 && i == 0) memcpy(first, w.crc, sizeof first);
+            CHECK(!memcmp(w.crc, first, sizeof first), "checksums depend on blocks or isa");
+            w = (watcher){.model = model};
+            bvt_run(session, input, output);
+            CHECK(!memcmp(first, bvt_op_crcs(session), sizeof first), "checksums of a second run");
+            bvt_session_destroy(session);
+            bvt_close(model);
+            free(file);
+        }
+}
+
+int main(void) {
+    for (size_t i = 0; i < sizeof input / sizeof *input; i++) input[i] = ((float)below(2001) - 1000.0f) / 500.0f;
+    test_results();
+    test_memory();
+    test_options();
+    test_observer();
+    return finish("test_threads");
+}

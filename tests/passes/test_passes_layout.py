@@ -1,0 +1,272 @@
+"""layout: any chain of views gives the same result as the source, or is refused; never something else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from minimodel import Builder, Config, chain, evaluate, image
+
+from bvtdeploy.errors import UserError
+from bvtdeploy.ir import Graph, Value, bits
+from bvtdeploy.ir.verify import verify
+from bvtdeploy.passes import binarise, layout
+from bvtdeploy.passes.base import Report
+
+X = image(Config(channels=2, image=4))
+SHAPE = (2, 6)
+LAYOUT_OPS = {"permute", "reshape", "expand", "concat", "slice", "upsample"}
+Body = Callable[[Builder, Value], Value]
+
+
+def laid_out(body: Body, *passes: Any) -> tuple[Graph, np.ndarray, np.ndarray]:
+    """(compiled graph, result before, result after)."""
+    report = Report()
+    source = chain(SHAPE, body)
+    before = evaluate(source, X)[0]
+    for p in passes:
+        source = p(source, report)
+    graph = layout.run(source, report)
+    verify(graph)
+    assert not LAYOUT_OPS & set(graph.count())
+    return graph, before.reshape(-1), evaluate(graph, X)[0].reshape(-1)
+
+
+def close(body: Body, *passes: Any) -> Graph:
+    graph, before, after = laid_out(body, *passes)
+    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5)
+    return graph
+
+
+def refused(body: Body, *passes: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        laid_out(body, *passes)
+    return str(caught.value)
+
+
+# -- accepted ---------------------------------------------------------------------------------------------------------
+
+
+def test_everything_per_channel_in_any_axis_order() -> None:
+    def body(b: Builder, t: Value) -> Value:
+        grid = b.grid(t, 4)
+        grid = b.op("mul", grid, b.shift(1, 6, 1, 1))
+        grid = b.op("prelu", grid, b.shift(6), axis=1)
+        grid = b.op("add", grid, b.shift(6, 1, 1))
+        return b.op("prelu", b.op("add", b.tokens(grid), b.shift(1, 16, 6)), b.shift(1), axis=2)
+
+    assert close(body).count() == {"dense": 1, "epilogue": 5, "patches": 1}
+
+
+def test_sums_through_tiling_and_upsampling() -> None:
+    def body(b: Builder, t: Value) -> Value:
+        wide = b.op("linear", t, b.shift(12, 6), b.shift(12))
+        pooled = b.op("avg_pool2d", b.grid(t, 4), kernel=(2, 2), stride=(2, 2), padding=(0, 0), count_include_pad=True)
+        large = b.tokens(b.op("upsample", pooled, factor=2))
+        both = b.op("add", b.op("concat", t, t, axis=2), wide)
+        return b.op("add", both, b.op("concat", large, large, axis=2))
+
+    graph = close(body)
+    assert {(op.attrs["factors"], op.attrs["width"]) for op in graph.of_kind("epilogue")} == {((1,), 0), ((2,), 4)}
+
+
+def test_upsampling_written_with_expand_and_reshape() -> None:
+    """repeat_interleave, as a user would spell it: [c, h, w] -> [c, h, 1, w, 1] -> expand -> [c, 2h, 2w]."""
+
+    def body(b: Builder, t: Value) -> Value:
+        pooled = b.op("avg_pool2d", b.grid(t, 4), kernel=(2, 2), stride=(2, 2), padding=(0, 0), count_include_pad=True)
+        z = b.op("expand", b.op("reshape", pooled, shape=(1, 6, 2, 1, 2, 1)), shape=(1, 6, 2, 2, 2, 2))
+        return b.op("add", b.tokens(b.op("reshape", z, shape=(1, 6, 4, 4))), t)
+
+    assert (2,) in {op.attrs["factors"] for op in close(body).of_kind("epilogue")}
+
+
+def test_a_sum_that_is_a_permutation_of_channels_is_not_a_tiling() -> None:
+    def body(b: Builder, t: Value) -> Value:
+        parts = [b.op("slice", t, axis=2, start=i, stop=i + 3, step=1) for i in (3, 0)]
+        return b.op("add", t, b.op("concat", *parts, axis=2))
+
+    assert "layouts differ" in refused(body)
+
+
+def test_slices_put_together_again_are_the_tensor() -> None:
+    def body(b: Builder, t: Value) -> Value:
+        parts = [b.op("slice", t, axis=2, start=i, stop=i + 3, step=1) for i in (0, 3)]
+        return b.op("add", t, b.op("concat", *parts, axis=2))
+
+    close(body)
+
+
+@pytest.mark.parametrize("axes", [(2, 3), (3, 2)])
+def test_mean_over_the_grid(axes: tuple[int, int]) -> None:
+    if axes == (3, 2):
+        assert "mean" in refused(lambda b, t: b.op("mean", b.grid(t, 4), axes=axes, keepdim=False))
+    else:
+        close(lambda b, t: b.op("mean", b.grid(t, 4), axes=axes, keepdim=False))
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_mean_over_tokens(keep: bool) -> None:
+    close(lambda b, t: b.op("mean", t, axes=(1,), keepdim=keep))
+
+
+def test_signs_of_both_packings_and_their_index() -> None:
+    report = Report()
+    source = chain(SHAPE, lambda b, t: b.op("linear", b.op("sign", t), b.binary_weight(3, 6)))
+    name = source.of_kind("sign")[0].out.name
+    graph = layout.run(binarise.run(source, report), report)
+    verify(graph)
+    index = report.sign_index[f"{name}.bits"]
+    assert index.shape == (1, 16, 6) and np.array_equal(index.reshape(-1), np.arange(96))
+
+
+# -- refused ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (lambda b, t: b.op("mul", t, t), "product of two activations"),
+        (lambda b, t: b.op("mul", t, b.shift(1, 16, 6)), "not one number a channel"),
+        (lambda b, t: b.op("mul", t, b.shift(1, 16, 1)), "not one number a channel"),
+        (lambda b, t: b.op("mul", t, b.shift(2, 1, 1)), "not one number a channel"),
+        (lambda b, t: b.op("add", t, b.shift(2, 1, 1)), "larger constant"),
+        (lambda b, t: b.op("prelu", t, b.shift(16), axis=1), "slope differs between rows"),
+        (lambda b, t: b.op("sign", t), "no compiled form"),
+        (lambda b, t: b.op("clamp", t, min=0.0, max=None), "no compiled form"),
+        (lambda b, t: b.op("add", t, b.op("reshape", b.swap(t), shape=(1, 16, 6))), "layouts differ"),
+        (lambda b, t: b.op("add", b.op("concat", t, t, axis=2), b.shift(12)), "repeated view"),
+        (lambda b, t: b.op("concat", t, b.op("add", t, b.shift(6)), axis=2), "different tensors"),
+        (lambda b, t: b.op("mean", t, axes=(2,), keepdim=False), "not over all tokens"),
+        (lambda b, t: b.op("mean", b.op("reshape", t, shape=(1, 32, 3)), axes=(1,), keepdim=False), "not over all tokens"),
+        (lambda b, t: b.op("linear", b.swap(t), b.shift(4, 16)), "not rows x channels"),
+        (lambda b, t: b.op("linear", b.op("reshape", t, shape=(1, 32, 3)), b.shift(4, 3)), "not rows x channels"),
+        (lambda b, t: b.op("linear", b.op("slice", t, axis=1, start=0, stop=1, step=1), b.shift(4, 6)), "not rows x channels"),
+        (lambda b, t: b.op("linear", t, b.shift(6, 6), b.op("reshape", b.op("mean", t, axes=(1,), keepdim=False), shape=(6,))), "bias"),
+        (lambda b, t: b.op("avg_pool1d", t, kernel=2, stride=1), "windows overlap"),
+        (lambda b, t: b.op("avg_pool1d", b.op("reshape", t, shape=(1, 32, 3)), kernel=2, stride=2), "not rows x channels"),
+        (lambda b, t: b.op("avg_pool1d", t, kernel=4, stride=4), "do not divide"),
+        (lambda b, t: b.op("conv2d", b.grid(t, 4), b.shift(5, 6, 2, 2), stride=(2, 2), padding=(0, 0), dilation=(1, 1), groups=1), "float conv"),
+        (lambda b, t: b.op("avg_pool2d", b.op("reshape", t, shape=(1, 6, 4, 4)), kernel=(2, 2), stride=(2, 2), padding=(0, 0),
+                           count_include_pad=True), "not the token grid"),
+        (lambda b, t: b.op("avg_pool2d", b.grid(t, 4), kernel=(3, 3), stride=(2, 2), padding=(1, 1), count_include_pad=True), "average pool with"),
+        (lambda b, t: b.op("avg_pool2d", b.grid(t, 4), kernel=(5, 5), stride=(1, 1), padding=(2, 2), count_include_pad=True), "25 taps"),
+        (lambda b, t: b.swap(t), "not in the order"),
+        (lambda b, t: b.op("slice", t, axis=1, start=0, stop=4, step=1), "not in the order"),
+    ],
+)  # fmt: skip
+def test_refused(body: Body, why: str) -> None:
+    assert why in refused(body)
+
+
+def test_every_refusal_is_listed_with_its_module() -> None:
+    def body(b: Builder, t: Value) -> Value:
+        b.module = "block.first"
+        t = b.op("clamp", t, min=0.0, max=None)
+        b.module = "block.second"
+        return b.op("add", b.op("mul", t, t), b.op("softmax", t, axis=-1))
+
+    text = refused(body)
+    assert "4 operation(s)" in text and "block.first: no compiled form" in text and "block.second" in text
+
+
+# -- random views -----------------------------------------------------------------------------------------------------
+
+
+def random_view(b: Builder, t: Value, draw: Callable[[Any], Any]) -> Value:
+    """One random layout op that fits."""
+    shape = t.type.shape
+    if not shape:
+        return t
+    kind = draw(st.sampled_from(["permute", "permute", "reshape", "reshape", "slice", "concat", "expand"]))
+    if kind == "permute":
+        return b.op("permute", t, perm=tuple(draw(st.permutations(range(len(shape))))))
+    if kind == "reshape":
+        i = draw(st.integers(0, len(shape) - 1))
+        divisors = [d for d in range(1, shape[i] + 1) if shape[i] % d == 0]
+        if len(shape) > 2 and draw(st.booleans()):
+            merged = (*shape[:i], shape[i] * shape[i + 1], *shape[i + 2 :]) if i + 1 < len(shape) else shape
+            return b.op("reshape", t, shape=merged)
+        d = draw(st.sampled_from(divisors))
+        return b.op("reshape", t, shape=(*shape[:i], d, shape[i] // d, *shape[i + 1 :])) if len(shape) < 5 else t
+    axis = draw(st.integers(0, len(shape) - 1))
+    if kind == "slice":
+        start = draw(st.integers(0, shape[axis] - 1))
+        stop = draw(st.integers(start + 1, shape[axis]))
+        return b.op("slice", t, axis=axis, start=start, stop=stop, step=draw(st.integers(1, 2)))
+    if kind == "concat":
+        return b.op("concat", t, t, axis=axis) if t.type.size < 2000 else t
+    ones = [i for i, n in enumerate(shape) if n == 1]
+    if not ones:
+        return t
+    i = draw(st.sampled_from(ones))
+    return b.op("expand", t, shape=(*shape[:i], 2, *shape[i + 1 :])) if t.type.size < 2000 else t
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_random_chains_of_views_are_right_or_refused(data: st.DataObject) -> None:
+    """Views, then an op that needs a certain order, then views and a sum: the same numbers, or a refusal."""
+
+    def body(b: Builder, t: Value) -> Value:
+        base = t
+        for _ in range(data.draw(st.integers(0, 5))):
+            t = random_view(b, t, data.draw)
+        user = data.draw(st.sampled_from(["none", "linear", "sign", "add", "self", "prelu", "mean", "pool1d", "affine"]))
+        n = t.type.shape[-1]
+        if user == "linear":
+            t = b.op("linear", t, b.shift(4, n))
+        elif user == "sign":
+            t = b.op(
+                "mul",
+                b.op("binary_linear", b.op("binarise", t), b.g.constant(np.ones((3, n), np.int8), type=bits(3, n))),
+                b.shift(3),
+            )
+        elif user == "add":
+            t = b.op("add", t, b.shift(*t.type.shape))
+        elif user == "self" and t.type.size == base.type.size:
+            t = b.op("add", b.op("reshape", t, shape=base.type.shape), base)
+        elif user == "prelu":
+            axis = data.draw(st.integers(0, len(t.type.shape) - 1))
+            t = b.op("prelu", t, b.shift(t.type.shape[axis]), axis=axis)
+        elif user == "mean":
+            axes = data.draw(st.sets(st.integers(0, len(t.type.shape) - 1), min_size=1))
+            t = b.op("mean", t, axes=tuple(sorted(axes)), keepdim=data.draw(st.booleans()))
+        elif user == "pool1d":
+            t = b.op("avg_pool1d", t, kernel=min(2, n), stride=min(2, n))
+        elif user == "affine":
+            t = b.op("add", b.op("mul", t, b.shift(n)), b.shift(n))
+        for _ in range(data.draw(st.integers(0, 2))):
+            t = random_view(b, t, data.draw)
+        return t
+
+    try:
+        _, before, after = laid_out(body)
+    except UserError:
+        return
+    np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=60)
+@given(st.permutations(range(4)), st.permutations(range(4)), st.integers(0, 3))
+def test_there_and_back_is_never_refused(first: list[int], second: list[int], op: int) -> None:
+    """A chain of permutes whose product is the identity costs nothing, whatever stands between."""
+
+    def body(b: Builder, t: Value) -> Value:
+        grid = b.op("permute", b.op("permute", b.grid(t, 4), perm=tuple(first)), perm=tuple(second))
+        axis = [first[s] for s in second].index(1)
+        shape = tuple(6 if i == axis else 1 for i in range(4))
+        grid = (
+            grid,
+            b.op("mul", grid, b.shift(*shape)),
+            b.op("add", grid, b.shift(*grid.type.shape)),
+            b.op("prelu", grid, b.shift(6), axis=axis),
+        )[op]
+        perm = [first[s] for s in second]
+        return b.tokens(b.op("permute", grid, perm=tuple(perm.index(i) for i in range(4))))
+
+    close(body)
