@@ -207,9 +207,8 @@ def show_doctor(console: Console, diagnosis: Diagnosis) -> None:
         if finding.present:
             console.good(f"{finding.name}: {finding.found}")
         else:
-            (console.bad if finding.needed else console.note)(
-                f"{finding.name}: {finding.found}. {finding.purpose}. Get it: {finding.fix}"
-            )
+            say = console.bad if finding.needed else console.note
+            say(f"{finding.name}: {finding.found} ({finding.purpose}). Get it: {finding.fix}")
 
 
 def show_demo(console: Console, part: str, demo: Demo) -> None:
@@ -221,6 +220,8 @@ def show_demo(console: Console, part: str, demo: Demo) -> None:
         console.heading("2. build the program that goes to the board")
         if demo.built:
             show_build(console, demo.built)
+        else:
+            console.note("left out: see the end")
     elif part == "verify" and demo.verified:
         console.heading("3. verify against PyTorch, and bit by bit")
         show_verify(console, demo.verified.as_dict(), ok=demo.verified.ok)
@@ -236,6 +237,8 @@ def show_demo(console: Console, part: str, demo: Demo) -> None:
         console.heading("5. profile, op by op")
         if demo.profiled:
             show_profile(console, demo.profiled, ops=10)
+        else:
+            console.note("left out: see the end")
         if demo.emulated:  # its times would only mislead
             _show_golden(console, demo.emulated)
 

@@ -29,8 +29,8 @@ if [ -n "$packages" ] && have apt-get; then
     if [ "$root" != no ]; then
         say "installing$packages"
         # shellcheck disable=SC2086 # the words are meant to be split
-        { $root apt-get update -q && $root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $packages; } \
-            </dev/null >&2 || say "apt-get failed: going on without$packages"
+        { $root apt-get update -qq && $root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $packages; } \
+            </dev/null >/dev/null || say "apt-get failed: going on without$packages"
     else
         say "going on without$packages (no root rights; to have them: apt-get install$packages)"
     fi

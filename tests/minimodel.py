@@ -1,8 +1,8 @@
 """Small BinaryViT-like source graphs, written by hand op by op in the way in which the front end imports them.
 
-`mini(Config(...))` is the family of MODELS.md 2.3 in miniature. With `exact=True` all parameters are small dyadic numbers, so that no
-fp32 operation rounds (as long as there are no pools of 3 or 5): then every rewrite that is right gives the same bits, whatever it
-reassociates, and one that is wrong by a sign, a channel or an order does not.
+`mini(Config(...))` is BinaryViT (Le & Li) in miniature. With `exact=True` all parameters are small dyadic numbers, so that no
+fp32 operation rounds (as long as there are no pools of 3 or 5): then every rewrite that is right gives the same bits, whatever
+it reassociates, and one that is wrong by a sign, a channel or an order does not.
 """
 
 from __future__ import annotations

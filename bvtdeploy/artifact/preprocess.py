@@ -98,7 +98,8 @@ def _file(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"cannot read the preprocessing {path}", why=error.strerror or "", fix="give imagenet or a file") from error
     except (json.JSONDecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is neither JSON nor TOML", where=str(path), why=str(error), fix=f"keys: {', '.join(KEYS)}") from error
+        fix = f"keys: {', '.join(KEYS)}"
+        raise UserError(f"{path} is neither JSON nor TOML", where=str(path), why=str(error), fix=fix) from error
     if not isinstance(given, dict):
         raise UserError(f"{path} does not hold keys and values", where=str(path), fix=f"keys: {', '.join(KEYS)}")
     return given

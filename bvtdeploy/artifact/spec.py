@@ -121,9 +121,9 @@ META_TYPES: Final = {"U64": 1, "F64": 2, "STR": 3, "BYTES": 4}
 DTYPES: Final = {"F32": 1, "I32": 2, "BITS": 3, "U64": 4, "F64": 5}
 STORAGES: Final = {"CONST": 1, "ARENA": 2, "TILE": 3, "INPUT": 4, "OUTPUT": 5}
 LAYOUTS: Final = {
-    "ROWS": 1,     # row after row; of BITS: column c of a row is bit c%8 of byte c/8, the row's last bytes zero-padded to the stride
+    "ROWS": 1,     # row after row; of BITS: column c of a row is bit c%8 of byte c/8, the row's last bytes zeros up to the stride
     "COLS": 2,     # BITS only: column after column; row r of a column is bit r%8 of byte r/8, zero-padded to the stride
-    "LANES16": 3,  # BITS only, rows = output channels: [ceil(rows/16)] tiles of [ceil(cols/8)] steps of 16 bytes, byte lane = channel
+    "LANES16": 3,  # BITS only, rows = output channels: [ceil(rows/16)] tiles of [ceil(cols/8)] steps of 16 bytes, lane = channel
                    # within the tile, bit b of step s = column 8*s+b; unused lanes and bits are zero
 }
 COLOURS: Final = {"GRAY": 0, "RGB": 1, "BGR": 2}

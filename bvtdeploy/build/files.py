@@ -18,7 +18,7 @@ def write_whole(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
         Path(aside).chmod(mode)
-        os.replace(aside, path)  # noqa: PTH105 (the one call that says what is meant)
+        os.replace(aside, path)
     except BaseException:
         Path(aside).unlink(missing_ok=True)
         raise

@@ -109,7 +109,7 @@ def build_runtime(
     folder = cache_folder() / "runtime" / f"{board.name}-{key[:16]}"
     facts = _cached(folder)
     if facts is None:
-        patience = " (the first time it builds a C library: a minute or two)" if "musl" in " ".join(compiler.flags) else ""
+        patience = " (for each core it first builds a C library: a minute or two)" if "musl" in " ".join(compiler.flags) else ""
         say(f"compiling the runtime for {board.name} with {compiler.version}{patience}")
         _build(root, read_sources(root), compiler, folder)
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))

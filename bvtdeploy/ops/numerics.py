@@ -32,13 +32,14 @@ def fma(a: npt.ArrayLike, b: npt.ArrayLike, c: npt.ArrayLike) -> F32:
         # Towards e's sign: away from zero where e and s agree in sign (bits + 1), else towards zero (bits - 1).
         step = np.where((e > 0) == (s > 0), np.int64(1), np.int64(-1))
         odd: F64 = np.asarray(bits + np.where(fix, step, np.int64(0))).view(np.float64)
-        return odd.astype(np.float32)
+        result: F32 = odd.astype(np.float32)
+        return result
 
 
 def sum_in_order(x: F32, axis: int) -> F32:
     """Sum along `axis`, first to last, rounded to fp32 after every addition."""
     moved = np.moveaxis(np.asarray(x, np.float32), axis, 0)
-    total = moved[0].copy()
+    total: F32 = moved[0].copy()
     for part in moved[1:]:
         total = (total + part).astype(np.float32)
     return total

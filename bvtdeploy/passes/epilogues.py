@@ -10,7 +10,7 @@ and a chain is merged while it fits. Rewrites of parameters, all in fp64 and nar
     sign((v + s) + move)  = threshold at -(move + s)  where v + s has no other reader
 
 Legality: a producer is merged into its reader only if that is its single reader; a sign never needs that, it becomes another
-output of its producer (at most four). A sum commutes, exactly, so the operand that can be merged stands first.
+output of its producer (at most four). A sum commutes, exactly, so either operand of it can be the chain that is merged.
 Promise: reassociates (merged parameters), codes move only where that crosses a threshold.
 """
 
@@ -233,23 +233,6 @@ def _merge_chain(graph: Graph, op: Op, report: Report) -> bool:
     return False
 
 
-def _swap(graph: Graph, op: Op) -> bool:
-    """A plain sum whose second operand is the product's chain: the operands change places, so that the chain can be merged."""
-    if op.attrs["roles"] != ("x", "res0") or op.attrs["factors"] != (1,) or op.inputs[0].type != op.inputs[1].type:
-        return False
-    x, other = op.inputs
-    if _absorbable(graph, x) or not _absorbable(graph, other):
-        return False
-    graph.set_input(op, 0, other)
-    graph.set_input(op, 1, x)
-    return True
-
-
-def _absorbable(graph: Graph, value: Value) -> bool:
-    op = value.producer
-    return op is not None and single_use(value, graph) and (op.kind == "bgemm" or op.kind == "attention" or op.kind == "epilogue")
-
-
 def _sign_outputs(graph: Graph, report: Report) -> None:
     """Every lone sign becomes a bits output of the epilogue that it reads; equal signs of one value become one."""
     for value in [v for op in graph.of_kind("epilogue") for v in op.outputs if v.type.elem == "f32"]:
@@ -300,8 +283,6 @@ def run(graph: Graph, report: Report) -> Graph:
     for op in graph.of_kind("epilogue"):
         _shift_into_threshold(graph, op)
     graph.drop_dead()
-    for op in graph.of_kind("epilogue"):
-        _swap(graph, op)
     changed = True
     while changed:
         chains = [op for op in graph.of_kind("epilogue") if not _only_sign(op)]

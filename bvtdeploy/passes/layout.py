@@ -369,8 +369,8 @@ class _Layout:
 
 _ADVICE = "binary layers need a sign in front and row-scaled +-1 weights; see the README for the operations that are compiled"
 HANDLED: Final = frozenset(
-    "permute reshape expand slice concat upsample mul add prelu binarise linear conv2d binary_linear binary_conv2d binary_attention "
-    "avg_pool2d avg_pool1d mean".split()
+    ("permute", "reshape", "expand", "slice", "concat", "upsample", "mul", "add", "prelu", "binarise", "linear", "conv2d")
+    + ("binary_linear", "binary_conv2d", "binary_attention", "avg_pool2d", "avg_pool1d", "mean")
 )
 
 

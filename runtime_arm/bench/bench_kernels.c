@@ -41,25 +41,38 @@ static job prepare(int opcode) {
     int32_t *a = j.op.attr;
     switch (opcode) {
     case BVT_OP_PATCHES:
-        in[0] = F32(3 * 224, 224), out[0] = F32(196, 768), j.rows = 196, a[0] = 3, a[1] = a[2] = 224, a[3] = a[4] = 16, j.work = 196.0 * 768;
+        in[0] = F32(3 * 224, 224), out[0] = F32(196, 768), j.rows = 196, a[0] = 3, a[1] = a[2] = 224, a[3] = a[4] = 16,
+        j.work = 196.0 * 768;
         break;
-    case BVT_OP_DENSE: in[0] = F32(N, 768), in[1] = F32(768, C), in[2] = F32(1, C), out[0] = F32(N, C), j.work = N * 768.0 * C, j.unit = "MAC"; break;
-    case BVT_OP_BGEMM: in[0] = BITS(ROWS, N, C), in[1] = BITS(LANES16, 768, C), out[0] = I32(N, 768), j.work = N * 768.0 * C, j.unit = "MAC"; break;
+    case BVT_OP_DENSE:
+        in[0] = F32(N, 768), in[1] = F32(768, C), in[2] = F32(1, C), out[0] = F32(N, C), j.work = N * 768.0 * C, j.unit = "MAC";
+        break;
+    case BVT_OP_BGEMM:
+        in[0] = BITS(ROWS, N, C), in[1] = BITS(LANES16, 768, C), out[0] = I32(N, 768), j.work = N * 768.0 * C, j.unit = "MAC";
+        break;
     case BVT_OP_EPILOGUE: /* scale, shift, residual, RPReLU -> f32 and bits */
         in[0] = I32(N, C), in[1] = F32(N, C), out[0] = F32(N, C), out[1] = BITS(ROWS, N, C), j.work = N * C;
         for (int i = 7; i <= 11; i++) in[i] = F32(1, C);
         in[14] = F32(1, C);
         for (int i = 1; i <= 6; i++) a[i] = 1;
         break;
-    case BVT_OP_BIT_PATCHES: in[0] = BITS(ROWS, 196, C), out[0] = BITS(ROWS, 49, 4 * C), j.rows = 49, a[0] = a[1] = 14, a[2] = a[3] = 2, j.work = 49.0 * 4 * C; break;
-    case BVT_OP_AVG_POOL: in[0] = F32(196, C), out[0] = F32(49, C), j.rows = 49, a[0] = a[1] = 14, a[2] = a[3] = 2, j.work = 196 * C; break;
+    case BVT_OP_BIT_PATCHES:
+        in[0] = BITS(ROWS, 196, C), out[0] = BITS(ROWS, 49, 4 * C), j.rows = 49, a[0] = a[1] = 14, a[2] = a[3] = 2,
+        j.work = 49.0 * 4 * C;
+        break;
+    case BVT_OP_AVG_POOL:
+        in[0] = F32(196, C), out[0] = F32(49, C), j.rows = 49, a[0] = a[1] = 14, a[2] = a[3] = 2, j.work = 196 * C;
+        break;
     case BVT_OP_STENCIL:
-        in[0] = F32(196, C), in[1] = F32(9, C), in[2] = F32(1, C), out[0] = F32(196, C), j.rows = 196, a[0] = a[1] = 14, a[2] = 9, a[3] = 1, j.work = 196.0 * C * 9, j.unit = "MAC";
+        in[0] = F32(196, C), in[1] = F32(9, C), in[2] = F32(1, C), out[0] = F32(196, C), j.rows = 196, a[0] = a[1] = 14, a[2] = 9,
+        a[3] = 1, j.work = 196.0 * C * 9, j.unit = "MAC";
         for (int i = 0; i < 9; i++) a[4 + i] = ((i / 3 - 1) & 255) | ((i % 3 - 1) & 255) << 8;
         break;
     case BVT_OP_ATTENTION:
-        in[0] = BITS(ROWS, N, C), in[1] = BITS(ROWS, N, C), in[2] = BITS(COLS, N, C), in[3] = make(BVT_DTYPE_U64, BVT_LAYOUT_ROWS, 1, D + 1);
-        in[4] = make(BVT_DTYPE_F64, BVT_LAYOUT_ROWS, 1, HEADS), out[0] = I32(N, C), a[0] = HEADS, j.work = 2.0 * N * N * C, j.unit = "MAC";
+        in[0] = BITS(ROWS, N, C), in[1] = BITS(ROWS, N, C), in[2] = BITS(COLS, N, C),
+        in[3] = make(BVT_DTYPE_U64, BVT_LAYOUT_ROWS, 1, D + 1);
+        in[4] = make(BVT_DTYPE_F64, BVT_LAYOUT_ROWS, 1, HEADS), out[0] = I32(N, C), a[0] = HEADS, j.work = 2.0 * N * N * C,
+        j.unit = "MAC";
         for (int i = 0; i <= D; i++) ((uint64_t *)(void *)in[3].base)[i] = 1u << 30 >> i / 2;
         for (int i = 0; i < HEADS; i++) ((double *)(void *)in[4].base)[i] = 0.002;
         j.op.scratch = (uint32_t)(bvt_align64(16 * N) + bvt_align64(16 * ((N + 7) / 8)));

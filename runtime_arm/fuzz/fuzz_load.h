@@ -21,7 +21,8 @@ static int fuzz_one(const uint8_t *data, size_t bytes) {
         const bvt_op_info op = bvt_get_op(model, i);
         sink += strlen(op.name) + strlen(op.module) + strlen(op.kind);
     }
-    for (uint32_t i = 0; i < info.n_values; i++) sink += strlen(bvt_get_value(model, i).name) + strlen(bvt_get_value(model, i).dtype);
+    for (uint32_t i = 0; i < info.n_values; i++)
+        sink += strlen(bvt_get_value(model, i).name) + strlen(bvt_get_value(model, i).dtype);
     for (uint32_t i = 0; i < info.n_sections; i++) sink += strlen(bvt_get_section(model, i).name);
     for (uint32_t i = 0; i < info.n_labels; i++) sink += strlen(bvt_get_label(model, i));
     for (uint32_t i = 0; i < info.n_meta; i++) {

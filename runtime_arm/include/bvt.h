@@ -30,10 +30,10 @@ extern "C" {
 #endif
 
 #define BVT_RUNTIME_VERSION "0.1.0"
-#define BVT_MAX_OUTPUTS 6  /* outputs of an op */
+#define BVT_MAX_OUTPUTS 6 /* outputs of an op */
 #define BVT_MAX_THREADS 64
 
-/* ---- Errors ------------------------------------------------------------------------------------------------------------ */
+/* ---- Errors -------------------------------------------------------------------------------------------------------------- */
 
 enum {
     BVT_OK = 0,
@@ -49,7 +49,7 @@ typedef struct {
     char text[256]; /* one line, NUL-terminated */
 } bvt_error;
 
-/* ---- Models ------------------------------------------------------------------------------------------------------------ */
+/* ---- Models -------------------------------------------------------------------------------------------------------------- */
 
 typedef struct bvt_model bvt_model;
 
@@ -63,15 +63,15 @@ int bvt_open_memory(const void *data, size_t bytes, bvt_model **out, bvt_error *
 /* Frees a model. NULL is allowed. */
 void bvt_close(bvt_model *model);
 
-/* ---- Introspection ----------------------------------------------------------------------------------------------------- */
+/* ---- Introspection ------------------------------------------------------------------------------------------------------- */
 
 typedef struct {
     uint32_t input_rows, input_cols;   /* the f32 input: for an image, channels * height rows of `width` floats */
     uint32_t output_rows, output_cols; /* the f32 output */
     uint32_t n_ops, n_values, n_groups, n_sections, n_labels, n_meta, n_golden;
     uint64_t file_bytes;
-    uint64_t arena_bytes; /* memory that the threads share */
-    uint64_t tile_bytes;  /* memory of each thread */
+    uint64_t arena_bytes;             /* memory that the threads share */
+    uint64_t tile_bytes;              /* memory of each thread */
     uint64_t macs_binary, macs_float; /* of one inference */
 } bvt_model_info;
 
@@ -81,8 +81,8 @@ typedef struct {
     const char *module; /* the module of the source model that it came from */
     uint64_t macs_binary, macs_float;
     uint32_t group;
-    uint32_t rows, cols;                /* of the first output */
-    uint32_t outputs[BVT_MAX_OUTPUTS];  /* value indices; UINT32_MAX where there is no output */
+    uint32_t rows, cols;               /* of the first output */
+    uint32_t outputs[BVT_MAX_OUTPUTS]; /* value indices; UINT32_MAX where there is no output */
 } bvt_op_info;
 
 typedef struct {
@@ -108,7 +108,7 @@ enum { BVT_META_TYPE_U64 = 1, BVT_META_TYPE_F64 = 2, BVT_META_TYPE_STR = 3, BVT_
 typedef struct {
     const char *key; /* key_bytes long, not NUL-terminated */
     size_t key_bytes;
-    int type;         /* BVT_META_TYPE_* */
+    int type;          /* BVT_META_TYPE_* */
     const void *value; /* value_bytes long, unaligned, not NUL-terminated; numbers are little-endian */
     size_t value_bytes;
 } bvt_meta_info;
@@ -140,12 +140,12 @@ int bvt_find_meta(const bvt_model *model, const char *key, bvt_meta_info *out);
 const float *bvt_golden_input(const bvt_model *model, uint32_t index);
 const float *bvt_golden_output(const bvt_model *model, uint32_t index);
 
-/* ---- Preprocessing ------------------------------------------------------------------------------------------------------ */
+/* ---- Preprocessing ------------------------------------------------------------------------------------------------------- */
 
 /* Turns an 8-bit image (height x width x channels, interleaved; 1 = gray, 3 = RGB, 4 = RGBA whose alpha is ignored) into the
  * network's input as the PREPROCESS record says, with the resampling of Pillow bit for bit. Allocates while it runs. */
-int bvt_preprocess(const bvt_model *model, const uint8_t *pixels, uint32_t width, uint32_t height, uint32_t channels,
-                   float *input, bvt_error *err);
+int bvt_preprocess(const bvt_model *model, const uint8_t *pixels, uint32_t width, uint32_t height, uint32_t channels, float *input,
+                   bvt_error *err);
 
 /* ---- Sessions ------------------------------------------------------------------------------------------------------------ */
 
@@ -164,7 +164,7 @@ typedef struct {
     int op_crc;            /* checksum the outputs of every op (1 thread only) */
     bvt_observer observer; /* or NULL (1 thread only) */
     void *observer_user;
-    void *memory;          /* NULL: allocate; else the session lives here, in bvt_session_bytes(...) bytes, aligned to 64 */
+    void *memory; /* NULL: allocate; else the session lives here, in bvt_session_bytes(...) bytes, aligned to 64 */
     size_t memory_bytes;
 } bvt_options;
 

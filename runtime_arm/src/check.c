@@ -16,7 +16,8 @@ int bvt_expect(const bvt_check *c, bool condition, const char *sentence) {
     return bvt_fail(c->err, BVT_E_FORMAT, "op %u (%s %.100s): %s", c->index, bvt_opcode_name(c->op->opcode), name_of(c), sentence);
 }
 
-int bvt_check_operands(const bvt_check *c, uint32_t in_required, uint32_t in_optional, uint32_t out_required, uint32_t out_optional) {
+int bvt_check_operands(const bvt_check *c, uint32_t in_required, uint32_t in_optional, uint32_t out_required,
+                       uint32_t out_optional) {
     for (unsigned i = 0; i < BVT_N_IN; i++) {
         bool there = c->op->inputs[i] != BVT_NONE;
         BVT_TRY(bvt_expect(c, there || !(in_required >> i & 1), "an input is missing"));
@@ -30,7 +31,8 @@ int bvt_check_operands(const bvt_check *c, uint32_t in_required, uint32_t in_opt
     return BVT_OK;
 }
 
-int bvt_check_value(const bvt_check *c, const bvt_rec_value *v, int dtype, int layout, uint64_t rows, uint64_t cols, const char *role) {
+int bvt_check_value(const bvt_check *c, const bvt_rec_value *v, int dtype, int layout, uint64_t rows, uint64_t cols,
+                    const char *role) {
     if (v->dtype == dtype && v->layout == layout && v->rows == rows && v->cols == cols) return BVT_OK;
     return bvt_fail(c->err, BVT_E_FORMAT, "op %u (%s %.100s): %s has the wrong type, layout or size", c->index,
                     bvt_opcode_name(c->op->opcode), name_of(c), role);
@@ -51,10 +53,9 @@ int bvt_check_window(const bvt_check *c, unsigned at, uint64_t *out_h, uint64_t 
     return BVT_OK;
 }
 
-static const char *const opcode_names[] = {
-    "none",
+static const char *const opcode_names[] = {"none",
 #define X(name, NAME) #name,
-    BVT_OPCODES(X)
+                                           BVT_OPCODES(X)
 #undef X
 };
 _Static_assert(sizeof opcode_names / sizeof *opcode_names == BVT_OPCODE_END, "opcodes are numbered without gaps");

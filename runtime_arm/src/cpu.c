@@ -1,6 +1,9 @@
 /* Which ISAs this CPU has, and which kernel runs an op. */
 #include <pthread.h>
 #include <stdio.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #if defined(__linux__) && (defined(__aarch64__) || defined(__arm__))
 #include <sys/auxv.h>
 #endif
@@ -13,10 +16,17 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static void detect(void) {
 #if defined(__x86_64__)
-    __builtin_cpu_init();
-    the_cpu.avx2 = __builtin_cpu_supports("avx2"); /* looks at XCR0 too: the system saves the registers */
-    the_cpu.fma = __builtin_cpu_supports("fma");
-    the_cpu.popcnt = __builtin_cpu_supports("popcnt");
+    /* By hand, because __builtin_cpu_supports needs a part of libgcc that other toolchains (zig) do not have. */
+    unsigned a, b, c, d, saved = 0;
+    if (__get_cpuid(1, &a, &b, &c, &d)) {
+        the_cpu.popcnt = c >> 23 & 1;
+        the_cpu.fma = c >> 12 & 1;
+        /* OSXSAVE: the system may be asked which registers it saves. */
+        if (c >> 27 & 1) __asm__ volatile("xgetbv" : "=a"(saved), "=d"(d) : "c"(0));
+    }
+    const bool ymm = (saved & 6) == 6;
+    the_cpu.fma = the_cpu.fma && ymm;
+    the_cpu.avx2 = ymm && __get_cpuid_count(7, 0, &a, &b, &c, &d) && b >> 5 & 1;
 #elif defined(__aarch64__)
     the_cpu.neon = true; /* part of the base architecture */
 #if defined(__linux__)

@@ -26,8 +26,8 @@ uint32_t bvt_crc32(uint32_t crc, const void *data, size_t bytes) {
         memcpy(&lo, p, 4);
         memcpy(&hi, p + 4, 4);
         lo ^= crc;
-        crc = table[7][lo & 255] ^ table[6][lo >> 8 & 255] ^ table[5][lo >> 16 & 255] ^ table[4][lo >> 24] ^
-              table[3][hi & 255] ^ table[2][hi >> 8 & 255] ^ table[1][hi >> 16 & 255] ^ table[0][hi >> 24];
+        crc = table[7][lo & 255] ^ table[6][lo >> 8 & 255] ^ table[5][lo >> 16 & 255] ^ table[4][lo >> 24] ^ table[3][hi & 255] ^
+              table[2][hi >> 8 & 255] ^ table[1][hi >> 16 & 255] ^ table[0][hi >> 24];
     }
     for (; bytes; bytes--) crc = crc >> 8 ^ table[0][(crc ^ *p++) & 255];
     return ~crc;

@@ -7,8 +7,8 @@
 /* Of each thread. */
 typedef struct {
     uint8_t *tile;
-    bvt_call *calls;  /* [max_group_ops]: the ops of the group at hand, resolved */
-    uint64_t *op_ns;  /* [n_ops], or NULL */
+    bvt_call *calls; /* [max_group_ops]: the ops of the group at hand, resolved */
+    uint64_t *op_ns; /* [n_ops], or NULL */
 } worker;
 
 struct bvt_session {
@@ -19,10 +19,10 @@ struct bvt_session {
     bvt_pool *pool;
     bvt_kernel *kernels; /* [n_ops] */
     uint8_t *arena;
-    worker *workers;     /* [threads] */
-    uint64_t *group_ns;  /* [n_groups] */
-    uint32_t *crcs;      /* [n_ops * BVT_N_OUT] */
-    const float *input;  /* of the run at hand */
+    worker *workers;    /* [threads] */
+    uint64_t *group_ns; /* [n_groups] */
+    uint32_t *crcs;     /* [n_ops * BVT_N_OUT] */
+    const float *input; /* of the run at hand */
     float *output;
 };
 
@@ -32,7 +32,7 @@ static uint64_t now_ns(void) {
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* ---- Memory ------------------------------------------------------------------------------------------------------------------- */
+/* ---- Memory -------------------------------------------------------------------------------------------------------------- */
 
 /* Offsets of the parts of a session's memory. */
 typedef struct {
@@ -71,8 +71,10 @@ static layout plan(const bvt_model *m, const bvt_options *o) {
 static int resolve(const bvt_options *given, bvt_options *out, int *isa, bvt_error *err) {
     *out = given ? *given : (bvt_options){0};
     if (!out->threads) out->threads = 1;
-    if (out->threads > BVT_MAX_THREADS) return bvt_fail(err, BVT_E_ARGUMENT, "session: %u threads, at most %d are possible", out->threads, BVT_MAX_THREADS);
-    if (out->threads > 1 && (out->observer || out->op_crc)) return bvt_fail(err, BVT_E_ARGUMENT, "session: observer and op_crc need one thread");
+    if (out->threads > BVT_MAX_THREADS)
+        return bvt_fail(err, BVT_E_ARGUMENT, "session: %u threads, at most %d are possible", out->threads, BVT_MAX_THREADS);
+    if (out->threads > 1 && (out->observer || out->op_crc))
+        return bvt_fail(err, BVT_E_ARGUMENT, "session: observer and op_crc need one thread");
     *isa = BVT_ISA_REF;
     if (!out->isa || !strcmp(out->isa, "auto")) {
         for (int i = 0; i < BVT_ISA_END; i++)
@@ -115,9 +117,11 @@ int bvt_session_create(const bvt_model *model, const bvt_options *options, bvt_s
     if (memory) {
         if ((uintptr_t)memory % BVT_ALIGN) return bvt_fail(err, BVT_E_ARGUMENT, "session: the memory is not aligned to 64 bytes");
         if (o.memory_bytes < l.total)
-            return bvt_fail(err, BVT_E_MEMORY, "session: it needs %llu bytes, the memory has %llu", (unsigned long long)l.total, (unsigned long long)o.memory_bytes);
+            return bvt_fail(err, BVT_E_MEMORY, "session: it needs %llu bytes, the memory has %llu", (unsigned long long)l.total,
+                            (unsigned long long)o.memory_bytes);
     } else {
-        if (posix_memalign(&allocated, BVT_ALIGN, (size_t)l.total)) return bvt_fail(err, BVT_E_MEMORY, "session: no %llu bytes of memory", (unsigned long long)l.total);
+        if (posix_memalign(&allocated, BVT_ALIGN, (size_t)l.total))
+            return bvt_fail(err, BVT_E_MEMORY, "session: no %llu bytes of memory", (unsigned long long)l.total);
         memory = allocated;
     }
     memset(memory, 0, (size_t)l.total); /* also touches every page, so that the first run does not */
@@ -153,12 +157,13 @@ void bvt_session_destroy(bvt_session *s) {
     free(s->allocated);
 }
 
-/* ---- Running ------------------------------------------------------------------------------------------------------------------- */
+/* ---- Running ------------------------------------------------------------------------------------------------------------- */
 
 static bvt_view resolve_value(const bvt_session *s, const worker *w, uint32_t index) {
     if (index == BVT_NONE) return (bvt_view){.base = NULL};
     const bvt_rec_value *v = &s->model->values[index];
-    bvt_view view = {.stride = v->stride, .rows = v->rows, .cols = v->cols, .dtype = v->dtype, .by_cols = v->layout == BVT_LAYOUT_COLS};
+    bvt_view view = {
+        .stride = v->stride, .rows = v->rows, .cols = v->cols, .dtype = v->dtype, .by_cols = v->layout == BVT_LAYOUT_COLS};
     switch (v->storage) {
     /* Constants are only read: outputs are never CONST or INPUT (checked). */
     case BVT_STORAGE_CONST: view.base = (uint8_t *)(uintptr_t)s->model->section[BVT_SECTION_CONSTANTS] + v->offset; break;
@@ -267,7 +272,7 @@ int bvt_run(bvt_session *s, const float *input, float *output) {
     return BVT_OK;
 }
 
-/* ---- Results -------------------------------------------------------------------------------------------------------------------- */
+/* ---- Results ------------------------------------------------------------------------------------------------------------- */
 
 const char *bvt_session_isa(const bvt_session *s) {
     static const char *const names[] = {
@@ -290,7 +295,8 @@ void bvt_profile_get(const bvt_session *s, uint64_t *op_ns, uint64_t *group_ns) 
 }
 
 void bvt_profile_reset(bvt_session *s) {
-    for (uint32_t t = 0; t < s->options.threads && s->options.profile; t++) memset(s->workers[t].op_ns, 0, s->model->n_ops * sizeof(uint64_t));
+    for (uint32_t t = 0; t < s->options.threads && s->options.profile; t++)
+        memset(s->workers[t].op_ns, 0, s->model->n_ops * sizeof(uint64_t));
     memset(s->group_ns, 0, s->model->n_groups * sizeof *s->group_ns);
 }
 

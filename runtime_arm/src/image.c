@@ -3,8 +3,8 @@
  * The resampling follows Pillow's src/libImaging/Resample.c (MIT-CMU licence, Copyright 1997-2011 by Secret Labs AB, 1995-2011 by
  * Fredrik Lundh and contributors, 2010 by Jeffrey A. Clark and contributors): the support grows with the scale when shrinking,
  * coefficients are computed in double, normalised, rounded to 22 bits of fraction; a horizontal pass, then a vertical one, each
- * rounded to 8 bits, each only if its size changes. The horizontal pass always comes first, as in every Pillow before 13 (since then
- * Image.resize takes the vertical one first where the height shrinks much more than the width, which rounds differently).
+ * rounded to 8 bits, each only if its size changes. The horizontal pass always comes first, as in every Pillow before 13 (since
+ * then Image.resize takes the vertical one first where the height shrinks much more than the width, which rounds differently).
  * NEAREST follows its Geometry.c (ImagingScaleAffine).
  * Sizes and the crop of SHORT_CROP follow torchvision's Resize and CenterCrop on PIL images.
  */
@@ -93,10 +93,10 @@ static void resample(uint8_t *out, const uint8_t *in, size_t outer, uint32_t in_
             const int32_t *k = w->coefficients + (size_t)i * w->taps;
             const uint8_t *source = in + w->first[i] * inner;
             for (size_t c = 0; c < inner; c++) {
-                /* Unsigned, because Pillow's sums wrap where a coefficient list is extreme; they never do for u8 and these filters. */
-                uint32_t sum = 1u << (PRECISION - 1);
-                for (uint32_t x = 0; x < w->count[i]; x++) sum += (uint32_t)(source[x * inner + c] * k[x]);
-                out[c] = clip((int32_t)sum);
+                /* |coefficients| of these filters sum to less than 2: no overflow. */
+                int32_t sum = 1 << (PRECISION - 1);
+                for (uint32_t x = 0; x < w->count[i]; x++) sum += source[x * inner + c] * k[x];
+                out[c] = clip(sum);
             }
         }
 }
@@ -155,7 +155,9 @@ static bool convert(picture *p, const uint8_t *pixels, uint32_t width, uint32_t 
         uint8_t *out = p->pixels + i * to;
         if (from == 1) memset(out, in[0], to);
         else if (to == 3) memcpy(out, in, 3);
-        else out[0] = (uint8_t)((in[0] * 19595u + in[1] * 38470u + in[2] * 7471u + 0x8000u) >> 16); /* ITU-R 601-2 luma, as in Pillow */
+        else
+            out[0] =
+                (uint8_t)((in[0] * 19595u + in[1] * 38470u + in[2] * 7471u + 0x8000u) >> 16); /* ITU-R 601-2 luma, as in Pillow */
     }
     return true;
 }
@@ -168,7 +170,8 @@ int bvt_preprocess(const bvt_model *model, const uint8_t *pixels, uint32_t width
     if (!model || !pixels || !input) return bvt_fail(err, BVT_E_ARGUMENT, "preprocess: an argument is missing");
     const bvt_rec_preprocess *r = model->preprocess;
     if (!r) return bvt_fail(err, BVT_E_ARGUMENT, "preprocess: the model does not say how (no PREPROCESS record)");
-    if (channels != 1 && channels != 3 && channels != 4) return bvt_fail(err, BVT_E_ARGUMENT, "preprocess: %u channels instead of 1, 3 or 4", channels);
+    if (channels != 1 && channels != 3 && channels != 4)
+        return bvt_fail(err, BVT_E_ARGUMENT, "preprocess: %u channels instead of 1, 3 or 4", channels);
     if (!width || !height || width > MAX_IMAGE_SIDE || height > MAX_IMAGE_SIDE)
         return bvt_fail(err, BVT_E_ARGUMENT, "preprocess: an image of %u x %u", width, height);
     uint32_t resized_w = r->width, resized_h = r->height, left = 0, top = 0;
@@ -176,7 +179,8 @@ int bvt_preprocess(const bvt_model *model, const uint8_t *pixels, uint32_t width
         /* long side: int(short * long / short) as Python computes it. */
         const uint32_t shorter = width < height ? width : height, longer = width < height ? height : width;
         const double scaled = (double)((uint64_t)r->resize_short * longer) / shorter;
-        if (scaled > 16 * (double)MAX_IMAGE_SIDE) return bvt_fail(err, BVT_E_ARGUMENT, "preprocess: an image of %u x %u is too narrow", width, height);
+        if (scaled > 16 * (double)MAX_IMAGE_SIDE)
+            return bvt_fail(err, BVT_E_ARGUMENT, "preprocess: an image of %u x %u is too narrow", width, height);
         resized_w = width < height ? r->resize_short : (uint32_t)scaled;
         resized_h = width < height ? (uint32_t)scaled : r->resize_short;
         if (width == height) resized_w = resized_h = r->resize_short;

@@ -16,7 +16,7 @@
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the file's records are used in place");
 _Static_assert(BVT_N_OUT == BVT_MAX_OUTPUTS, "bvt.h");
 
-/* ---- Errors and small helpers --------------------------------------------------------------------------------------------- */
+/* ---- Errors and small helpers -------------------------------------------------------------------------------------------- */
 
 /* Writes code and text into err (NULL: nowhere) and returns code. */
 int bvt_fail(bvt_error *err, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
@@ -27,7 +27,7 @@ static inline uint64_t bvt_ceil_div(uint64_t a, uint64_t b) { return a / b + (a 
 static inline uint64_t bvt_align64(uint64_t n) { return (n + 63) & ~(uint64_t)63; }
 static inline uint32_t bvt_min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
-/* ---- Model ---------------------------------------------------------------------------------------------------------------- */
+/* ---- Model --------------------------------------------------------------------------------------------------------------- */
 
 struct bvt_model {
     const uint8_t *data;
@@ -50,7 +50,7 @@ struct bvt_model {
     const char **labels; /* [n_labels] */
 };
 
-/* ---- Checking ops --------------------------------------------------------------------------------------------------------- */
+/* ---- Checking ops -------------------------------------------------------------------------------------------------------- */
 
 /* One op under check. bvt_check_<op> says whether operands and attributes fit, and fills `whole` and `scratch`. */
 typedef struct {
@@ -69,20 +69,22 @@ const bvt_rec_value *bvt_out(const bvt_check *c, unsigned i);
 /* These return BVT_OK, or write an error that names the op and return its code. */
 int bvt_expect(const bvt_check *c, bool condition, const char *sentence);
 /* Inputs in `required` are there, and none that is in neither mask; outputs likewise. */
-int bvt_check_operands(const bvt_check *c, uint32_t in_required, uint32_t in_optional, uint32_t out_required, uint32_t out_optional);
-int bvt_check_value(const bvt_check *c, const bvt_rec_value *v, int dtype, int layout, uint64_t rows, uint64_t cols, const char *role);
+int bvt_check_operands(const bvt_check *c, uint32_t in_required, uint32_t in_optional, uint32_t out_required,
+                       uint32_t out_optional);
+int bvt_check_value(const bvt_check *c, const bvt_rec_value *v, int dtype, int layout, uint64_t rows, uint64_t cols,
+                    const char *role);
 /* attr[from ..] are 0: reserved. */
 int bvt_check_attrs_end(const bvt_check *c, unsigned from);
 /* attr[at .. at+3] are H, W, k, s of a window op; writes the output's grid. */
 int bvt_check_window(const bvt_check *c, unsigned at, uint64_t *out_h, uint64_t *out_w);
 
-#define BVT_TRY(call)                   \
-    do {                                \
-        int bvt_try_code = (call);      \
+#define BVT_TRY(call)                          \
+    do {                                       \
+        int bvt_try_code = (call);             \
         if (bvt_try_code) return bvt_try_code; \
     } while (0)
 
-/* ---- Kernels -------------------------------------------------------------------------------------------------------------- */
+/* ---- Kernels ------------------------------------------------------------------------------------------------------------- */
 
 /* A value as a kernel sees it. Only rows `first` and later are in memory (a TILE value holds one block), at `base`. */
 typedef struct {
@@ -119,8 +121,8 @@ typedef struct {
     bool neon, dotprod, fp16, avx2, fma, popcnt;
 } bvt_cpu;
 const bvt_cpu *bvt_cpu_get(void);
-bool bvt_isa_available(int isa); /* can this CPU run it, and is it compiled in */
-bool bvt_kernel_usable(unsigned index);  /* may this CPU run line `index` of kernels.inc */
+bool bvt_isa_available(int isa);        /* can this CPU run it, and is it compiled in */
+bool bvt_kernel_usable(unsigned index); /* may this CPU run line `index` of kernels.inc */
 
 /* One line of kernels.inc. */
 typedef struct {
@@ -144,7 +146,7 @@ BVT_OPCODES(X)
 #include "kernels/kernels.inc"
 #undef BVT_KERNEL
 
-/* ---- Threads -------------------------------------------------------------------------------------------------------------- */
+/* ---- Threads ------------------------------------------------------------------------------------------------------------- */
 
 /* A persistent pool: bvt_pool_run has `work(arg, t)` executed by threads t = 0 (the caller) .. n-1 and returns when all are done;
  * bvt_pool_barrier inside of work waits for all. */

@@ -15,7 +15,7 @@
 #include "internal.h"
 
 #define MAX_SECTIONS 32u
-#define MAX_SIDE (1u << 24)                  /* rows or cols of a value: keeps every popcount dot exact in fp32 */
+#define MAX_SIDE (1u << 24)                 /* rows or cols of a value: keeps every popcount dot exact in fp32 */
 #define MAX_BYTES ((uint64_t)SIZE_MAX / 16) /* file, arena, tile memory */
 
 int bvt_fail(bvt_error *err, int code, const char *format, ...) {
@@ -55,7 +55,7 @@ static bool crc_is(uint32_t expected, const void *data, size_t bytes) {
 #endif
 }
 
-/* ---- Header and sections ---------------------------------------------------------------------------------------------------- */
+/* ---- Header and sections ------------------------------------------------------------------------------------------------- */
 
 static int check_header(bvt_model *m, bvt_error *err) {
     if (m->bytes < sizeof(bvt_rec_header)) return bvt_fail(err, BVT_E_FORMAT, "not a .bvt file: shorter than a header");
@@ -67,7 +67,8 @@ static int check_header(bvt_model *m, bvt_error *err) {
         return bvt_fail(err, BVT_E_FORMAT, "not a .bvt file: wrong magic");
     }
     if (h->version != BVT_VERSION)
-        return bvt_fail(err, BVT_E_FORMAT, "the file has format version %u, this runtime reads version %u", h->version, BVT_VERSION);
+        return bvt_fail(err, BVT_E_FORMAT, "the file has format version %u, this runtime reads version %u", h->version,
+                        BVT_VERSION);
     if (!crc_is(h->header_crc, h, sizeof *h - 4)) return bvt_fail(err, BVT_E_FORMAT, "header: wrong checksum");
     if (h->header_bytes != sizeof *h || h->flags || h->reserved[0] || h->reserved[1])
         return bvt_fail(err, BVT_E_FORMAT, "header: a reserved field is set");
@@ -102,17 +103,21 @@ static int check_sections(bvt_model *m, bvt_error *err) {
     uint64_t end = sizeof(bvt_rec_header) + n * sizeof(bvt_rec_section);
     for (uint32_t i = 0; i < n; i++) {
         const bvt_rec_section *s = &m->sections[i];
-        if (s->kind < 1 || s->kind > BVT_SECTION_PREPROCESS) return bvt_fail(err, BVT_E_FORMAT, "section %u: unknown kind %u", i, s->kind);
+        if (s->kind < 1 || s->kind > BVT_SECTION_PREPROCESS)
+            return bvt_fail(err, BVT_E_FORMAT, "section %u: unknown kind %u", i, s->kind);
         const char *name = section_names[s->kind];
         if (m->section[s->kind]) return bvt_fail(err, BVT_E_FORMAT, "section %s: it is there twice", name);
         if (s->reserved) return bvt_fail(err, BVT_E_FORMAT, "section %s: a reserved field is set", name);
         if (s->offset % BVT_ALIGN || s->offset < end || !inside(s->offset, s->bytes, m->bytes))
             return bvt_fail(err, BVT_E_FORMAT, "section %s: it lies outside of the file or over another section", name);
-        if (!all_zero(m->data + end, (size_t)(s->offset - end))) return bvt_fail(err, BVT_E_FORMAT, "section %s: the gap before it is not zero", name);
+        if (!all_zero(m->data + end, (size_t)(s->offset - end)))
+            return bvt_fail(err, BVT_E_FORMAT, "section %s: the gap before it is not zero", name);
         end = s->offset + s->bytes;
-        if (!crc_is(s->crc, m->data + s->offset, (size_t)s->bytes)) return bvt_fail(err, BVT_E_FORMAT, "section %s: wrong checksum", name);
+        if (!crc_is(s->crc, m->data + s->offset, (size_t)s->bytes))
+            return bvt_fail(err, BVT_E_FORMAT, "section %s: wrong checksum", name);
         size_t record = record_size(s->kind);
-        if (record && s->bytes != (uint64_t)s->count * record) return bvt_fail(err, BVT_E_FORMAT, "section %s: its size does not fit its count", name);
+        if (record && s->bytes != (uint64_t)s->count * record)
+            return bvt_fail(err, BVT_E_FORMAT, "section %s: its size does not fit its count", name);
         m->section[s->kind] = m->data + s->offset;
         m->section_bytes[s->kind] = s->bytes;
         m->section_count[s->kind] = s->count;
@@ -120,7 +125,8 @@ static int check_sections(bvt_model *m, bvt_error *err) {
     if (!all_zero(m->data + end, (size_t)(m->bytes - end))) return bvt_fail(err, BVT_E_FORMAT, "the end of the file is not zero");
     static const uint8_t required[] = {BVT_SECTION_VALUES, BVT_SECTION_OPS, BVT_SECTION_GROUPS, BVT_SECTION_NAMES};
     for (size_t i = 0; i < sizeof required; i++)
-        if (!m->section_bytes[required[i]]) return bvt_fail(err, BVT_E_FORMAT, "section %s: it is missing or empty", section_names[required[i]]);
+        if (!m->section_bytes[required[i]])
+            return bvt_fail(err, BVT_E_FORMAT, "section %s: it is missing or empty", section_names[required[i]]);
     m->values = (const bvt_rec_value *)m->section[BVT_SECTION_VALUES];
     m->ops = (const bvt_rec_op *)m->section[BVT_SECTION_OPS];
     m->groups = (const bvt_rec_group *)m->section[BVT_SECTION_GROUPS];
@@ -133,7 +139,7 @@ static int check_sections(bvt_model *m, bvt_error *err) {
     return BVT_OK;
 }
 
-/* ---- META, LABELS, PREPROCESS, GOLDEN ---------------------------------------------------------------------------------------- */
+/* ---- META, LABELS, PREPROCESS, GOLDEN ------------------------------------------------------------------------------------ */
 
 static uint32_t load_u32(const uint8_t *p) {
     uint32_t x;
@@ -174,7 +180,8 @@ static int check_meta(bvt_model *m, bvt_error *err) {
         if (!e.key_bytes || e.type < BVT_META_U64 || e.type > BVT_META_BYTES || (number && e.value_bytes != 8))
             return bvt_fail(err, BVT_E_FORMAT, "section META: entry %u is malformed", i);
     }
-    if (at != m->section_bytes[BVT_SECTION_META]) return bvt_fail(err, BVT_E_FORMAT, "section META: there is something after the last entry");
+    if (at != m->section_bytes[BVT_SECTION_META])
+        return bvt_fail(err, BVT_E_FORMAT, "section META: there is something after the last entry");
     m->n_meta = n;
     return BVT_OK;
 }
@@ -197,10 +204,13 @@ static int check_preprocess(bvt_model *m, bvt_error *err) {
     const bvt_rec_preprocess *p = (const bvt_rec_preprocess *)m->section[BVT_SECTION_PREPROCESS];
     const bvt_rec_value *in = &m->values[m->input];
     const char *wrong = NULL;
-    if (m->section_count[BVT_SECTION_PREPROCESS] != 1) return bvt_fail(err, BVT_E_FORMAT, "section PREPROCESS: it must hold one record");
+    if (m->section_count[BVT_SECTION_PREPROCESS] != 1)
+        return bvt_fail(err, BVT_E_FORMAT, "section PREPROCESS: it must hold one record");
     if (p->channels != 1 && p->channels != 3) wrong = "channels must be 1 or 3";
-    else if (p->width != in->cols || !p->height || (uint64_t)p->height * p->channels != in->rows) wrong = "its size is not that of the input";
-    else if (p->colour > BVT_COLOUR_BGR || (p->colour == BVT_COLOUR_GRAY) != (p->channels == 1)) wrong = "colour does not fit channels";
+    else if (p->width != in->cols || !p->height || (uint64_t)p->height * p->channels != in->rows)
+        wrong = "its size is not that of the input";
+    else if (p->colour > BVT_COLOUR_BGR || (p->colour == BVT_COLOUR_GRAY) != (p->channels == 1))
+        wrong = "colour does not fit channels";
     else if (p->resize > BVT_RESIZE_SHORT_CROP) wrong = "unknown resize";
     else if (p->resize == BVT_RESIZE_STRETCH && p->resize_short) wrong = "resize_short is set";
     else if (p->resize == BVT_RESIZE_SHORT_CROP && (p->resize_short < p->width || p->resize_short < p->height))
@@ -228,12 +238,13 @@ static int check_golden(bvt_model *m, bvt_error *err) {
     return BVT_OK;
 }
 
-/* ---- Values ------------------------------------------------------------------------------------------------------------------ */
+/* ---- Values -------------------------------------------------------------------------------------------------------------- */
 
 static int check_value(bvt_model *m, uint32_t index, bvt_error *err) {
     const bvt_rec_value *v = &m->values[index];
     const char *wrong = NULL;
-    if (v->name >= m->section_bytes[BVT_SECTION_NAMES]) return bvt_fail(err, BVT_E_FORMAT, "value %u: its name is outside of NAMES", index);
+    if (v->name >= m->section_bytes[BVT_SECTION_NAMES])
+        return bvt_fail(err, BVT_E_FORMAT, "value %u: its name is outside of NAMES", index);
     uint64_t row = 0, element = 1; /* bytes of a row in layout ROWS, alignment of an element */
     switch (v->dtype) {
     case BVT_DTYPE_F32:
@@ -262,7 +273,8 @@ static int check_value(bvt_model *m, uint32_t index, bvt_error *err) {
     }
     bool external = v->storage == BVT_STORAGE_INPUT || v->storage == BVT_STORAGE_OUTPUT;
     if (wrong) {
-    } else if (v->reserved8 || v->reserved || v->reserved2[0] || v->reserved2[1] || v->reserved2[2]) wrong = "a reserved field is set";
+    } else if (v->reserved8 || v->reserved || v->reserved2[0] || v->reserved2[1] || v->reserved2[2])
+        wrong = "a reserved field is set";
     else if (!v->rows || !v->cols || v->rows > MAX_SIDE || v->cols > MAX_SIDE) wrong = "rows and cols must be 1 .. 2^24";
     else if (v->layout != BVT_LAYOUT_ROWS && v->dtype != BVT_DTYPE_BITS) wrong = "only bits have this layout";
     else if (v->layout == BVT_LAYOUT_LANES16 && v->storage != BVT_STORAGE_CONST) wrong = "layout lanes16 is for constants";
@@ -275,7 +287,8 @@ static int check_value(bvt_model *m, uint32_t index, bvt_error *err) {
     else if (!external && (v->offset % BVT_ALIGN || !inside(v->offset, v->bytes, total))) wrong = "it lies outside of its memory";
     else if (count * v->stride > MAX_BYTES && v->storage != BVT_STORAGE_TILE) wrong = "it is larger than the address space";
     if (wrong)
-        return bvt_fail(err, BVT_E_FORMAT, "value %u (%.100s): %s", index, (const char *)m->section[BVT_SECTION_NAMES] + v->name, wrong);
+        return bvt_fail(err, BVT_E_FORMAT, "value %u (%.100s): %s", index, (const char *)m->section[BVT_SECTION_NAMES] + v->name,
+                        wrong);
     return BVT_OK;
 }
 
@@ -286,11 +299,12 @@ static int check_values(bvt_model *m, bvt_error *err) {
         if (m->values[i].storage == BVT_STORAGE_INPUT) inputs++, m->input = i;
         if (m->values[i].storage == BVT_STORAGE_OUTPUT) outputs++, m->output = i;
     }
-    if (inputs != 1 || outputs != 1) return bvt_fail(err, BVT_E_FORMAT, "section VALUES: %u inputs and %u outputs instead of one each", inputs, outputs);
+    if (inputs != 1 || outputs != 1)
+        return bvt_fail(err, BVT_E_FORMAT, "section VALUES: %u inputs and %u outputs instead of one each", inputs, outputs);
     return BVT_OK;
 }
 
-/* ---- Ops and groups ----------------------------------------------------------------------------------------------------------- */
+/* ---- Ops and groups ------------------------------------------------------------------------------------------------------ */
 
 #define NOT_PRODUCED UINT32_MAX
 
@@ -314,13 +328,16 @@ static int check_op(bvt_model *m, uint32_t index, uint32_t g, uint32_t *producer
         uint32_t by = producer[op->inputs[i]];
         BVT_TRY(bvt_expect(&c, by != NOT_PRODUCED, "an input is used before it was produced"));
         BVT_TRY(bvt_expect(&c, v->storage != BVT_STORAGE_TILE || by == g, "a tile value is used outside of its group"));
-        if (c.whole >> i & 1) BVT_TRY(bvt_expect(&c, v->storage != BVT_STORAGE_TILE && by != g, "it needs all of an input that its own group produces"));
+        if (c.whole >> i & 1)
+            BVT_TRY(
+                bvt_expect(&c, v->storage != BVT_STORAGE_TILE && by != g, "it needs all of an input that its own group produces"));
         else BVT_TRY(bvt_expect(&c, by != g || v->rows == c.rows, "an input of its group has another number of rows"));
     }
     for (unsigned i = 0; i < BVT_N_OUT; i++) {
         const bvt_rec_value *v = bvt_out(&c, i);
         if (!v) continue;
-        BVT_TRY(bvt_expect(&c, v->storage != BVT_STORAGE_CONST && v->storage != BVT_STORAGE_INPUT, "an output is a constant or the input"));
+        BVT_TRY(bvt_expect(&c, v->storage != BVT_STORAGE_CONST && v->storage != BVT_STORAGE_INPUT,
+                           "an output is a constant or the input"));
         BVT_TRY(bvt_expect(&c, v->rows == c.rows, "an output has not the rows of its group"));
         BVT_TRY(bvt_expect(&c, producer[op->outputs[i]] == NOT_PRODUCED, "an output is written twice"));
         producer[op->outputs[i]] = g;
@@ -337,7 +354,8 @@ static int check_groups(bvt_model *m, uint32_t *producer, bvt_error *err) {
         if (!group->rows || group->rows > MAX_SIDE || !group->block || group->block > group->rows ||
             (group->block % 8 && group->block != group->rows))
             return bvt_fail(err, BVT_E_FORMAT, "section GROUPS: group %u: its block must be a multiple of 8 rows, or all rows", g);
-        if (!all_zero(group->reserved, sizeof group->reserved)) return bvt_fail(err, BVT_E_FORMAT, "section GROUPS: a reserved field is set");
+        if (!all_zero(group->reserved, sizeof group->reserved))
+            return bvt_fail(err, BVT_E_FORMAT, "section GROUPS: a reserved field is set");
         uint64_t scratch = 0;
         for (uint32_t i = 0; i < group->n_ops; i++) {
             uint32_t op = (uint32_t)next + i;
@@ -353,7 +371,8 @@ static int check_groups(bvt_model *m, uint32_t *producer, bvt_error *err) {
                 const bvt_rec_value *v = &m->values[op->outputs[o]];
                 uint64_t need = (uint64_t)group->block * v->stride;
                 if (need > v->bytes || v->offset + v->bytes > m->header->tile_bytes - scratch)
-                    return bvt_fail(err, BVT_E_FORMAT, "value %u: a block of group %u does not fit into the tile memory", op->outputs[o], g);
+                    return bvt_fail(err, BVT_E_FORMAT, "value %u: a block of group %u does not fit into the tile memory",
+                                    op->outputs[o], g);
             }
         }
         next += group->n_ops;
@@ -377,7 +396,7 @@ static int check_ops(bvt_model *m, bvt_error *err) {
     return code;
 }
 
-/* ---- Opening and closing ------------------------------------------------------------------------------------------------------ */
+/* ---- Opening and closing ------------------------------------------------------------------------------------------------- */
 
 /* Checks m->data; on success passes `m` on, else closes it. */
 static int check_model(bvt_model *m, bvt_model **out, bvt_error *err) {
@@ -453,7 +472,7 @@ void bvt_close(bvt_model *m) {
     free(m);
 }
 
-/* ---- Introspection ------------------------------------------------------------------------------------------------------------ */
+/* ---- Introspection ------------------------------------------------------------------------------------------------------- */
 
 static const char *name_at(const bvt_model *m, uint32_t offset) { return (const char *)m->section[BVT_SECTION_NAMES] + offset; }
 
@@ -522,7 +541,8 @@ bvt_group_info bvt_get_group(const bvt_model *m, uint32_t index) {
 
 bvt_section_info bvt_get_section(const bvt_model *m, uint32_t index) {
     const bvt_rec_section *s = &m->sections[index];
-    return (bvt_section_info){.name = section_names[s->kind], .offset = s->offset, .bytes = s->bytes, .count = s->count, .crc = s->crc};
+    return (bvt_section_info){
+        .name = section_names[s->kind], .offset = s->offset, .bytes = s->bytes, .count = s->count, .crc = s->crc};
 }
 
 bvt_meta_info bvt_get_meta(const bvt_model *m, uint32_t index) {

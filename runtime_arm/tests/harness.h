@@ -7,14 +7,14 @@
 
 static unsigned long checks, failures;
 
-#define CHECK(condition, ...)                                         \
-    do {                                                              \
-        checks++;                                                     \
-        if (!(condition) && failures++ < 20) {                        \
-            fprintf(stderr, "%s:%d: ", __FILE__, __LINE__);           \
-            fprintf(stderr, __VA_ARGS__);                             \
-            fputc('\n', stderr);                                      \
-        }                                                             \
+#define CHECK(condition, ...)                               \
+    do {                                                    \
+        checks++;                                           \
+        if (!(condition) && failures++ < 20) {              \
+            fprintf(stderr, "%s:%d: ", __FILE__, __LINE__); \
+            fprintf(stderr, __VA_ARGS__);                   \
+            fputc('\n', stderr);                            \
+        }                                                   \
     } while (0)
 
 /* SplitMix64. */

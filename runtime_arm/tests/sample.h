@@ -1,5 +1,4 @@
-/* A small complete model, made in memory: every op, every storage and layout, tile values, a COLS value, upsampled and tiled residuals.
- * Tests load it, break it, and run it. */
+/* A small complete model, made in memory: every op, storage and layout, upsampled and tiled residuals. Tests load it, break it, and run it. */
 #ifndef SAMPLE_H
 #define SAMPLE_H
 #include <stdlib.h>
@@ -21,13 +20,17 @@ typedef struct {
 
 static uint32_t sample_value(sample *s, int dtype, int storage, int layout, uint32_t rows, uint32_t cols) {
     bvt_rec_value *v = &s->values[s->n_values];
-    *v = (bvt_rec_value){.name = 1, .dtype = (uint8_t)dtype, .storage = (uint8_t)storage, .layout = (uint8_t)layout, .rows = rows, .cols = cols};
+    *v = (bvt_rec_value){
+        .name = 1, .dtype = (uint8_t)dtype, .storage = (uint8_t)storage, .layout = (uint8_t)layout, .rows = rows, .cols = cols};
     uint32_t count = rows;
     v->stride = dtype == BVT_DTYPE_BITS ? (cols + 7) / 8 : cols * (dtype == BVT_DTYPE_U64 || dtype == BVT_DTYPE_F64 ? 8 : 4);
     if (layout == BVT_LAYOUT_COLS) v->stride = (rows + 63) / 64 * 8, count = cols;
     if (layout == BVT_LAYOUT_LANES16) v->stride = (cols + 7) / 8 * 16, count = (rows + 15) / 16;
     v->bytes = (uint64_t)v->stride * count;
-    uint64_t *memory = storage == BVT_STORAGE_CONST ? &s->constant_bytes : storage == BVT_STORAGE_ARENA ? &s->arena : storage == BVT_STORAGE_TILE ? &s->tile : NULL;
+    uint64_t *memory = storage == BVT_STORAGE_CONST   ? &s->constant_bytes
+                       : storage == BVT_STORAGE_ARENA ? &s->arena
+                       : storage == BVT_STORAGE_TILE  ? &s->tile
+                                                      : NULL;
     if (memory) v->offset = *memory, *memory += bvt_align64(v->bytes);
     return s->n_values++;
 }
@@ -43,12 +46,14 @@ static uint32_t sample_weight(sample *s, uint32_t outputs, uint32_t k) {
     uint32_t v = sample_value(s, BVT_DTYPE_BITS, BVT_STORAGE_CONST, BVT_LAYOUT_LANES16, outputs, k);
     for (uint32_t o = 0; o < outputs; o++)
         for (uint32_t c = 0; c < k; c++)
-            s->constants[s->values[v].offset + o / 16 * s->values[v].stride + c / 8 * 16 + o % 16] |= (uint8_t)((rng() & 1) << c % 8);
+            s->constants[s->values[v].offset + o / 16 * s->values[v].stride + c / 8 * 16 + o % 16] |=
+                (uint8_t)((rng() & 1) << c % 8);
     return v;
 }
 
 static void sample_group(sample *s, uint32_t rows) {
-    s->groups[s->n_groups++] = (bvt_rec_group){.first_op = s->n_ops, .rows = rows, .block = s->block && s->block < rows ? s->block : rows};
+    s->groups[s->n_groups++] =
+        (bvt_rec_group){.first_op = s->n_ops, .rows = rows, .block = s->block && s->block < rows ? s->block : rows};
 }
 
 static bvt_rec_op *sample_op(sample *s, int opcode, const uint32_t *in, unsigned n_in, uint32_t out) {
@@ -84,7 +89,8 @@ static uint8_t *sample_model(size_t *bytes, uint32_t block) {
     sample *s = calloc(1, sizeof *s);
     s->block = block;
     rng_state = 42;
-    uint32_t input = sample_value(s, F32, BVT_STORAGE_INPUT, ROWS, 3 * 24, 24), output = sample_value(s, F32, BVT_STORAGE_OUTPUT, ROWS, 1, 10);
+    uint32_t input = sample_value(s, F32, BVT_STORAGE_INPUT, ROWS, 3 * 24, 24),
+             output = sample_value(s, F32, BVT_STORAGE_OUTPUT, ROWS, 1, 10);
     bvt_rec_op *op;
 
     sample_group(s, N); /* patch embedding, q, k, v */
@@ -103,10 +109,12 @@ static uint8_t *sample_model(size_t *bytes, uint32_t block) {
     }
 
     sample_group(s, N); /* attention, residual */
-    uint32_t table = sample_value(s, BVT_DTYPE_U64, BVT_STORAGE_CONST, ROWS, 1, D + 1), limit = sample_value(s, BVT_DTYPE_F64, BVT_STORAGE_CONST, ROWS, 1, HEADS);
+    uint32_t table = sample_value(s, BVT_DTYPE_U64, BVT_STORAGE_CONST, ROWS, 1, D + 1),
+             limit = sample_value(s, BVT_DTYPE_F64, BVT_STORAGE_CONST, ROWS, 1, HEADS);
     for (unsigned i = 0; i <= D; i++) ((uint64_t *)(void *)(s->constants + s->values[table].offset))[i] = 1000000u >> i;
     for (unsigned i = 0; i < HEADS; i++) ((double *)(void *)(s->constants + s->values[limit].offset))[i] = 0.02;
-    uint32_t context = sample_value(s, I32, TILE, ROWS, N, C), mixed = sample_value(s, F32, ARENA, ROWS, N, C), mixed_bits = sample_value(s, BITS, ARENA, ROWS, N, C);
+    uint32_t context = sample_value(s, I32, TILE, ROWS, N, C), mixed = sample_value(s, F32, ARENA, ROWS, N, C),
+             mixed_bits = sample_value(s, BITS, ARENA, ROWS, N, C);
     op = SAMPLE_OP(s, BVT_OP_ATTENTION, context, qkv[0], qkv[1], qkv[2], table, limit);
     op->attr[0] = HEADS;
     op->scratch = (uint32_t)bvt_align64(16 * N) + (uint32_t)bvt_align64(16 * 5);
@@ -115,7 +123,8 @@ static uint8_t *sample_model(size_t *bytes, uint32_t block) {
     op->inputs[1] = h;
 
     sample_group(s, 9); /* the smaller grid */
-    uint32_t small = sample_value(s, F32, TILE, ROWS, 9, C), windows = sample_value(s, BITS, TILE, ROWS, 9, 4 * C), dots = sample_value(s, I32, TILE, ROWS, 9, C);
+    uint32_t small = sample_value(s, F32, TILE, ROWS, 9, C), windows = sample_value(s, BITS, TILE, ROWS, 9, 4 * C),
+             dots = sample_value(s, I32, TILE, ROWS, 9, C);
     uint32_t merged = sample_value(s, F32, TILE, ROWS, 9, C), pooled = sample_value(s, F32, ARENA, ROWS, 9, C / 2);
     op = SAMPLE_OP(s, BVT_OP_AVG_POOL, small, mixed);
     memcpy(op->attr, (int32_t[]){6, 6, 2, 2}, 16);
@@ -151,7 +160,8 @@ static inline void sample_seal(uint8_t *file, size_t bytes) {
     bvt_rec_header *header = (bvt_rec_header *)(void *)file;
     bvt_rec_section *table = (bvt_rec_section *)(void *)(file + sizeof *header);
     for (uint32_t i = 0; i < header->n_sections; i++)
-        if (table[i].offset <= bytes && table[i].bytes <= bytes - table[i].offset) table[i].crc = bvt_crc32(0, file + table[i].offset, (size_t)table[i].bytes);
+        if (table[i].offset <= bytes && table[i].bytes <= bytes - table[i].offset)
+            table[i].crc = bvt_crc32(0, file + table[i].offset, (size_t)table[i].bytes);
     header->table_crc = bvt_crc32(0, table, header->n_sections * sizeof *table);
     header->header_crc = bvt_crc32(0, header, sizeof *header - 4);
 }
@@ -166,9 +176,23 @@ static inline void *sample_section(uint8_t *file, uint32_t kind) {
 static uint8_t *sample_write(const sample *s, size_t *bytes) {
     static const char names[] = "\0name"; /* with its final NUL */
     static const char labels[] = "zero\0one\0two\0three\0four\0five\0six\0seven\0eight\0nine";
-    static const char meta[] = "\2\0\0\0" "\4\0\0\0name" "\3\0\0\0" "\6\0\0\0sample" "\1\0\0\0n" "\1\0\0\0" "\10\0\0\0" "\7\0\0\0\0\0\0\0";
-    static const bvt_rec_preprocess preprocess = {.width = 24, .height = 24, .channels = 3, .colour = BVT_COLOUR_RGB, .resize = BVT_RESIZE_SHORT_CROP,
-                                                  .resize_short = 28, .filter = BVT_FILTER_BICUBIC, .mean = {.5f, .5f, .5f}, .std = {.2f, .2f, .2f}};
+    static const char meta[] = "\2\0\0\0"
+                               "\4\0\0\0name"
+                               "\3\0\0\0"
+                               "\6\0\0\0sample"
+                               "\1\0\0\0n"
+                               "\1\0\0\0"
+                               "\10\0\0\0"
+                               "\7\0\0\0\0\0\0\0";
+    static const bvt_rec_preprocess preprocess = {.width = 24,
+                                                  .height = 24,
+                                                  .channels = 3,
+                                                  .colour = BVT_COLOUR_RGB,
+                                                  .resize = BVT_RESIZE_SHORT_CROP,
+                                                  .resize_short = 28,
+                                                  .filter = BVT_FILTER_BICUBIC,
+                                                  .mean = {.5f, .5f, .5f},
+                                                  .std = {.2f, .2f, .2f}};
     float *golden = calloc(3 * 24 * 24 + 10, sizeof *golden);
     const struct {
         uint32_t kind;
@@ -195,10 +219,16 @@ static uint8_t *sample_write(const sample *s, size_t *bytes) {
     memset(file, 0, (size_t)at);
     bvt_rec_section *table = (bvt_rec_section *)(void *)(file + sizeof(bvt_rec_header));
     for (int i = 0; i < COUNT; i++) {
-        table[i] = (bvt_rec_section){.kind = sections[i].kind, .offset = offsets[i], .bytes = sections[i].bytes, .count = sections[i].count};
+        table[i] = (bvt_rec_section){
+            .kind = sections[i].kind, .offset = offsets[i], .bytes = sections[i].bytes, .count = sections[i].count};
         memcpy(file + offsets[i], sections[i].data, (size_t)sections[i].bytes);
     }
-    bvt_rec_header header = {.version = BVT_VERSION, .header_bytes = 64, .file_bytes = at, .n_sections = COUNT, .arena_bytes = s->arena, .tile_bytes = s->tile + s->scratch};
+    bvt_rec_header header = {.version = BVT_VERSION,
+                             .header_bytes = 64,
+                             .file_bytes = at,
+                             .n_sections = COUNT,
+                             .arena_bytes = s->arena,
+                             .tile_bytes = s->tile + s->scratch};
     memcpy(header.magic, bvt_magic, 8);
     memcpy(file, &header, sizeof header);
     sample_seal(file, (size_t)at);

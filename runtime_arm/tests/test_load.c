@@ -8,30 +8,52 @@ static void expect(const char *text, int line) {
     bvt_model *model;
     bvt_error err = {0};
     int code = bvt_open_memory(file, file_bytes, &model, &err);
-    CHECK(code == BVT_E_FORMAT && err.code == code && !model && strstr(err.text, text), "line %d: expected '%s', got %d '%s'", line, text, code, err.text);
+    CHECK(code == BVT_E_FORMAT && err.code == code && !model && strstr(err.text, text), "line %d: expected '%s', got %d '%s'", line,
+          text, code, err.text);
     if (!code) bvt_close(model);
 }
 
 /* Makes a fresh sample, does `change` (with the record pointers at hand), seals it and expects an error that contains `text`. */
-#define BROKEN(text, change)                                                            \
-    do {                                                                                \
-        file = sample_model(&file_bytes, 8);                                            \
-        bvt_rec_header *header = (bvt_rec_header *)(void *)file;                        \
-        bvt_rec_section *table = (bvt_rec_section *)(void *)(file + 64);                \
-        bvt_rec_value *values = sample_section(file, BVT_SECTION_VALUES);               \
-        bvt_rec_op *ops = sample_section(file, BVT_SECTION_OPS);                        \
-        bvt_rec_group *groups = sample_section(file, BVT_SECTION_GROUPS);               \
-        bvt_rec_preprocess *preprocess = sample_section(file, BVT_SECTION_PREPROCESS);  \
+#define BROKEN(text, change)                                                                                                \
+    do {                                                                                                                    \
+        file = sample_model(&file_bytes, 8);                                                                                \
+        bvt_rec_header *header = (bvt_rec_header *)(void *)file;                                                            \
+        bvt_rec_section *table = (bvt_rec_section *)(void *)(file + 64);                                                    \
+        bvt_rec_value *values = sample_section(file, BVT_SECTION_VALUES);                                                   \
+        bvt_rec_op *ops = sample_section(file, BVT_SECTION_OPS);                                                            \
+        bvt_rec_group *groups = sample_section(file, BVT_SECTION_GROUPS);                                                   \
+        bvt_rec_preprocess *preprocess = sample_section(file, BVT_SECTION_PREPROCESS);                                      \
         uint8_t *names = sample_section(file, BVT_SECTION_NAMES), *constants = sample_section(file, BVT_SECTION_CONSTANTS); \
-        (void)header, (void)table, (void)values, (void)ops, (void)groups, (void)preprocess, (void)names, (void)constants; \
-        change;                                                                         \
-        sample_seal(file, file_bytes);                                                              \
-        expect(text, __LINE__);                                                         \
-        free(file);                                                                     \
+        (void)header, (void)table, (void)values, (void)ops, (void)groups, (void)preprocess, (void)names, (void)constants;   \
+        change;                                                                                                             \
+        sample_seal(file, file_bytes);                                                                                      \
+        expect(text, __LINE__);                                                                                             \
+        free(file);                                                                                                         \
     } while (0)
 
 /* Ops and values of the sample, in the order in which sample_model makes them. */
-enum { PATCHES, DENSE, EPILOGUE, BGEMM_Q, EPILOGUE_Q, BGEMM_K, EPILOGUE_K, BGEMM_V, EPILOGUE_V, ATTENTION, EPILOGUE_A, AVG_POOL, BIT_PATCHES, BGEMM_M, EPILOGUE_M, CHANNEL_POOL, STENCIL, EPILOGUE_S, MEAN_ROWS, DENSE_OUT };
+enum {
+    PATCHES,
+    DENSE,
+    EPILOGUE,
+    BGEMM_Q,
+    EPILOGUE_Q,
+    BGEMM_K,
+    EPILOGUE_K,
+    BGEMM_V,
+    EPILOGUE_V,
+    ATTENTION,
+    EPILOGUE_A,
+    AVG_POOL,
+    BIT_PATCHES,
+    BGEMM_M,
+    EPILOGUE_M,
+    CHANNEL_POOL,
+    STENCIL,
+    EPILOGUE_S,
+    MEAN_ROWS,
+    DENSE_OUT
+};
 
 static void test_structure(void) {
     BROKEN("wrong magic", file[0] = 0);
@@ -88,7 +110,8 @@ static void test_groups(void) {
     BROKEN("group 0", groups[0].n_ops = 0);
     BROKEN("group 1", groups[1].first_op--);
     BROKEN("group 4", groups[4].n_ops = 0xFFFFFFFF);
-    BROKEN("left over", groups[4].n_ops = 1; ops[MEAN_ROWS].outputs[0] = 1; values[1].cols = 32; values[1].stride = 128; values[1].bytes = 128);
+    BROKEN("left over", groups[4].n_ops = 1; ops[MEAN_ROWS].outputs[0] = 1; values[1].cols = 32; values[1].stride = 128;
+           values[1].bytes = 128);
     BROKEN("block", groups[0].block = 12);
     BROKEN("block", groups[0].block = 0);
     BROKEN("block", groups[0].block = 40);
@@ -96,10 +119,11 @@ static void test_groups(void) {
     BROKEN("tile memory", values[2].bytes = 8 * values[2].stride - 1);
     BROKEN("tile memory", ops[ATTENTION].scratch = (uint32_t)header->tile_bytes);
     BROKEN("before it was produced", ops[ATTENTION].inputs[0] = ops[ATTENTION].inputs[1] = ops[EPILOGUE_A].outputs[1]);
-    BROKEN("its own group produces", ops[ATTENTION].inputs[1] = ops[EPILOGUE].outputs[1]; groups[0].n_ops += 2; groups[1].first_op += 2; groups[1].n_ops -= 2;
-           groups[1].n_ops += 3; groups[2].first_op += 3; groups[2].n_ops -= 3);
+    BROKEN("its own group produces", ops[ATTENTION].inputs[1] = ops[EPILOGUE].outputs[1]; groups[0].n_ops += 2;
+           groups[1].first_op += 2; groups[1].n_ops -= 2; groups[1].n_ops += 3; groups[2].first_op += 3; groups[2].n_ops -= 3);
     BROKEN("written twice", ops[EPILOGUE_K].outputs[1] = ops[EPILOGUE_Q].outputs[1]);
-    BROKEN("constant or the input", values[ops[EPILOGUE].outputs[0]].storage = BVT_STORAGE_CONST; values[ops[EPILOGUE].outputs[0]].offset = 0);
+    BROKEN("constant or the input", values[ops[EPILOGUE].outputs[0]].storage = BVT_STORAGE_CONST;
+           values[ops[EPILOGUE].outputs[0]].offset = 0);
 }
 
 static void test_ops(void) {
@@ -180,11 +204,16 @@ static void test_good(void) {
     CHECK(!bvt_open_memory(file, file_bytes, &model, &err), "the sample: %s", err.text);
     const bvt_model_info info = bvt_info(model);
     CHECK(info.input_rows == 72 && info.input_cols == 24 && info.output_rows == 1 && info.output_cols == 10, "sizes");
-    CHECK(info.n_ops == 20 && info.n_groups == 5 && info.n_sections == 9 && info.n_labels == 10 && info.n_meta == 2 && info.n_golden == 1, "counts");
+    CHECK(info.n_ops == 20 && info.n_groups == 5 && info.n_sections == 9 && info.n_labels == 10 && info.n_meta == 2 &&
+              info.n_golden == 1,
+          "counts");
     CHECK(!strcmp(bvt_get_label(model, 9), "nine"), "labels");
-    CHECK(!strcmp(bvt_get_op(model, ATTENTION).kind, "attention") && bvt_get_op(model, ATTENTION).group == 1 && bvt_get_op(model, ATTENTION).cols == 32, "ops");
+    CHECK(!strcmp(bvt_get_op(model, ATTENTION).kind, "attention") && bvt_get_op(model, ATTENTION).group == 1 &&
+              bvt_get_op(model, ATTENTION).cols == 32,
+          "ops");
     bvt_meta_info e;
-    CHECK(bvt_find_meta(model, "name", &e) && e.type == BVT_META_TYPE_STR && e.value_bytes == 6 && !memcmp(e.value, "sample", 6), "meta");
+    CHECK(bvt_find_meta(model, "name", &e) && e.type == BVT_META_TYPE_STR && e.value_bytes == 6 && !memcmp(e.value, "sample", 6),
+          "meta");
     CHECK(bvt_find_meta(model, "n", &e) && e.type == BVT_META_TYPE_U64 && ((const uint8_t *)e.value)[0] == 7, "meta");
     CHECK(!bvt_find_meta(model, "nam", &e), "meta");
     CHECK(bvt_get_preprocess(model).present && !strcmp(bvt_get_preprocess(model).filter, "bicubic"), "preprocess");
@@ -208,7 +237,8 @@ static void test_good(void) {
     CHECK(bvt_open(path, &model, &err) == BVT_E_IO && !model, "a missing file");
     CHECK(bvt_open("/", &model, &err) == BVT_E_IO, "a folder");
     CHECK(bvt_open("/dev/null", &model, &err) == BVT_E_IO, "a device");
-    CHECK(bvt_open(NULL, &model, &err) == BVT_E_ARGUMENT && bvt_open_memory(NULL, 0, &model, &err) == BVT_E_ARGUMENT, "no argument");
+    CHECK(bvt_open(NULL, &model, &err) == BVT_E_ARGUMENT && bvt_open_memory(NULL, 0, &model, &err) == BVT_E_ARGUMENT,
+          "no argument");
     bvt_close(NULL);
     free(file);
 }

@@ -32,10 +32,12 @@ static void test_results(void) {
                 for (int run = 0; run < 20; run++) {
                     memset(output, 0xFF, sizeof output);
                     CHECK(bvt_run(session, input, output) == BVT_OK, "run");
-                    CHECK(!memcmp(output, expected, sizeof output), "block %u isa %s threads %u differs", blocks[b], bvt_isa_name(i), THREADS[t]);
+                    CHECK(!memcmp(output, expected, sizeof output), "block %u isa %s threads %u differs", blocks[b],
+                          bvt_isa_name(i), THREADS[t]);
                     if (run == 10) usleep(2000); /* the workers go to sleep */
                 }
-                CHECK(bvt_session_threads(session) == THREADS[t] && !strcmp(bvt_session_isa(session), bvt_isa_name(i)), "session facts");
+                CHECK(bvt_session_threads(session) == THREADS[t] && !strcmp(bvt_session_isa(session), bvt_isa_name(i)),
+                      "session facts");
                 uint64_t op_ns[20], group_ns[5], sum = 0;
                 bvt_profile_get(session, op_ns, group_ns);
                 for (int op = 0; op < 20; op++) sum += op_ns[op];
@@ -88,13 +90,15 @@ static void test_options(void) {
     bvt_session *session;
     bvt_error err;
     CHECK(bvt_session_create(model, &(bvt_options){.threads = 65}, &session, &err) == BVT_E_ARGUMENT && !session, "65 threads");
-    CHECK(bvt_session_create(model, &(bvt_options){.isa = "mmx"}, &session, &err) == BVT_E_UNSUPPORTED && strstr(err.text, "mmx"), "unknown isa");
+    CHECK(bvt_session_create(model, &(bvt_options){.isa = "mmx"}, &session, &err) == BVT_E_UNSUPPORTED && strstr(err.text, "mmx"),
+          "unknown isa");
 #if defined(__x86_64__)
     CHECK(bvt_session_create(model, &(bvt_options){.isa = "neon"}, &session, &err) == BVT_E_UNSUPPORTED, "foreign isa");
 #else
     CHECK(bvt_session_create(model, &(bvt_options){.isa = "avx2"}, &session, &err) == BVT_E_UNSUPPORTED, "foreign isa");
 #endif
-    CHECK(bvt_session_create(model, &(bvt_options){.threads = 2, .op_crc = 1}, &session, &err) == BVT_E_ARGUMENT, "crc with 2 threads");
+    CHECK(bvt_session_create(model, &(bvt_options){.threads = 2, .op_crc = 1}, &session, &err) == BVT_E_ARGUMENT,
+          "crc with 2 threads");
     CHECK(bvt_session_create(NULL, NULL, &session, &err) == BVT_E_ARGUMENT, "no model");
     CHECK(bvt_session_bytes(model, &(bvt_options){.threads = 65}) == 0, "bytes of wrong options");
     CHECK(bvt_run(NULL, input, expected) == BVT_E_ARGUMENT, "no session");
@@ -124,7 +128,8 @@ static void watch(void *user, uint32_t op, uint32_t output, uint32_t row0, uint3
     CHECK(row0 == w->next[i] && row0 + rows <= v.rows, "op %u: rows %u.. after %u", op, row0, w->next[i]);
     w->next[i] += rows;
     const size_t bytes = cols ? (v.rows + 7) / 8 : !strcmp(v.dtype, "bits") ? (v.cols + 7) / 8 : (size_t)v.cols * 4;
-    for (uint32_t r = 0; r < (cols ? v.cols : rows); r++) w->crc[i] = bvt_crc32(w->crc[i], (const uint8_t *)data + r * stride, bytes);
+    for (uint32_t r = 0; r < (cols ? v.cols : rows); r++)
+        w->crc[i] = bvt_crc32(w->crc[i], (const uint8_t *)data + r * stride, bytes);
 }
 
 static void test_observer(void) {

@@ -14,23 +14,22 @@
 #include "bvt.h"
 #include "image_file.h"
 
-static const char usage[] =
-    "usage: bvt_run MODEL [IMAGE...] [options]\n"
-    "  IMAGE            PNG, JPEG, BMP or PNM; preprocessed as the model says\n"
-    "  --npy FILE       f32 inputs from a .npy file (one or more, C order)\n"
-    "  --raw FILE       f32 inputs from a raw little-endian file (one or more)\n"
-    "  --out FILE       write the outputs of all inputs, raw f32\n"
-    "  --golden         compare with the golden outputs in the model, bit for bit\n"
-    "  --runs N         timed runs of the first input (default 1; then 0 warm-ups by default)\n"
-    "  --warmup N       runs before the timed ones\n"
-    "  --threads N      default 1\n"
-    "  --isa NAME       auto (default), ref, neon, avx2\n"
-    "  --profile        time of every op and group\n"
-    "  --op-crc         checksum of every op's outputs for the first input\n"
-    "  --top K          classes to show (default 5)\n"
-    "  --info           describe the model and this machine, run nothing\n"
-    "  --json           one JSON object on stdout\n"
-    "  --version\n";
+static const char usage[] = "usage: bvt_run MODEL [IMAGE...] [options]\n"
+                            "  IMAGE            PNG, JPEG, BMP or PNM; preprocessed as the model says\n"
+                            "  --npy FILE       f32 inputs from a .npy file (one or more, C order)\n"
+                            "  --raw FILE       f32 inputs from a raw little-endian file (one or more)\n"
+                            "  --out FILE       write the outputs of all inputs, raw f32\n"
+                            "  --golden         compare with the golden outputs in the model, bit for bit\n"
+                            "  --runs N         timed runs of the first input (without one: of a golden input, or zeros)\n"
+                            "  --warmup N       runs before the timed ones\n"
+                            "  --threads N      default 1\n"
+                            "  --isa NAME       auto (default), ref, neon, avx2\n"
+                            "  --profile        time of every op and group\n"
+                            "  --op-crc         checksum of every op's outputs for the first input\n"
+                            "  --top K          classes to show (default 5)\n"
+                            "  --info           describe the model and this machine, run nothing\n"
+                            "  --json           one JSON object on stdout\n"
+                            "  --version\n";
 
 static _Noreturn void die(const char *format, ...) __attribute__((format(printf, 1, 2)));
 static _Noreturn void die(const char *format, ...) {
@@ -55,7 +54,7 @@ static uint64_t now_ns(void) {
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* ---- JSON --------------------------------------------------------------------------------------------------------------------- */
+/* ---- JSON ---------------------------------------------------------------------------------------------------------------- */
 
 static void json_string_n(const char *s, size_t n) {
     putchar('"');
@@ -76,7 +75,7 @@ static void json_float(float x) {
     else printf("\"%s\"", isnan(x) ? "nan" : x > 0 ? "inf" : "-inf");
 }
 
-/* ---- Inputs -------------------------------------------------------------------------------------------------------------------- */
+/* ---- Inputs -------------------------------------------------------------------------------------------------------------- */
 
 typedef struct {
     float *data; /* [count][elements] */
@@ -153,15 +152,16 @@ static void add_image(inputs *in, const bvt_model *model, const char *path) {
     free(data);
 }
 
-/* ---- Model description --------------------------------------------------------------------------------------------------------- */
+/* ---- Model description --------------------------------------------------------------------------------------------------- */
 
 static void json_model(const bvt_model *m, bool full) {
     const bvt_model_info info = bvt_info(m);
-    printf("\"model\":{\"input\":[%u,%u],\"output\":[%u,%u],\"n_ops\":%u,\"n_values\":%u,\"n_groups\":%u,\"n_labels\":%u,\"n_golden\":%u,"
+    printf("\"model\":{\"input\":[%u,%u],\"output\":[%u,%u],\"n_ops\":%u,\"n_values\":%u,\"n_groups\":%u,\"n_labels\":%u,\"n_"
+           "golden\":%u,"
            "\"file_bytes\":%llu,\"arena_bytes\":%llu,\"tile_bytes\":%llu,\"macs_binary\":%llu,\"macs_float\":%llu",
-           info.input_rows, info.input_cols, info.output_rows, info.output_cols, info.n_ops, info.n_values, info.n_groups, info.n_labels,
-           info.n_golden, (unsigned long long)info.file_bytes, (unsigned long long)info.arena_bytes, (unsigned long long)info.tile_bytes,
-           (unsigned long long)info.macs_binary, (unsigned long long)info.macs_float);
+           info.input_rows, info.input_cols, info.output_rows, info.output_cols, info.n_ops, info.n_values, info.n_groups,
+           info.n_labels, info.n_golden, (unsigned long long)info.file_bytes, (unsigned long long)info.arena_bytes,
+           (unsigned long long)info.tile_bytes, (unsigned long long)info.macs_binary, (unsigned long long)info.macs_float);
     printf(",\"meta\":{");
     for (uint32_t i = 0; i < info.n_meta; i++) {
         const bvt_meta_info e = bvt_get_meta(m, i);
@@ -184,8 +184,8 @@ static void json_model(const bvt_model *m, bool full) {
     printf("},\"sections\":[");
     for (uint32_t i = 0; i < info.n_sections; i++) {
         const bvt_section_info s = bvt_get_section(m, i);
-        printf("%s{\"name\":\"%s\",\"offset\":%llu,\"bytes\":%llu,\"count\":%u}", i ? "," : "", s.name, (unsigned long long)s.offset,
-               (unsigned long long)s.bytes, s.count);
+        printf("%s{\"name\":\"%s\",\"offset\":%llu,\"bytes\":%llu,\"count\":%u}", i ? "," : "", s.name,
+               (unsigned long long)s.offset, (unsigned long long)s.bytes, s.count);
     }
     printf("]");
     if (full) {
@@ -219,16 +219,16 @@ static void print_info(const bvt_model *m) {
     const bvt_model_info info = bvt_info(m);
     printf("runtime %s, format %u, cpu: %s\n", bvt_version(), bvt_format_version(), bvt_cpu_features());
     printf("input %u x %u, output %u x %u, %u ops in %u groups, %llu bytes, arena %llu, tile %llu, macs %llu binary, %llu float\n",
-           info.input_rows, info.input_cols, info.output_rows, info.output_cols, info.n_ops, info.n_groups, (unsigned long long)info.file_bytes,
-           (unsigned long long)info.arena_bytes, (unsigned long long)info.tile_bytes, (unsigned long long)info.macs_binary,
-           (unsigned long long)info.macs_float);
+           info.input_rows, info.input_cols, info.output_rows, info.output_cols, info.n_ops, info.n_groups,
+           (unsigned long long)info.file_bytes, (unsigned long long)info.arena_bytes, (unsigned long long)info.tile_bytes,
+           (unsigned long long)info.macs_binary, (unsigned long long)info.macs_float);
     for (uint32_t i = 0; i < info.n_ops; i++) {
         const bvt_op_info op = bvt_get_op(m, i);
         printf("%4u  group %3u  %-12s %6u x %-6u %s  (%s)\n", i, op.group, op.kind, op.rows, op.cols, op.name, op.module);
     }
 }
 
-/* ---- Results --------------------------------------------------------------------------------------------------------------------- */
+/* ---- Results ------------------------------------------------------------------------------------------------------------- */
 
 /* Writes the indices of the `k` largest logits, largest first, ties in order of the index. NaN is never among them. */
 static size_t top_k(const float *logits, size_t n, size_t k, size_t *out) {
@@ -267,7 +267,8 @@ static long number(const char *option, const char *text, long least, long most) 
     char *end;
     errno = 0;
     long n = text ? strtol(text, &end, 10) : -1;
-    if (!text || errno || *end || end == text || n < least || n > most) die("%s needs a number from %ld to %ld", option, least, most);
+    if (!text || errno || *end || end == text || n < least || n > most)
+        die("%s needs a number from %ld to %ld", option, least, most);
     return n;
 }
 
@@ -289,7 +290,8 @@ static arguments parse(int argc, char **argv) {
         const bool value = !strcmp(o, "--npy") || !strcmp(o, "--raw") || !strcmp(o, "--out") || !strcmp(o, "--isa");
         if (value && !next) die("%s needs a value", o);
         if (!strcmp(o, "--help") || !strcmp(o, "-h")) fputs(usage, stdout), exit(0);
-        else if (!strcmp(o, "--version")) printf("bvt_run %s, format %u, %s\n", bvt_version(), bvt_format_version(), bvt_cpu_features()), exit(0);
+        else if (!strcmp(o, "--version"))
+            printf("bvt_run %s, format %u, %s\n", bvt_version(), bvt_format_version(), bvt_cpu_features()), exit(0);
         else if (!strcmp(o, "--npy")) a.npy[a.n_npy++] = argv[++i];
         else if (!strcmp(o, "--raw")) a.raw[a.n_raw++] = argv[++i];
         else if (!strcmp(o, "--out")) a.out = argv[++i];
@@ -311,7 +313,7 @@ static arguments parse(int argc, char **argv) {
     return a;
 }
 
-/* ---- The program ------------------------------------------------------------------------------------------------------------------- */
+/* ---- The program --------------------------------------------------------------------------------------------------------- */
 
 typedef struct {
     const bvt_model *model;
@@ -398,7 +400,8 @@ static void print_json(const state *s) {
         printf(",\"group\":%u,\"ns\":%llu}", op.group, (unsigned long long)s->op_ns[i]);
     }
     printf("],\"groups_ns\":[");
-    for (uint32_t i = 0; s->group_ns && i < s->info.n_groups; i++) printf("%s%llu", i ? "," : "", (unsigned long long)s->group_ns[i]);
+    for (uint32_t i = 0; s->group_ns && i < s->info.n_groups; i++)
+        printf("%s%llu", i ? "," : "", (unsigned long long)s->group_ns[i]);
     printf("],\"golden\":");
     if (s->a.golden) printf("{\"checked\":%u,\"equal\":%u}", s->golden_checked, s->golden_equal);
     else printf("null");
@@ -435,9 +438,9 @@ static void print_text(const state *s) {
     if (s->a.golden) printf("golden: %u of %u equal\n", s->golden_equal, s->golden_checked);
     if (s->n_samples) {
         qsort(s->samples, s->n_samples, sizeof *s->samples, compare_u64);
-        printf("%zu runs, isa %s, %u threads: min %.3f ms, median %.3f ms, max %.3f ms\n", s->n_samples, bvt_session_isa(s->session),
-               bvt_session_threads(s->session), (double)s->samples[0] / 1e6, (double)s->samples[s->n_samples / 2] / 1e6,
-               (double)s->samples[s->n_samples - 1] / 1e6);
+        printf("%zu runs, isa %s, %u threads: min %.3f ms, median %.3f ms, max %.3f ms\n", s->n_samples,
+               bvt_session_isa(s->session), bvt_session_threads(s->session), (double)s->samples[0] / 1e6,
+               (double)s->samples[s->n_samples / 2] / 1e6, (double)s->samples[s->n_samples - 1] / 1e6);
     }
     for (uint32_t i = 0; s->op_ns && i < s->info.n_ops; i++) {
         const bvt_op_info op = bvt_get_op(s->model, i);

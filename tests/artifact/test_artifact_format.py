@@ -138,12 +138,12 @@ def refused(folder: Path, data: bytes) -> str:
 
 
 def test_every_truncation_is_refused(folder: Path) -> None:
-    for n in [*range(600), *range(600, len(DATA), 97), len(DATA) - 1]:
+    for n in [*range(600), *range(600, len(DATA), 501), len(DATA) - 1]:
         refused(folder, DATA[:n])
     refused(folder, DATA + bytes(64))
 
 
-@settings(max_examples=400)
+@settings(max_examples=250)
 @given(st.integers(0, len(DATA) * 8 - 1))
 def test_every_bit_is_covered(folder: Path, bit: int) -> None:
     data = bytearray(DATA)
@@ -241,7 +241,8 @@ BIG = 0xFFFFFFFE
         header_field("n_sections", 0),
         header_field("file_bytes", 1 << 60),
         header_field("magic", [0] * 8),
-        *(table_field("OPS", f, v) for f, v in (("kind", 99), ("count", BIG), ("count", 0), ("offset", 0), ("offset", 1 << 62), ("bytes", 1 << 62))),
+        table_field("OPS", "kind", 99),
+        *(table_field("OPS", f, v) for f in ("count", "offset", "bytes") for v in (0, BIG, 1 << 31)),
         table_field("OPS", "kind", spec.SECTIONS["VALUES"]),
         table_field("GOLDEN", "count", BIG),
         table_field("GOLDEN", "count", 2),
@@ -254,19 +255,21 @@ BIG = 0xFFFFFFFE
         lambda bodies, head, table: struct.pack_into("<I", bodies["META"], 4, BIG),
         lambda bodies, head, table: bodies["META"].extend(b"more"),
         lambda bodies, head, table: bodies.update(META=bodies["META"].replace("Ω".encode(), b"\xff\xff")),
-        *(record_field("VALUES", "value", f, v) for f, v in (("name", BIG), ("dtype", 9), ("dtype", 0), ("storage", 0), ("layout", 7), ("rows", BIG), ("cols", BIG))),
+        *(record_field("VALUES", "value", f, BIG) for f in ("name", "rows", "cols")),
+        *(record_field("VALUES", "value", f, v) for f in ("dtype", "storage", "layout") for v in (0, 9)),
         record_field("VALUES", "value", "storage", spec.STORAGES["INPUT"], number=1),
         record_field("VALUES", "value", "storage", spec.STORAGES["ARENA"], number=1),
-        *(record_field("OPS", "op", f, v) for f, v in (("opcode", 0), ("opcode", 99), ("name", BIG), ("module", BIG), ("inputs", 1 << 20), ("outputs", 1 << 20))),
+        *(record_field("OPS", "op", f, BIG) for f in ("opcode", "name", "module", "inputs", "outputs")),
+        record_field("OPS", "op", "opcode", 0),
         *(record_field("GROUPS", "group", f, v) for f, v in (("first_op", 1), ("first_op", BIG), ("n_ops", 0), ("n_ops", BIG))),
-        *(record_field("PREPROCESS", "preprocess", f, v) for f, v in (("width", BIG), ("height", 7), ("channels", 4), ("colour", 9), ("resize", 9), ("filter", 9))),
+        *(record_field("PREPROCESS", "preprocess", f, 9) for f in ("width", "height", "channels", "colour", "resize", "filter")),
     ],
 )  # fmt: skip
 def test_hostile_files_with_right_checksums(folder: Path, change: Any) -> None:
     refused(folder, sealed(DATA, change))
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(st.sampled_from(["META", "VALUES", "OPS", "GROUPS", "NAMES", "GOLDEN", "LABELS", "PREPROCESS", "CONSTANTS"]), st.data())
 def test_random_bytes_under_right_checksums(folder: Path, section: str, data: st.DataObject) -> None:
     """Whatever stands in a section: an artifact, which can be inspected and perhaps made a graph, or a UserError; nothing else."""
@@ -288,7 +291,7 @@ def test_random_bytes_under_right_checksums(folder: Path, section: str, data: st
 
 @pytest.mark.parametrize("number", range(len(lower(GRAPH).ops)))
 def test_hostile_attributes_of_every_op(folder: Path, number: int) -> None:
-    """Each attribute of each op set to something absurd: the graph is refused, or the attribute is one that the op does not have."""
+    """Each attribute of each op set to something absurd: refused, or it is an attribute that the op does not have."""
     kind = lower(GRAPH).ops[number].kind
     for item in range(6):
         for value in (-1, 0, 3, 255, 2**31 - 1, -(2**31)):

@@ -123,7 +123,7 @@ def test_models(config: Config) -> None:
 
 
 def test_attention_runs_with_its_queries_and_projection() -> None:
-    """The reason for scheduling backwards: in the attention's group are the query product, the output projection and the next norm."""
+    """The reason for scheduling backwards: the query product and the output projection are in the attention's group."""
     graph, _ = compiled(Config())
     (group,) = [g for g in schedule(graph) if any(op.kind == "attention" for op in g.ops)]
     kinds = [op.kind for op in group.ops]

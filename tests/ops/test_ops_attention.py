@@ -1,4 +1,4 @@
-"""Integer attention against the float definition: a = clip * clamp(round(softmax(q k / sqrt d) / clip), 0, 1), o = a v (MODELS.md 2.3)."""
+"""Integer attention against the float definition: a = clip * clamp(round(softmax(q k / sqrt d) / clip), 0, 1), o = a v."""
 
 from __future__ import annotations
 

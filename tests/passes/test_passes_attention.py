@@ -33,7 +33,8 @@ TEXT = """graph @g(%x: f32[1x2x5x4]) -> (%y{more}) {{
   %y = matmul(%a, %k) : f32[1x2x5x4]  # attn
 }}"""
 GOOD = {
-    "clip": "[0.3] : f32[]", "scale": "[0.5] : f32[]", "q": "sign(%x)", "by": "mul", "axis": "-1", "low": "0.0", "high": "1.0", "more": "",
+    "clip": "[0.3] : f32[]", "scale": "[0.5] : f32[]", "q": "sign(%x)", "by": "mul", "axis": "-1",
+    "low": "0.0", "high": "1.0", "more": "",
 }  # fmt: skip
 M = np.array([0.5, -0.25, 0, 1], F)
 X = np.random.default_rng(4).standard_normal((1, 2, 5, 4)).astype(F)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from rewriting import outputs, rewrite, show, why
@@ -27,7 +29,8 @@ def step(result: str, x: str, role: str, value: str, **attrs: object) -> str:
 
 
 CONSTANTS = {
-    "a": [2, -1, 0.5, 4], "b": [1, 2, 3, 4], "c": [-1, 0.5, -1, 3], "s": [0.25, 0, -0.5, 1], "z": [0, 0, 0, 0], "n": [-0.0, 0, -0.0, 0],
+    "a": [2, -1, 0.5, 4], "b": [1, 2, 3, 4], "c": [-1, 0.5, -1, 3], "s": [0.25, 0, -0.5, 1],
+    "z": [0, 0, 0, 0], "n": [-0.0, 0, -0.0, 0],
 }  # fmt: skip
 
 
@@ -56,7 +59,8 @@ def test_scale_shift_and_rprelu() -> None:
     )
     assert (
         got
-        == "f32(x, scale=[2.0, -1.0, 0.5, 4.0], shift=[1.0, 2.0, 3.0, 4.0], slope=[0.25, 0.0, -0.5, 1.0], post=[-1.0, 0.5, -1.0, 3.0])"
+        == "f32(x, scale=[2.0, -1.0, 0.5, 4.0], shift=[1.0, 2.0, 3.0, 4.0], slope=[0.25, 0.0, -0.5, 1.0], "
+        "post=[-1.0, 0.5, -1.0, 3.0])"
     )
 
 
@@ -93,7 +97,7 @@ def test_two_prelus_do_not_fit() -> None:
 
 def test_a_seventh_residual_does_not_fit() -> None:
     names = ["x", "1", "2", "3", "4", "5", "6", "y"]
-    graph, _ = merged("%y", *(step(b, a, "res0", "map") for a, b in zip(names, names[1:], strict=False)))
+    graph, _ = merged("%y", *(step(b, a, "res0", "map") for a, b in pairwise(names)))
     assert graph.count() == {"epilogue": 2}
 
 
@@ -231,10 +235,6 @@ def test_signs_behind_any_slope(slope: float) -> None:
 
 
 def test_modules_survive() -> None:
-    text = """graph @g(%x: f32[4x4]) -> (%q) {
-      %b = const [1, 2, 3, 4] : f32[1x4]
-      %z = const [0, 0, 0, 0] : f32[1x4]
-      %1 = epilogue(%x, %b) {"factors": [], "packed": [], "results": ["f32"], "roles": ["x", "shift"], "width": 0} : f32[4x4]  # m.add
-      %q = epilogue(%1, %z) {"factors": [], "packed": [1], "results": ["bits"], "roles": ["x", "threshold0"], "width": 0} : bits{-1,+1}[4x4; packed 1]  # m.sign
-    }"""
-    assert [op.module for op in rewrite(epilogues.run, text)[1].of_kind("epilogue")] == ["m.sign"]
+    lines = [step("1", "x", "shift", "b") + "  # m.add", step("q", "1", "threshold0", "z") + "  # m.sign"]
+    graph, _ = merged("%q", *lines)
+    assert [op.module for op in graph.of_kind("epilogue")] == ["m.sign"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from minimodel import Builder, Config, chain, evaluate, image
+from minimodel import CONV, Builder, Config, chain, evaluate, image
 
 from bvtdeploy.errors import UserError
 from bvtdeploy.ir import Graph, Value, bits
@@ -124,6 +124,15 @@ def test_signs_of_both_packings_and_their_index() -> None:
     assert index.shape == (1, 16, 6) and np.array_equal(index.reshape(-1), np.arange(96))
 
 
+def mean(b: Builder, t: Value) -> Value:
+    return b.op("mean", t, axes=(1,), keepdim=False)
+
+
+def pool(b: Builder, t: Value, k: int, stride: int) -> Value:
+    padding = (k // 2, k // 2)
+    return b.op("avg_pool2d", b.grid(t, 4), kernel=(k, k), stride=(stride, stride), padding=padding, count_include_pad=True)
+
+
 # -- refused ----------------------------------------------------------------------------------------------------------
 
 
@@ -146,15 +155,15 @@ def test_signs_of_both_packings_and_their_index() -> None:
         (lambda b, t: b.op("linear", b.swap(t), b.shift(4, 16)), "not rows x channels"),
         (lambda b, t: b.op("linear", b.op("reshape", t, shape=(1, 32, 3)), b.shift(4, 3)), "not rows x channels"),
         (lambda b, t: b.op("linear", b.op("slice", t, axis=1, start=0, stop=1, step=1), b.shift(4, 6)), "not rows x channels"),
-        (lambda b, t: b.op("linear", t, b.shift(6, 6), b.op("reshape", b.op("mean", t, axes=(1,), keepdim=False), shape=(6,))), "bias"),
+        (lambda b, t: b.op("linear", t, b.shift(6, 6), b.op("reshape", mean(b, t), shape=(6,))), "bias"),
         (lambda b, t: b.op("avg_pool1d", t, kernel=2, stride=1), "windows overlap"),
         (lambda b, t: b.op("avg_pool1d", b.op("reshape", t, shape=(1, 32, 3)), kernel=2, stride=2), "not rows x channels"),
         (lambda b, t: b.op("avg_pool1d", t, kernel=4, stride=4), "do not divide"),
-        (lambda b, t: b.op("conv2d", b.grid(t, 4), b.shift(5, 6, 2, 2), stride=(2, 2), padding=(0, 0), dilation=(1, 1), groups=1), "float conv"),
+        (lambda b, t: b.op("conv2d", b.grid(t, 4), b.shift(5, 6, 2, 2), **CONV, stride=(2, 2)), "float conv"),
         (lambda b, t: b.op("avg_pool2d", b.op("reshape", t, shape=(1, 6, 4, 4)), kernel=(2, 2), stride=(2, 2), padding=(0, 0),
                            count_include_pad=True), "not the token grid"),
-        (lambda b, t: b.op("avg_pool2d", b.grid(t, 4), kernel=(3, 3), stride=(2, 2), padding=(1, 1), count_include_pad=True), "average pool with"),
-        (lambda b, t: b.op("avg_pool2d", b.grid(t, 4), kernel=(5, 5), stride=(1, 1), padding=(2, 2), count_include_pad=True), "25 taps"),
+        (lambda b, t: pool(b, t, 3, 2), "average pool with"),
+        (lambda b, t: pool(b, t, 5, 1), "25 taps"),
         (lambda b, t: b.swap(t), "not in the order"),
         (lambda b, t: b.op("slice", t, axis=1, start=0, stop=4, step=1), "not in the order"),
     ],

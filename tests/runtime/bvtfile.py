@@ -86,9 +86,17 @@ class File:
 
     def value(self, dtype: str, layout: str, rows: int, cols: int, storage: str, stride: int, **more: Any) -> int:
         self.values.append(
-            dict(name=self.name(f"v{len(self.values)}"), dtype=spec.DTYPES[dtype], layout=spec.LAYOUTS[layout], rows=rows, cols=cols,
-                 storage=spec.STORAGES[storage], stride=stride) | more
-        )  # fmt: skip
+            {
+                "name": self.name(f"v{len(self.values)}"),
+                "dtype": spec.DTYPES[dtype],
+                "layout": spec.LAYOUTS[layout],
+                "rows": rows,
+                "cols": cols,
+                "storage": spec.STORAGES[storage],
+                "stride": stride,
+            }
+            | more
+        )
         return len(self.values) - 1
 
     def constant(self, x: Array, layout: str = "ROWS", pad: int = 0) -> int:
@@ -130,20 +138,34 @@ class File:
             at, self.arena = self.arena, align(self.arena + size)
         return self.value(dtype, layout, rows, cols, storage, stride, offset=at, bytes=size)
 
-    def op(self, kind: str, inputs: Mapping[int, int], outputs: Mapping[int, int], attr: Sequence[int] = (), *, block: int = 0,
-           scratch: int = 0, same_group: bool = False) -> int:  # fmt: skip
+    def op(
+        self,
+        kind: str,
+        inputs: Mapping[int, int],
+        outputs: Mapping[int, int],
+        attr: Sequence[int] = (),
+        *,
+        block: int = 0,
+        scratch: int = 0,
+        same_group: bool = False,
+    ) -> int:
         rows = self.values[next(iter(outputs.values()))]["rows"]
         if same_group:
             self.groups[-1]["n_ops"] += 1
         else:
-            self.groups.append(dict(first_op=len(self.ops), n_ops=1, rows=rows, block=min(block or rows, rows)))
+            self.groups.append({"first_op": len(self.ops), "n_ops": 1, "rows": rows, "block": min(block or rows, rows)})
         self.scratch = max(self.scratch, scratch)
         self.ops.append(
-            dict(opcode=spec.OPCODES[kind], name=self.name(f"op{len(self.ops)}"), module=self.name("test"), scratch=scratch,
-                 inputs=[inputs.get(i, spec.NONE) for i in range(spec.N_IN)],
-                 outputs=[outputs.get(i, spec.NONE) for i in range(spec.N_OUT)],
-                 attr=[*attr, *[0] * (spec.N_ATTR - len(attr))])
-        )  # fmt: skip
+            {
+                "opcode": spec.OPCODES[kind],
+                "name": self.name(f"op{len(self.ops)}"),
+                "module": self.name("test"),
+                "scratch": scratch,
+                "inputs": [inputs.get(i, spec.NONE) for i in range(spec.N_IN)],
+                "outputs": [outputs.get(i, spec.NONE) for i in range(spec.N_OUT)],
+                "attr": [*attr, *[0] * (spec.N_ATTR - len(attr))],
+            }
+        )
         return len(self.ops) - 1
 
     def finish(self) -> bytes:
@@ -168,11 +190,22 @@ def assemble(sections: Mapping[str, tuple[bytes, int]], *, arena: int, tile: int
     table, body = b"", bytearray(at)
     for kind, (data, count) in sections.items():
         body += bytes(align(len(body)) - len(body))
-        table += record(spec.SECTION, kind=spec.SECTIONS[kind], crc=zlib.crc32(data), offset=len(body), bytes=len(data), count=count)
+        table += record(
+            spec.SECTION, kind=spec.SECTIONS[kind], crc=zlib.crc32(data), offset=len(body), bytes=len(data), count=count
+        )
         body += data
     body += bytes(align(len(body)) - len(body))
-    header = record(spec.HEADER, magic=spec.MAGIC, version=spec.VERSION, header_bytes=64, file_bytes=len(body), n_sections=len(sections),
-                    table_crc=zlib.crc32(table), arena_bytes=arena, tile_bytes=tile)  # fmt: skip
+    header = record(
+        spec.HEADER,
+        magic=spec.MAGIC,
+        version=spec.VERSION,
+        header_bytes=64,
+        file_bytes=len(body),
+        n_sections=len(sections),
+        table_crc=zlib.crc32(table),
+        arena_bytes=arena,
+        tile_bytes=tile,
+    )
     header = header[:60] + struct.pack("<I", zlib.crc32(header[:60]))
     body[: 64 + len(table)] = header + table
     return bytes(body)

@@ -16,7 +16,16 @@ from bvtdeploy.artifact import spec
 from .bvtfile import File, record
 from .conftest import ROOT, Runner
 
-PREPROCESS = dict(width=4, height=3, channels=1, colour=0, resize=0, filter=0, mean=[0.0] * 4, std=[1.0, 0, 0, 0])
+PREPROCESS = {
+    "width": 4,
+    "height": 3,
+    "channels": 1,
+    "colour": 0,
+    "resize": 0,
+    "filter": 0,
+    "mean": [0.0] * 4,
+    "std": [1.0, 0, 0, 0],
+}
 
 
 def model(golden_output: list[float] | None = None) -> bytes:
@@ -26,9 +35,15 @@ def model(golden_output: list[float] | None = None) -> bytes:
     output = f.value("F32", "ROWS", 3, 1, "OUTPUT", 4, bytes=12)
     f.op("channel_pool", {0: f.input}, {0: output}, [4])
     key = b"title"
-    text = 'quote " and \\ and \n'.encode()
-    f.sections["META"] = (struct.pack("<I", 1) + struct.pack("<I", len(key)) + key + struct.pack("<II", spec.META_TYPES["STR"], len(text)) + text, 1)
-    golden = np.arange(12, dtype="<f4").tobytes() + np.array([1.5, 5.5, 9.5] if golden_output is None else golden_output, "<f4").tobytes()
+    text = b'quote " and \\ and \n'
+    f.sections["META"] = (
+        struct.pack("<I", 1) + struct.pack("<I", len(key)) + key + struct.pack("<II", spec.META_TYPES["STR"], len(text)) + text,
+        1,
+    )
+    golden = (
+        np.arange(12, dtype="<f4").tobytes()
+        + np.array([1.5, 5.5, 9.5] if golden_output is None else golden_output, "<f4").tobytes()
+    )
     f.sections["GOLDEN"] = (golden, 1)
     f.sections["LABELS"] = ("top\0mîddle\0bottom\0".encode(), 3)
     f.sections["PREPROCESS"] = (record(spec.PREPROCESS, **PREPROCESS), 1)
@@ -59,7 +74,22 @@ def test_raw_npy_and_out(run: Runner, path: Path, tmp_path: Path) -> None:
 
 def test_json(run: Runner, path: Path, tmp_path: Path) -> None:
     Image.fromarray(np.array([[0] * 4, [200] * 4, [100] * 4], np.uint8)).save(tmp_path / "a.png")
-    done = run(path, tmp_path / "a.png", "--json", "--runs", "3", "--warmup", "1", "--profile", "--threads", "2", "--top", "2", "--golden", "--op-crc")
+    done = run(
+        path,
+        tmp_path / "a.png",
+        "--json",
+        "--runs",
+        "3",
+        "--warmup",
+        "1",
+        "--profile",
+        "--threads",
+        "2",
+        "--top",
+        "2",
+        "--golden",
+        "--op-crc",
+    )
     out = json.loads(done.stdout)
     assert out["model"]["meta"] == {"title": 'quote " and \\ and \n'}
     assert out["model"]["input"] == [3, 4] and out["model"]["output"] == [3, 1]
@@ -84,24 +114,38 @@ def test_golden_mismatch_is_1(run: Runner, path: Path) -> None:
 def test_info(run: Runner, path: Path) -> None:
     assert "channel_pool" in run(path, "--info").stdout
     info = json.loads(run(path, "--info", "--json").stdout)
-    assert info["model"]["ops"][0]["name"] == "op0" and info["model"]["groups"] == [{"first_op": 0, "n_ops": 1, "rows": 3, "block": 3}]
-    assert {s["name"] for s in info["model"]["sections"]} >= {"VALUES", "OPS", "GROUPS", "NAMES", "META", "GOLDEN", "LABELS", "PREPROCESS"}
+    assert info["model"]["ops"][0]["name"] == "op0" and info["model"]["groups"] == [
+        {"first_op": 0, "n_ops": 1, "rows": 3, "block": 3}
+    ]
+    assert {s["name"] for s in info["model"]["sections"]} >= {
+        "VALUES",
+        "OPS",
+        "GROUPS",
+        "NAMES",
+        "META",
+        "GOLDEN",
+        "LABELS",
+        "PREPROCESS",
+    }
     assert info["isas"][0] == "ref"
 
 
-@pytest.mark.parametrize("args,text", [
-    (["nowhere.bvt"], "No such file"),
-    ([], "no model"),
-    (["{m}", "--frobnicate"], "unknown option"),
-    (["{m}", "--threads", "0"], "--threads needs a number"),
-    (["{m}", "--threads"], "--threads needs a number"),
-    (["{m}", "--runs", "2x"], "--runs needs a number"),
-    (["{m}", "--isa", "sse"], "unknown isa"),
-    (["{m}", "--raw", "{odd}"], "are not a number of inputs"),
-    (["{m}", "--npy", "{m}"], "not a .npy file"),
-    (["{m}", "{m}"], "not a PNG"),
-    (["{m}", "--out"], "needs a value"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "args,text",
+    [
+        (["nowhere.bvt"], "No such file"),
+        ([], "no model"),
+        (["{m}", "--frobnicate"], "unknown option"),
+        (["{m}", "--threads", "0"], "--threads needs a number"),
+        (["{m}", "--threads"], "--threads needs a number"),
+        (["{m}", "--runs", "2x"], "--runs needs a number"),
+        (["{m}", "--isa", "sse"], "unknown isa"),
+        (["{m}", "--raw", "{odd}"], "are not a number of inputs"),
+        (["{m}", "--npy", "{m}"], "not a .npy file"),
+        (["{m}", "{m}"], "not a PNG"),
+        (["{m}", "--out"], "needs a value"),
+    ],
+)
 def test_bad_usage_is_2_and_one_line(run: Runner, path: Path, args: list[str], text: str) -> None:
     odd = path.with_name("odd.f32")
     odd.write_bytes(bytes(49))

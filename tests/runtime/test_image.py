@@ -29,7 +29,9 @@ def bvt(library: Path) -> ctypes.CDLL:
     return lib
 
 
-def preprocess_file(width: int, height: int, colour: str, resize: str, short: int, filter: str, mean: list[float], std: list[float]) -> bytes:
+def preprocess_file(
+    width: int, height: int, colour: str, resize: str, short: int, filter: str, mean: list[float], std: list[float]
+) -> bytes:
     """A model that copies its input, with a PREPROCESS record."""
     channels = 1 if colour == "GRAY" else 3
     f = File()
@@ -37,10 +39,20 @@ def preprocess_file(width: int, height: int, colour: str, resize: str, short: in
     output = f.value("F32", "ROWS", channels * height, width, "OUTPUT", 4 * width, bytes=4 * width * channels * height)
     f.op("channel_pool", {0: f.input}, {0: output}, [1])
     f.sections["PREPROCESS"] = (
-        record(spec.PREPROCESS, width=width, height=height, channels=channels, colour=spec.COLOURS[colour], resize=spec.RESIZES[resize],
-               resize_short=short, filter=spec.FILTERS[filter], mean=[*mean, *[0] * (4 - len(mean))], std=[*std, *[0] * (4 - len(std))]),
+        record(
+            spec.PREPROCESS,
+            width=width,
+            height=height,
+            channels=channels,
+            colour=spec.COLOURS[colour],
+            resize=spec.RESIZES[resize],
+            resize_short=short,
+            filter=spec.FILTERS[filter],
+            mean=[*mean, *[0] * (4 - len(mean))],
+            std=[*std, *[0] * (4 - len(std))],
+        ),
         1,
-    )  # fmt: skip
+    )
     return f.finish()
 
 
@@ -51,8 +63,17 @@ def resize_passes(image: Image.Image, size: tuple[int, int], filter: Image.Resam
     return image.resize((size[0], image.height), filter).resize(size, filter)
 
 
-def with_pillow(image: Image.Image, width: int, height: int, colour: str, resize: str, short: int, filter: str, mean: list[float],
-                std: list[float]) -> np.ndarray:  # fmt: skip
+def with_pillow(
+    image: Image.Image,
+    width: int,
+    height: int,
+    colour: str,
+    resize: str,
+    short: int,
+    filter: str,
+    mean: list[float],
+    std: list[float],
+) -> np.ndarray:
     """The same by Pillow, with torchvision's Resize(short) and CenterCrop where `resize` is SHORT_CROP."""
     image = image.convert("L" if colour == "GRAY" else "RGB")
     if resize == "STRETCH":
@@ -77,7 +98,9 @@ def ours(bvt: ctypes.CDLL, model: bytes, pixels: np.ndarray, shape: tuple[int, .
     x = np.empty(shape, np.float32)
     pixels = np.ascontiguousarray(pixels)
     channels = pixels.shape[2] if pixels.ndim == 3 else 1
-    code = bvt.bvt_preprocess(handle, pixels.ctypes.data, pixels.shape[1], pixels.shape[0], channels, x.ctypes.data, ctypes.byref(err))
+    code = bvt.bvt_preprocess(
+        handle, pixels.ctypes.data, pixels.shape[1], pixels.shape[0], channels, x.ctypes.data, ctypes.byref(err)
+    )
     bvt.bvt_close(handle)
     assert code == 0, err.text
     return x

@@ -44,8 +44,18 @@ def block_of(rng: Rng, rows: int) -> int:
     return int(rng.choice([8, 16, 24, 64, align(rows, 8)]))
 
 
-def add(f: File, want: Expected, kind: str, attrs: dict[str, Any], inputs: dict[int, Any], operands: list[np.ndarray],
-        outputs: list[tuple[int, str, str]], attr: list[int], rng: Rng, scratch: int = 0) -> None:  # fmt: skip
+def add(
+    f: File,
+    want: Expected,
+    kind: str,
+    attrs: dict[str, Any],
+    inputs: dict[int, Any],
+    operands: list[np.ndarray],
+    outputs: list[tuple[int, str, str]],
+    attr: list[int],
+    rng: Rng,
+    scratch: int = 0,
+) -> None:
     """Adds an op with constant operands. `inputs`: slot -> (array, layout); `outputs`: (slot, dtype, layout)."""
     with np.errstate(all="ignore"):
         results = REGISTRY[kind].reference(attrs, operands)
@@ -102,7 +112,9 @@ def avg_pool(f: File, want: Expected, rng: Rng) -> None:
 
 def stencil(f: File, want: Expected, rng: Rng) -> None:
     h, w, c, t = (int(rng.integers(1, most)) for most in (12, 12, 70, 17))
-    offsets = [(int(rng.integers(-min(h, 127) + 1, min(h, 127))), int(rng.integers(-min(w, 127) + 1, min(w, 127)))) for _ in range(t)]
+    offsets = [
+        (int(rng.integers(-min(h, 127) + 1, min(h, 127))), int(rng.integers(-min(w, 127) + 1, min(w, 127)))) for _ in range(t)
+    ]
     circular = bool(rng.random() < 0.5)
     operands = [floats(rng, h * w, c, special=0.002), floats(rng, t, c, special=0.002)]
     if rng.random() < 0.5:
@@ -127,8 +139,18 @@ def attention(f: File, want: Expected, rng: Rng) -> None:
     layouts = ["ROWS", "ROWS", "COLS", "ROWS", "ROWS"]
     minimum = align(2 * m) + align(-(-m // 64) * 8)
     wide = align(16 * m) + align(16 * -(-m // 8))
-    add(f, want, "attention", {"heads": heads}, dict(enumerate(zip(operands, layouts, strict=True))), operands, [(0, "I32", "ROWS")],
-        [heads], rng, scratch=minimum if rng.random() < 0.3 else max(minimum, wide))  # fmt: skip
+    add(
+        f,
+        want,
+        "attention",
+        {"heads": heads},
+        dict(enumerate(zip(operands, layouts, strict=True))),
+        operands,
+        [(0, "I32", "ROWS")],
+        [heads],
+        rng,
+        scratch=minimum if rng.random() < 0.3 else max(minimum, wide),
+    )
 
 
 def mean_rows(f: File, want: Expected, rng: Rng) -> None:
@@ -183,9 +205,17 @@ def epilogue(f: File, want: Expected, rng: Rng) -> None:
 
 
 CASES: list[tuple[Callable[[File, Expected, Rng], None], int]] = [
-    (bgemm, 60), (dense, 25), (patches, 12), (bit_patches, 20), (avg_pool, 15), (stencil, 25), (attention, 30), (mean_rows, 8),
-    (channel_pool, 20), (epilogue, 120),
-]  # fmt: skip
+    (bgemm, 60),
+    (dense, 25),
+    (patches, 12),
+    (bit_patches, 20),
+    (avg_pool, 15),
+    (stencil, 25),
+    (attention, 30),
+    (mean_rows, 8),
+    (channel_pool, 20),
+    (epilogue, 120),
+]
 
 
 def test_every_opcode_has_cases() -> None:

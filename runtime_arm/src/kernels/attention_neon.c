@@ -2,18 +2,20 @@
  *
  * As in bgemm no sum crosses lanes: a key byte is broadcast against the 16 queries' bytes, and a value byte against the 16 queries'
  * masks. Minimum, subtraction, threshold and the packing of masks are one instruction for 16 queries; only the table sum is scalar.
- * Counters are u8, so heads have at most 248 bits here; wider ones, heads of broken bytes, and ops without the scratch for 16
- * queries go row by row.
+ * Counters are u8, so heads have at most 248 bits here; wider ones and heads of broken bytes go row by row. Scores and masks of 16
+ * queries are on the stack for up to STACK_KEYS keys; with more keys they need scratch, and without it it goes row by row.
  */
 #include <arm_neon.h>
 
 #include "attention_rows.h"
 
 #define INLINE static inline __attribute__((always_inline))
-#define MOST_BYTES 31u /* 8 * 31 <= 255 */
+#define MOST_BYTES 31u   /* 8 * 31 <= 255 */
+#define STACK_KEYS 1024u /* 18 KiB, little enough for the smallest stacks that threads have (musl: 128 KiB) */
 
 /* score[j][lane] = popcount(q_lane xor k_j); returns the least of every lane. `q` is [bytes][16]. */
-INLINE uint8x16_t lane_scores(uint8_t *score, const uint8_t *q, const uint8_t *k, size_t k_stride, uint32_t m, const uint32_t bytes) {
+INLINE uint8x16_t lane_scores(uint8_t *score, const uint8_t *q, const uint8_t *k, size_t k_stride, uint32_t m,
+                              const uint32_t bytes) {
     uint8x16_t least = vdupq_n_u8(255);
     for (uint32_t j = 0; j < m; j++, k += k_stride) {
         uint8x16_t p = vdupq_n_u8(0);
@@ -55,13 +57,16 @@ INLINE void lane_masks(uint8_t *mask, uint16x8_t ones[2], const uint8_t *score, 
 
 /* Rows of 4 channels: out[lane][0..3] = 2*count - ones for the lanes base .. base+7 that are there. */
 INLINE void store_lanes(int32_t *out, size_t stride, unsigned base, unsigned lanes, const uint16x8_t count[4], uint16x8_t ones) {
-    const uint32x4_t ab[2] = {vreinterpretq_u32_u16(vzip1q_u16(count[0], count[1])), vreinterpretq_u32_u16(vzip2q_u16(count[0], count[1]))};
-    const uint32x4_t cd[2] = {vreinterpretq_u32_u16(vzip1q_u16(count[2], count[3])), vreinterpretq_u32_u16(vzip2q_u16(count[2], count[3]))};
+    const uint32x4_t ab[2] = {vreinterpretq_u32_u16(vzip1q_u16(count[0], count[1])),
+                              vreinterpretq_u32_u16(vzip2q_u16(count[0], count[1]))};
+    const uint32x4_t cd[2] = {vreinterpretq_u32_u16(vzip1q_u16(count[2], count[3])),
+                              vreinterpretq_u32_u16(vzip2q_u16(count[2], count[3]))};
     uint16_t minus[8];
     vst1q_u16(minus, ones);
     for (unsigned half = 0; half < 2; half++) {
         /* Each holds 4 channels of two lanes. */
-        const uint16x8_t pair[2] = {vreinterpretq_u16_u32(vzip1q_u32(ab[half], cd[half])), vreinterpretq_u16_u32(vzip2q_u32(ab[half], cd[half]))};
+        const uint16x8_t pair[2] = {vreinterpretq_u16_u32(vzip1q_u32(ab[half], cd[half])),
+                                    vreinterpretq_u16_u32(vzip2q_u32(ab[half], cd[half]))};
         for (unsigned i = 0; i < 4; i++) {
             const unsigned lane = 4 * half + i;
             const uint16x4_t four = i % 2 ? vget_high_u16(pair[i / 2]) : vget_low_u16(pair[i / 2]);
@@ -72,7 +77,8 @@ INLINE void store_lanes(int32_t *out, size_t stride, unsigned base, unsigned lan
 }
 
 /* out[lane][0..3] for 4 columns of v. */
-INLINE void lane_context(int32_t *out, size_t out_stride, unsigned lanes, const uint8_t *mask, const uint8_t *v, size_t v_stride, const uint16x8_t ones[2], uint32_t m) {
+INLINE void lane_context(int32_t *out, size_t out_stride, unsigned lanes, const uint8_t *mask, const uint8_t *v, size_t v_stride,
+                         const uint16x8_t ones[2], uint32_t m) {
     const uint32_t steps = (m + 7) / 8;
     uint16x8_t low[4], high[4];
     for (int c = 0; c < 4; c++) low[c] = high[c] = vdupq_n_u16(0);
@@ -96,14 +102,17 @@ INLINE void lane_context(int32_t *out, size_t out_stride, unsigned lanes, const 
 
 void bvt_attention_neon(const bvt_call *call, uint32_t row0, uint32_t row1) {
     const uint32_t heads = (uint32_t)call->op->attr[0], d = call->in[0].cols / heads, bytes = d / 8, m = call->in[1].rows;
-    if (d % 8 || bytes > MOST_BYTES || m > 65535 || call->op->scratch < bvt_attention_scratch16(m)) {
+    _Alignas(64) uint8_t local[STACK_KEYS * 16 + STACK_KEYS / 8 * 16];
+    const bool fits = m <= STACK_KEYS || (m <= 65535 && call->op->scratch >= bvt_attention_scratch16(m));
+    if (d % 8 || bytes > MOST_BYTES || !fits) {
         attention_rows(call, row0, row1);
         return;
     }
     const bvt_view *k = &call->in[1], *v = &call->in[2];
     const uint64_t *table = bvt_row(&call->in[3], 0);
     const double *limit = bvt_row(&call->in[4], 0);
-    uint8_t *score = call->scratch, *mask = score + bvt_attention_mask16_at(m);
+    uint8_t *score = m <= STACK_KEYS ? local : call->scratch,
+            *mask = score + (m <= STACK_KEYS ? STACK_KEYS * 16 : bvt_attention_mask16_at(m));
     for (uint32_t row = row0; row < row1; row += 16) {
         const unsigned lanes = row1 - row < 16 ? row1 - row : 16;
         for (uint32_t h = 0; h < heads; h++) {
@@ -124,12 +133,14 @@ void bvt_attention_neon(const bvt_call *call, uint32_t row0, uint32_t row1) {
             for (unsigned lane = 0; lane < 16; lane += 4) {
                 uint64_t z[4];
                 table_sums(z, score + lane, table, m);
-                for (unsigned i = 0; i < 4; i++) bound[lane + i] = (uint8_t)(bvt_attention_last(table, d, limit[h] * (double)z[i]) + 1);
+                for (unsigned i = 0; i < 4; i++)
+                    bound[lane + i] = (uint8_t)(bvt_attention_last(table, d, limit[h] * (double)z[i]) + 1);
             }
             uint16x8_t ones[2];
             lane_masks(mask, ones, score, vld1q_u8(bound), m);
             for (uint32_t c = h * d; c < h * d + d; c += 4)
-                lane_context((int32_t *)bvt_row(&call->out[0], row) + c, call->out[0].stride, lanes, mask, v->base + (size_t)c * v->stride, v->stride, ones, m);
+                lane_context((int32_t *)bvt_row(&call->out[0], row) + c, call->out[0].stride, lanes, mask,
+                             v->base + (size_t)c * v->stride, v->stride, ones, m);
         }
     }
 }

@@ -27,7 +27,8 @@ static inline uint64_t load_word(const uint8_t *p, uint32_t n) {
 }
 
 /* score[j] = popcount(q xor k_j) over d_bytes bytes; returns the least. */
-static inline __attribute__((always_inline)) uint32_t row_scores(uint16_t *score, const uint8_t *q, const uint8_t *k, size_t k_stride, uint32_t m, const uint32_t d_bytes) {
+static inline __attribute__((always_inline)) uint32_t row_scores(uint16_t *score, const uint8_t *q, const uint8_t *k,
+                                                                 size_t k_stride, uint32_t m, const uint32_t d_bytes) {
     uint32_t least = UINT32_MAX;
     for (uint32_t j = 0; j < m; j++, k += k_stride) {
         uint32_t p = 0;

@@ -13,7 +13,8 @@ void VF_KERNEL(avg_pool)(const bvt_call *call, uint32_t row0, uint32_t row1) {
             const unsigned n = vf_min(channels - c);
             vf sum = vf_load_n(bvt_row_f32(&call->in[0], first) + c, n);
             for (uint32_t ky = 0; ky < k; ky++)
-                for (uint32_t kx = ky == 0; kx < k; kx++) sum = vf_add(sum, vf_load_n(bvt_row_f32(&call->in[0], first + ky * width + kx) + c, n));
+                for (uint32_t kx = ky == 0; kx < k; kx++)
+                    sum = vf_add(sum, vf_load_n(bvt_row_f32(&call->in[0], first + ky * width + kx) + c, n));
             vf_store_n(out + c, vf_mul(sum, reciprocal), n);
         }
     }

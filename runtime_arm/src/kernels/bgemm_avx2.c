@@ -9,7 +9,8 @@
 #define MOST_STEPS 31u /* a step adds at most 8 to a u8 counter */
 
 INLINE __m256i popcount_bytes(__m256i x) {
-    const __m256i table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
+    const __m256i table =
+        _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
     const __m256i nibble = _mm256_set1_epi8(15);
     return _mm256_add_epi8(_mm256_shuffle_epi8(table, _mm256_and_si256(x, nibble)),
                            _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(x, 4), nibble)));
@@ -51,14 +52,17 @@ INLINE void bgemm_tile(const bvt_call *call, uint32_t row, uint32_t tile, uint32
                                                 (const __m128i *)(const void *)(w[2 * p] + 16 * (size_t)s));
             for (unsigned r = 0; r < R; r++) {
                 const __m256i byte = _mm256_set1_epi8((char)x[r][s]);
-                for (unsigned p = 0; p < P; p++) count[r][p] = _mm256_add_epi8(count[r][p], popcount_bytes(_mm256_xor_si256(byte, weight[p])));
+                for (unsigned p = 0; p < P; p++)
+                    count[r][p] = _mm256_add_epi8(count[r][p], popcount_bytes(_mm256_xor_si256(byte, weight[p])));
             }
         }
         for (unsigned r = 0; r < R; r++)
             for (unsigned p = 0; p < P; p++) {
                 const uint32_t left = n - 32 * p;
                 flush(y[r] + 32 * p, _mm256_castsi256_si128(count[r][p]), done == 0, (int32_t)k, left < 16 ? left : 16);
-                if (left > 16) flush(y[r] + 32 * p + 16, _mm256_extracti128_si256(count[r][p], 1), done == 0, (int32_t)k, left < 32 ? left - 16 : 16);
+                if (left > 16)
+                    flush(y[r] + 32 * p + 16, _mm256_extracti128_si256(count[r][p], 1), done == 0, (int32_t)k,
+                          left < 32 ? left - 16 : 16);
             }
         done += chunk;
     }

@@ -49,39 +49,33 @@ static void bgemm_4x4(const bvt_call *call, uint32_t row, uint32_t tile) {
         uint32_t s = 0;
 #define ROWS(X) X(0) X(1) X(2) X(3)
 #define DECLARE(r) uint8x16_t c##r##0 = vdupq_n_u8(0), c##r##1 = c##r##0, c##r##2 = c##r##0, c##r##3 = c##r##0;
-#define WEIGHTS(lane)                                                                                                           \
+#define WEIGHTS(lane)                                                                                                   \
     const uint8x16_t v0 = vld1q_u8(w0 + 16 * (lane)), v1 = vld1q_u8(w1 + 16 * (lane)), v2 = vld1q_u8(w2 + 16 * (lane)), \
                      v3 = vld1q_u8(w3 + 16 * (lane));
-#define COUNT(r, byte)                                        \
-    {                                                         \
-        const uint8x16_t b = byte;                            \
-        c##r##0 = vaddq_u8(c##r##0, vcntq_u8(veorq_u8(b, v0))); \
-        c##r##1 = vaddq_u8(c##r##1, vcntq_u8(veorq_u8(b, v1))); \
-        c##r##2 = vaddq_u8(c##r##2, vcntq_u8(veorq_u8(b, v2))); \
-        c##r##3 = vaddq_u8(c##r##3, vcntq_u8(veorq_u8(b, v3))); \
+#define COUNT(r, byte)                                                                     \
+    {                                                                                      \
+        const uint8x16_t b = byte;                                                         \
+        c##r##0 = vaddq_u8(c##r##0, vcntq_u8(veorq_u8(b, v0)));                            \
+        c##r##1 = vaddq_u8(c##r##1, vcntq_u8(veorq_u8(b, v1)));                            \
+        c##r##2 = vaddq_u8(c##r##2, vcntq_u8(veorq_u8(b, v2)));                            \
+        c##r##3 = vaddq_u8(c##r##3, vcntq_u8(veorq_u8(b, v3)));                            \
         __asm__ volatile("" : "+w"(c##r##0), "+w"(c##r##1), "+w"(c##r##2), "+w"(c##r##3)); \
     }
-#define STEP(lane)                         \
-    {                                      \
-        WEIGHTS(lane)                      \
-        COUNT(0, vdupq_lane_u8(a0, lane))  \
-        COUNT(1, vdupq_lane_u8(a1, lane))  \
-        COUNT(2, vdupq_lane_u8(a2, lane))  \
-        COUNT(3, vdupq_lane_u8(a3, lane))  \
-    }
-#define FLUSH(r)                                                                          \
-    {                                                                                     \
-        int32_t *y = (int32_t *)bvt_row(&call->out[0], row + (r)) + 16 * (size_t)tile;    \
-        flush(y, c##r##0, done == 0, (int32_t)k, 16);                                     \
-        flush(y + 16, c##r##1, done == 0, (int32_t)k, 16);                                \
-        flush(y + 32, c##r##2, done == 0, (int32_t)k, 16);                                \
-        flush(y + 48, c##r##3, done == 0, (int32_t)k, 16);                                \
+#define STEP(lane)                                                                                                       \
+    {WEIGHTS(lane) COUNT(0, vdupq_lane_u8(a0, lane)) COUNT(1, vdupq_lane_u8(a1, lane)) COUNT(2, vdupq_lane_u8(a2, lane)) \
+         COUNT(3, vdupq_lane_u8(a3, lane))}
+#define FLUSH(r)                                                                       \
+    {                                                                                  \
+        int32_t *y = (int32_t *)bvt_row(&call->out[0], row + (r)) + 16 * (size_t)tile; \
+        flush(y, c##r##0, done == 0, (int32_t)k, 16);                                  \
+        flush(y + 16, c##r##1, done == 0, (int32_t)k, 16);                             \
+        flush(y + 32, c##r##2, done == 0, (int32_t)k, 16);                             \
+        flush(y + 48, c##r##3, done == 0, (int32_t)k, 16);                             \
     }
         ROWS(DECLARE)
         for (; s + 8 <= chunk; s += 8) {
             const uint8x8_t a0 = load8(x0), a1 = load8(x1), a2 = load8(x2), a3 = load8(x3);
-            STEP(0) STEP(1) STEP(2) STEP(3) STEP(4) STEP(5) STEP(6) STEP(7)
-            x0 += 8, x1 += 8, x2 += 8, x3 += 8;
+            STEP(0) STEP(1) STEP(2) STEP(3) STEP(4) STEP(5) STEP(6) STEP(7) x0 += 8, x1 += 8, x2 += 8, x3 += 8;
             w0 += 128, w1 += 128, w2 += 128, w3 += 128;
         }
         for (; s < chunk; s++) {
@@ -116,7 +110,8 @@ INLINE void bgemm_column(const bvt_call *call, uint32_t row, uint32_t tile, unsi
             const uint8x16_t weight = vld1q_u8(w + 16 * (size_t)s);
             for (unsigned r = 0; r < R; r++) count[r] = vaddq_u8(count[r], vcntq_u8(veorq_u8(vld1q_dup_u8(x[r] + s), weight)));
         }
-        for (unsigned r = 0; r < R; r++) flush((int32_t *)bvt_row(&call->out[0], row + r) + 16 * (size_t)tile, count[r], done == 0, (int32_t)k, n);
+        for (unsigned r = 0; r < R; r++)
+            flush((int32_t *)bvt_row(&call->out[0], row + r) + 16 * (size_t)tile, count[r], done == 0, (int32_t)k, n);
         done = end;
     }
 }

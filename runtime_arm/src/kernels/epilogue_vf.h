@@ -7,24 +7,31 @@
 #include "../ops/epilogue.h"
 #include "vf.h"
 
-#define SET_AFFINE (1u << BVT_EP_SCALE | 1u << BVT_EP_SHIFT)
-#define SET_RPRELU (1u << BVT_EP_PRE | 1u << BVT_EP_SLOPE | 1u << BVT_EP_POST)
-#define SET_AFFINE2 (1u << BVT_EP_SCALE2 | 1u << BVT_EP_SHIFT2)
-#define SET_RES (1u << BVT_EP_RES0)
-#define SET_POST_RES (1u << BVT_EP_POST_RES0)
-#define SET_THRESHOLDS (15u << BVT_EP_THRESHOLD0)
-/* Without thresholds, which are tested at run time. */
-#define COMMON_SETS(X)                                                    \
-    X(0)                                                                  \
-    X(SET_AFFINE)                                                         \
-    X(1u << BVT_EP_SCALE)                                                 \
-    X(SET_AFFINE | SET_RES)                                               \
-    X(SET_AFFINE | SET_RPRELU)                                            \
-    X(SET_AFFINE | SET_RES | SET_RPRELU)                                  \
-    X(SET_AFFINE | SET_RPRELU | SET_AFFINE2)                              \
-    X(SET_AFFINE | SET_RPRELU | SET_POST_RES)                             \
-    X(SET_AFFINE | SET_RES | SET_RPRELU | SET_AFFINE2)                    \
-    X(SET_AFFINE | SET_RES | SET_RPRELU | SET_AFFINE2 | SET_POST_RES)
+enum {
+    RES0 = 1 << BVT_EP_RES0,
+    RES1 = 1 << (BVT_EP_RES0 + 1),
+    POST_RES0 = 1 << BVT_EP_POST_RES0,
+    POST_RES1 = 1 << (BVT_EP_POST_RES0 + 1),
+    AFFINE = 1 << BVT_EP_SCALE | 1 << BVT_EP_SHIFT,
+    PRE = 1 << BVT_EP_PRE,
+    SLOPE = 1 << BVT_EP_SLOPE,
+    POST = 1 << BVT_EP_POST,
+    AFFINE2 = 1 << BVT_EP_SCALE2 | 1 << BVT_EP_SHIFT2,
+};
+/* The sets that compiled models have. Outputs and thresholds are not among them, they are tested at run time. */
+#define COMMON_SETS(X)                             \
+    X(0)                                           \
+    X(RES0)                                        \
+    X(AFFINE)                                      \
+    X(AFFINE | RES0)                               \
+    X(AFFINE | SLOPE | POST)                       \
+    X(AFFINE | PRE | SLOPE | POST)                 \
+    X(AFFINE | RES0 | SLOPE | POST)                \
+    X(AFFINE | RES0 | PRE | SLOPE | POST)          \
+    X(AFFINE | RES0 | RES1 | SLOPE | POST)         \
+    X(AFFINE | RES0 | SLOPE | POST | POST_RES0)    \
+    X(AFFINE | RES0 | SLOPE | AFFINE2 | POST_RES0) \
+    X(AFFINE | RES0 | SLOPE | AFFINE2 | POST_RES0 | POST_RES1)
 
 /* Transposes an 8 x 8 bit matrix whose row i is byte i (Hacker's Delight 7-3). */
 VF_INLINE uint64_t transpose8(uint64_t x) {
@@ -96,13 +103,15 @@ VF_INLINE void chunk(const rows8 *b, uint32_t c, const unsigned n, const unsigne
         vf v = b->dots ? vf_load_i32_n(from, n) : vf_load_n(from, n);
         v = affine(set, BVT_EP_SCALE, v, p[BVT_EP_SCALE], p[BVT_EP_SHIFT]);
         for (unsigned slot = 0; slot < 3; slot++)
-            if (set >> (BVT_EP_RES0 + slot) & 1) v = vf_add(v, load_residual(b->res[slot].row[r], b->res[slot].cols, c, at[slot], n));
+            if (set >> (BVT_EP_RES0 + slot) & 1)
+                v = vf_add(v, load_residual(b->res[slot].row[r], b->res[slot].cols, c, at[slot], n));
         if (set >> BVT_EP_PRE & 1) v = vf_sub(v, p[BVT_EP_PRE]);
         if (set >> BVT_EP_SLOPE & 1) v = vf_prelu(v, p[BVT_EP_SLOPE]);
         if (set >> BVT_EP_POST & 1) v = vf_add(v, p[BVT_EP_POST]);
         v = affine(set, BVT_EP_SCALE2, v, p[BVT_EP_SCALE2], p[BVT_EP_SHIFT2]);
         for (unsigned slot = 3; slot < 6; slot++)
-            if (set >> (BVT_EP_RES0 + slot) & 1) v = vf_add(v, load_residual(b->res[slot].row[r], b->res[slot].cols, c, at[slot], n));
+            if (set >> (BVT_EP_RES0 + slot) & 1)
+                v = vf_add(v, load_residual(b->res[slot].row[r], b->res[slot].cols, c, at[slot], n));
         if (b->real) vf_store_n(b->out[r] + c, v, n);
         if (b->n_bits) signs[0] |= (uint64_t)vf_ge(v, first_threshold) << 8 * r;
         for (unsigned i = 1; i < b->n_bits; i++) signs[i] |= (uint64_t)vf_ge(v, vf_load_n(b->threshold[i] + c, n)) << 8 * r;
@@ -162,7 +171,7 @@ void VF_KERNEL(epilogue)(const bvt_call *call, uint32_t row0, uint32_t row1) {
     }
     switch (set) {
 #define X(common) \
-    case common: run(&b, row0, row1, common); break;
+    case (unsigned)(common): run(&b, row0, row1, common); break;
         COMMON_SETS(X)
 #undef X
     default: run(&b, row0, row1, set);

@@ -33,7 +33,8 @@ VF_INLINE vf vf_prelu(vf v, vf slope) {
 VF_INLINE unsigned vf_ge(vf a, vf b) { return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ)); }
 /* p[0], p[stride], p[2*stride], ... */
 VF_INLINE vf vf_load_strided(const float *p, size_t stride) {
-    return _mm256_setr_ps(p[0], p[stride], p[2 * stride], p[3 * stride], p[4 * stride], p[5 * stride], p[6 * stride], p[7 * stride]);
+    return _mm256_setr_ps(p[0], p[stride], p[2 * stride], p[3 * stride], p[4 * stride], p[5 * stride], p[6 * stride],
+                          p[7 * stride]);
 }
 
 #elif defined(__aarch64__)

@@ -24,7 +24,8 @@ int bvt_check_attention(bvt_check *c) {
     BVT_TRY(bvt_check_value(c, table, BVT_DTYPE_U64, BVT_LAYOUT_ROWS, 1, (uint64_t)d + 1, "the table"));
     BVT_TRY(bvt_check_value(c, limit, BVT_DTYPE_F64, BVT_LAYOUT_ROWS, 1, (uint64_t)heads, "limit"));
     BVT_TRY(bvt_check_value(c, bvt_out(c, 0), BVT_DTYPE_I32, BVT_LAYOUT_ROWS, q->rows, q->cols, "the output"));
-    BVT_TRY(bvt_expect(c, table->storage == BVT_STORAGE_CONST && limit->storage == BVT_STORAGE_CONST, "table and limit must be constants"));
+    BVT_TRY(bvt_expect(c, table->storage == BVT_STORAGE_CONST && limit->storage == BVT_STORAGE_CONST,
+                       "table and limit must be constants"));
     const uint64_t *t = (const uint64_t *)(const void *)(c->model->section[BVT_SECTION_CONSTANTS] + table->offset);
     for (uint32_t m = 0; m < d; m++) BVT_TRY(bvt_expect(c, t[m] >= t[m + 1], "the table increases"));
     BVT_TRY(bvt_expect(c, t[0] <= (((uint64_t)1 << 53) - 1) / k->rows, "the table is too large for its sums to be exact"));

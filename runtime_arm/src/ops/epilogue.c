@@ -25,7 +25,8 @@ static int check_residual(bvt_check *c, unsigned slot, const bvt_rec_value *x) {
     BVT_TRY(bvt_expect(c, x->cols % v->cols == 0, "a residual's columns do not divide the output's"));
     BVT_TRY(bvt_expect(c, (uint64_t)v->rows * (uint64_t)f * (uint64_t)f == x->rows, "a residual's rows and factor do not fit"));
     if (f != 1) {
-        BVT_TRY(bvt_expect(c, width > 0 && width % f == 0 && x->rows % ((uint64_t)width * (uint64_t)f) == 0, "a residual's grid and factor do not fit"));
+        BVT_TRY(bvt_expect(c, width > 0 && width % f == 0 && x->rows % ((uint64_t)width * (uint64_t)f) == 0,
+                           "a residual's grid and factor do not fit"));
         c->whole |= 1u << (BVT_EP_RES0 + slot);
     }
     return bvt_check_value(c, v, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, v->rows, v->cols, "a residual");
@@ -37,7 +38,8 @@ int bvt_check_epilogue(bvt_check *c) {
     BVT_TRY(bvt_check_attrs_end(c, 1 + BVT_EP_RESIDUALS));
     BVT_TRY(bvt_expect(c, c->op->attr[0] >= 0, "the grid's width is negative"));
     const bvt_rec_value *x = bvt_in(c, BVT_EP_X);
-    BVT_TRY(bvt_check_value(c, x, x->dtype == BVT_DTYPE_I32 ? BVT_DTYPE_I32 : BVT_DTYPE_F32, BVT_LAYOUT_ROWS, c->rows, x->cols, "x"));
+    BVT_TRY(
+        bvt_check_value(c, x, x->dtype == BVT_DTYPE_I32 ? BVT_DTYPE_I32 : BVT_DTYPE_F32, BVT_LAYOUT_ROWS, c->rows, x->cols, "x"));
     for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) BVT_TRY(check_residual(c, slot, x));
     for (unsigned i = BVT_EP_SCALE; i < BVT_EP_INPUTS; i++) {
         if (bvt_in(c, i)) BVT_TRY(bvt_check_value(c, bvt_in(c, i), BVT_DTYPE_F32, BVT_LAYOUT_ROWS, 1, x->cols, "a parameter"));
@@ -64,7 +66,8 @@ void bvt_epilogue_pad_cols(const bvt_call *call, uint32_t row1) {
         const bvt_view *out = &call->out[1 + i];
         if (!out->base || !out->by_cols || row1 != out->rows) continue;
         const size_t used = (out->rows + 7) / 8;
-        for (uint32_t c = 0; c < out->cols && used < out->stride; c++) memset(out->base + c * out->stride + used, 0, out->stride - used);
+        for (uint32_t c = 0; c < out->cols && used < out->stride; c++)
+            memset(out->base + c * out->stride + used, 0, out->stride - used);
     }
 }
 
@@ -106,7 +109,8 @@ void bvt_epilogue_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
             v = add_residuals(call, 3, r, c, v);
             if (call->out[0].base) ((float *)bvt_row(&call->out[0], r))[c] = v;
             for (unsigned i = 0; i < BVT_EP_BITS; i++)
-                if (call->out[1 + i].base) put_bit(&call->out[1 + i], r, c, v >= bvt_row_f32(&call->in[BVT_EP_THRESHOLD0 + i], 0)[c]);
+                if (call->out[1 + i].base)
+                    put_bit(&call->out[1 + i], r, c, v >= bvt_row_f32(&call->in[BVT_EP_THRESHOLD0 + i], 0)[c]);
         }
         for (unsigned i = 0; i < BVT_EP_BITS; i++) {
             const bvt_view *out = &call->out[1 + i];

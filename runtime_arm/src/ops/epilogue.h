@@ -6,7 +6,7 @@
 /* inputs[] by role; the order is ROLES in bvtdeploy/ops/epilogue.py. */
 enum {
     BVT_EP_X,
-    BVT_EP_RES0, /* .. 2 */
+    BVT_EP_RES0,                        /* .. 2 */
     BVT_EP_POST_RES0 = BVT_EP_RES0 + 3, /* .. 2 */
     BVT_EP_SCALE = BVT_EP_POST_RES0 + 3,
     BVT_EP_SHIFT,

@@ -22,7 +22,8 @@ int bvt_check_patches(bvt_check *c) {
 
 void bvt_patches_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
     const int32_t *a = call->op->attr;
-    const uint32_t channels = (uint32_t)a[0], height = (uint32_t)a[1], width = (uint32_t)a[2], k = (uint32_t)a[3], s = (uint32_t)a[4];
+    const uint32_t channels = (uint32_t)a[0], height = (uint32_t)a[1], width = (uint32_t)a[2], k = (uint32_t)a[3],
+                   s = (uint32_t)a[4];
     const uint32_t out_w = (width - k) / s + 1;
     for (uint32_t row = row0; row < row1; row++) {
         const uint32_t y = row / out_w * s, x = row % out_w * s;
