@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -88,7 +89,10 @@ class CompileReport:
 def _dump(folder: Path, number: int, name: str, graph: Graph) -> None:
     stem = folder / f"{number:02d}_{name}"
     stem.with_suffix(".txt").write_text(text.print_graph(graph))
-    np.savez(stem.with_suffix(".npz"), allow_pickle=False, **text.constants(graph))
+    with zipfile.ZipFile(stem.with_suffix(".npz"), "w") as archive:  # as np.savez, which does not take every name
+        for name, array in text.constants(graph).items():
+            with archive.open(f"{name}.npy", "w") as file:
+                np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
 
 
 def compile_graph(imported: Any, *, dump_ir: Path | None = None, progress: Callable[[str], None] | None = None) -> Compiled:

@@ -1,9 +1,9 @@
 """verify: does the artifact compute what the source model computes, and the same bits everywhere?
 
-These are two questions. *Exact* is between executions of the artifact: the numpy interpreter, the runtime's portable and SIMD kernels
-on one and several threads, and a device must give equal bits. Against the *source* there is no such thing: eager PyTorch is not
-reproducible even against itself (one code that flips between fp32 and fp64 cascades), so there the answers are agreement of classes,
-cosine and error of logits, codes that differ, and accuracy where labels are known.
+These are two questions. *Exact* is between executions of the artifact: the numpy interpreter, the runtime's portable and SIMD
+kernels on one and several threads, and a device must give equal bits. Against the *source* there is no such thing: eager PyTorch is
+not reproducible even against itself (one code that flips between fp32 and fp64 cascades), so there the answers are agreement of
+classes, cosine and error of logits, codes that differ, and accuracy where labels are known.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
     s = (Q K^T) * scale,  p = softmax(s),  a = clip * clamp(round(p / clip), 0, 1),  o = a V        with Q, K, V codes
       = clip * (A V),  A_ij = 1 where p_ij > clip/2
 
-    round is half to even, so p/clip = 0.5 gives 0 and the compare is strict; p/clip > 1.5 is clamped to 1.
+    round is half to even, so p/clip = 0.5 gives 0 and the compare is strict; p/clip > 1.5 is clamped to 1,
+    before or after the rounding.
     Q K^T of +-1 codes is d - 2*popcount, so exp takes d+1 values: table[m] = round(2^40 * exp(-2*scale*m)), m = popcount minus the
     row's smallest (the row maximum of the softmax). Then p_ij = table[m_ij] / Z with Z = sum_j table[m_ij], an exact integer, and
     p > clip/2 becomes a compare of integers against one number a row (ops/attention.py). Rounding the table to 2^-40 moves p by
@@ -16,6 +17,7 @@ over the keys; the intermediate values have no other reader. The factor clip goe
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -63,9 +65,11 @@ def _need(value: Value, kind: str, factor: str = "") -> Op:
 
 def _match(graph: Graph, context: Op, report: Report, memo: dict[Value, Value | None]) -> None:
     code, gain = _through_mul(context.inputs[0])
-    quantiser = _need(code, "clamp")
-    softmax_side = _need(quantiser.inputs[0], "round").inputs[0]
-    probability, inverse = _through_mul(softmax_side)
+    first, second = ("clamp", "round") if code.producer is not None and code.producer.kind == "clamp" else ("round", "clamp")
+    outer = _need(code, first)
+    inner = _need(outer.inputs[0], second)
+    quantiser = outer if first == "clamp" else inner
+    probability, inverse = _through_mul(inner.inputs[0])
     softmax = _need(probability, "softmax", "probability step")
     # From here on it is an attention; what does not fit is reported.
     if (quantiser.attrs["min"], quantiser.attrs["max"]) != (0.0, 1.0):
@@ -84,18 +88,26 @@ def _match(graph: Graph, context: Op, report: Report, memo: dict[Value, Value | 
     if q is None or kt is None or v is None:
         names = [name for name, value in (("query", q), ("key", kt), ("value", v)) if value is None]
         raise _NoMatch(f"{' and '.join(names)} codes are not binary")
-    if len(q.type.shape) != 4:
+    if len(q.type.shape) not in (3, 4):
         raise _NoMatch(f"scores of rank {len(q.type.shape)}; expected batch, head, query, key")
-    if not all(single_use(x, graph) for x in (scores, quantiser.out, quantiser.inputs[0])):
+    if not all(single_use(x, graph) for x in (scores, outer.out, inner.out)):
         raise _NoMatch("an intermediate of the attention is also read elsewhere")
+
+    def emit(kind: str, inputs: list[Value], **attrs: Any) -> Value:
+        return graph.append(kind, inputs, attrs, module=context.module, before=context)
+
+    if len(q.type.shape) == 3:  # batch and heads as one axis, or a single head without an axis of its own
+        q, kt, v = (emit("reshape", [value], shape=(1, *value.type.shape)) for value in (q, kt, v))
     heads, keys, d = q.type.shape[1], kt.type.shape[3], q.type.shape[3]
-    k = graph.append("permute", [kt], {"perm": (0, 1, 3, 2)}, module=context.module, before=context)
+    k = emit("permute", [kt], perm=(0, 1, 3, 2))
     table = graph.constant(softmax_table(d, scale, keys), before=context, type=Type("u64", (1, d + 1)))
     # round(p * inverse) >= 1 iff p * inverse > 1/2 iff p > clip/2
     limit = graph.constant(np.full((1, heads), 0.5 / inverse, np.float64), before=context)
-    dots = graph.append("binary_attention", [q, k, v, table, limit], module=context.module, before=context)
     step = graph.constant(np.array(gain, np.float32), before=context)
-    graph.supersede(context.out, graph.append("mul", [dots, step], module=context.module, before=context))
+    result = emit("mul", [emit("binary_attention", [q, k, v, table, limit]), step])
+    if result.type.shape != context.out.type.shape:
+        result = emit("reshape", [result], shape=context.out.type.shape)
+    graph.supersede(context.out, result)
 
 
 def run(graph: Graph, report: Report) -> Graph:

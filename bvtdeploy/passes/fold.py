@@ -2,6 +2,7 @@
 
     batch_norm(x)  = x * A + B,  A = gamma / sqrt(var + eps),  B = beta - mean * A     (fp64, narrowed once: FINN's bug class)
     x - c          = x + (-c)                  exact
+    c - x          = x * (-1) + c              exact
     x / c          = x * (1/c)                 exact for powers of two, else within one rounding; left alone in front of a
                                                quantiser (softmax / clip), where the attention pass wants to see the clip
     -x             = x * (-1)                  exact
@@ -35,6 +36,10 @@ def _batch_norm(graph: Graph, op: Op) -> bool:
 
 def _sub(graph: Graph, op: Op) -> bool:
     x, c = op.inputs
+    if x.data is not None and c.data is None:
+        minus = graph.append("mul", [c, graph.constant(np.array(-1.0, np.float32), before=op)], module=op.module, before=op)
+        graph.supersede(op.out, graph.append("add", [minus, x], module=op.module, before=op))
+        return True
     if c.data is None or x.data is not None:
         return False
     graph.supersede(op.out, graph.append("add", [x, graph.constant(-c.data, before=op)], module=op.module, before=op))

@@ -5,7 +5,7 @@
 
     So the four branches AFF(pool_h3), AFF(pool_w3), AFF(pool_h5), AFF(pool_w5) of a BinaryViT layer are one cross of nine taps.
     With zero padding the affine constant is added everywhere, also where a tap falls outside, which is what the sum of branches
-    does: padding only affects taps. Parameters are combined in fp64 and narrowed once.
+    does: padding only affects taps. Parameters are combined in fp64 and narrowed to fp32 after each merge.
 
 Legality: the branches are read only by the sum; same source, grid and boundary; at most 16 different offsets.
 """
