@@ -21,7 +21,7 @@ from rich.table import Table
 from bvtdeploy import __version__
 from bvtdeploy.errors import UserError
 
-_NO_TERMINAL_WIDTH = 132  # of a pipe or a file: tables stay whole
+_NO_TERMINAL_WIDTH = 200  # of a pipe or a file: tables stay whole
 
 
 class Console:

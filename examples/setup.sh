@@ -9,7 +9,7 @@
 have() { command -v "$1" >/dev/null 2>&1; }
 say() { printf '%s\n' "$*" >&2; }
 
-for python in ${PYTHON:+"$PYTHON"} python3 python3.11 python3.12 python3.13 python3.14; do
+for python in ${VIRTUAL_ENV:+"$VIRTUAL_ENV/bin/python"} ${PYTHON:+"$PYTHON"} python3 python3.11 python3.12 python3.13 python3.14; do
     have "$python" && "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
     python=
 done
