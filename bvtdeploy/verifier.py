@@ -127,21 +127,12 @@ def _read_npz(path: Path) -> tuple[list[npt.NDArray[np.uint8]], npt.NDArray[np.i
 
 
 def _read_files(path: Path) -> list[npt.NDArray[np.uint8]]:
-    from PIL import Image, UnidentifiedImageError
+    from bvtdeploy.host import read_image
 
     if not path.exists():
         raise UserError(f"cannot read {path}", why="no such file or folder", fix="check the path of --images")
     files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
-    pixels = []
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                pixels.append(np.asarray(image.convert("L" if image.mode in ("1", "L", "LA", "I;16") else "RGB")))
-        except (OSError, UnidentifiedImageError) as error:
-            raise UserError(
-                f"{file} is not an image that can be read", why=str(error), fix="remove it, or convert it to PNG"
-            ) from error
-    return pixels
+    return [read_image(file) for file in files]
 
 
 # -- the source model -------------------------------------------------------------------------------------------------

@@ -124,8 +124,7 @@ def apply(p: Preprocess, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float3
         target = size if w <= h else size[::-1]
     else:
         target = (p.width, p.height)
-    if target != (w, h):
-        image = image.resize(target, _RESAMPLE[p.filter])
+    image = _resample(image, target, p.filter)
     if p.resize == "SHORT_CROP":
         left, top = round((target[0] - p.width) / 2.0), round((target[1] - p.height) / 2.0)
         image = image.crop((left, top, left + p.width, top + p.height))
@@ -134,3 +133,10 @@ def apply(p: Preprocess, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float3
         x = x[..., ::-1]
     x = np.divide(x - np.asarray(p.mean, np.float32), np.asarray(p.std, np.float32), dtype=np.float32)
     return np.ascontiguousarray(x.transpose(2, 0, 1))
+
+
+def _resample(image: Image.Image, size: tuple[int, int], name: str) -> Image.Image:
+    """Pillow's resampling, columns after rows: since version 13 Pillow itself chooses the order, and the order shows in the rounding."""
+    if name != "NEAREST":
+        image = image.resize((size[0], image.height), _RESAMPLE[name])
+    return image.resize(size, _RESAMPLE[name])

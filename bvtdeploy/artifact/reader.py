@@ -249,7 +249,7 @@ def _attrs(kind: str, a: Sequence[int], inputs: Sequence[int], outputs: Sequence
 
     if kind == "patches":
         return {"channels": a[0], **window(1)}
-    if kind in ("bit_patches", "avg_pool"):
+    if kind in ("row_patches", "avg_pool"):
         return window(0)
     if kind == "stencil":
         taps = [((t & 255 ^ 128) - 128, (t >> 8 & 255 ^ 128) - 128) for t in a[4 : 4 + a[2]]]

@@ -136,7 +136,7 @@ OPCODES: Final = {
     "dense": 2,         # f32 rows x f32 weights (+ bias)
     "bgemm": 3,         # +-1 rows x +-1 weights -> i32 dots
     "epilogue": 4,      # scale/shift, residuals, RPReLU, scale/shift, residuals -> f32 and/or sign bits
-    "bit_patches": 5,   # packed rows on a grid -> packed rows of k x k neighbourhoods
+    "row_patches": 5,   # rows on a grid, packed or f32 -> rows of k x k neighbourhoods
     "avg_pool": 6,      # f32 rows on a grid -> rows on the smaller grid
     "stencil": 7,       # per-channel taps on the grid
     "attention": 8,     # binary attention with a table softmax and an integer threshold a row

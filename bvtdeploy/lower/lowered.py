@@ -95,7 +95,7 @@ def _epilogue(op: Op) -> list[int]:
 # Attributes of each op record, as its file in bvtdeploy/ops/ says.
 _ATTR: Final[Mapping[str, Any]] = {
     "patches": lambda op: [op.attrs["channels"], *_window(op)],
-    "bit_patches": _window,
+    "row_patches": _window,
     "avg_pool": _window,
     "stencil": _stencil,
     "epilogue": _epilogue,

@@ -8,7 +8,6 @@ from bvtdeploy.ops import (  # noqa: F401  (each module registers its ops)
     avg_pool,
     bgemm,
     binary,
-    bit_patches,
     channel_pool,
     const,
     dense,
@@ -19,6 +18,7 @@ from bvtdeploy.ops import (  # noqa: F401  (each module registers its ops)
     norms_pools,
     patches,
     products,
+    row_patches,
     stencil,
 )
 from bvtdeploy.ops.base import REGISTRY, Cost, OpDef

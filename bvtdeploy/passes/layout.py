@@ -254,10 +254,13 @@ class _Layout:
         square = op.inputs[1].type.shape[2:] == (k, k) and tuple(op.attrs["stride"]) == (s, s)
         if weight is None or not square or any(op.attrs["padding"]) or set(op.attrs["dilation"]) != {1} or op.attrs["groups"] != 1:
             raise _Refused("a float convolution must have a square kernel, no padding, dilation or groups")
-        if op.inputs[0] not in self.image:
-            raise _Refused("a float convolution of anything but the image itself")
-        rows = self.emit("patches", [self.image[op.inputs[0]]], channels=c, height=h, width=w, kernel=k, stride=s)
-        matrix = weight.reshape(weight.shape[0], -1)  # o, (c, ky, kx)
+        if op.inputs[0] in self.image:
+            rows = self.emit("patches", [self.image[op.inputs[0]]], channels=c, height=h, width=w, kernel=k, stride=s)
+            matrix = weight.reshape(weight.shape[0], -1)  # o, (c, ky, kx)
+        else:
+            view, h, w = self.grid_view(op.inputs[0])
+            rows = self.emit("row_patches", [view.base], height=h, width=w, kernel=k, stride=s)
+            matrix = weight.transpose(0, 2, 3, 1).reshape(weight.shape[0], -1)  # o, (ky, kx, c)
         self.on_grid(op.out, self.emit("dense", [rows, self.graph.constant(np.ascontiguousarray(matrix.T)), *self.bias(op)]))
 
     def binary_linear(self, op: Op) -> None:
@@ -273,7 +276,7 @@ class _Layout:
         if k != kx or stride[0] != stride[1]:
             raise _Refused("a binary convolution must have a square kernel and stride")
         matrix = np.ascontiguousarray(weight.transpose(0, 2, 3, 1)).reshape(weight.shape[0], -1)  # o, (ky, kx, c)
-        rows = self.emit("bit_patches", [view.base], height=h, width=w, kernel=k, stride=stride[0])
+        rows = self.emit("row_patches", [view.base], height=h, width=w, kernel=k, stride=stride[0])
         self.on_grid(op.out, self.emit("bgemm", [rows, self.graph.constant(matrix, type=bits(*matrix.shape))]))
 
     def binary_attention(self, op: Op) -> None:

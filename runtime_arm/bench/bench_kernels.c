@@ -56,7 +56,7 @@ static job prepare(int opcode) {
         in[14] = F32(1, C);
         for (int i = 1; i <= 6; i++) a[i] = 1;
         break;
-    case BVT_OP_BIT_PATCHES:
+    case BVT_OP_ROW_PATCHES:
         in[0] = BITS(ROWS, 196, C), out[0] = BITS(ROWS, 49, 4 * C), j.rows = 49, a[0] = a[1] = 14, a[2] = a[3] = 2,
         j.work = 49.0 * 4 * C;
         break;

@@ -84,7 +84,7 @@ enum {
     BVT_OP_DENSE = 2,
     BVT_OP_BGEMM = 3,
     BVT_OP_EPILOGUE = 4,
-    BVT_OP_BIT_PATCHES = 5,
+    BVT_OP_ROW_PATCHES = 5,
     BVT_OP_AVG_POOL = 6,
     BVT_OP_STENCIL = 7,
     BVT_OP_ATTENTION = 8,
@@ -97,7 +97,7 @@ enum {
     X(dense, DENSE) \
     X(bgemm, BGEMM) \
     X(epilogue, EPILOGUE) \
-    X(bit_patches, BIT_PATCHES) \
+    X(row_patches, ROW_PATCHES) \
     X(avg_pool, AVG_POOL) \
     X(stencil, STENCIL) \
     X(attention, ATTENTION) \

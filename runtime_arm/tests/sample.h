@@ -128,7 +128,7 @@ static uint8_t *sample_model(size_t *bytes, uint32_t block) {
     uint32_t merged = sample_value(s, F32, TILE, ROWS, 9, C), pooled = sample_value(s, F32, ARENA, ROWS, 9, C / 2);
     op = SAMPLE_OP(s, BVT_OP_AVG_POOL, small, mixed);
     memcpy(op->attr, (int32_t[]){6, 6, 2, 2}, 16);
-    op = SAMPLE_OP(s, BVT_OP_BIT_PATCHES, windows, mixed_bits);
+    op = SAMPLE_OP(s, BVT_OP_ROW_PATCHES, windows, mixed_bits);
     memcpy(op->attr, (int32_t[]){6, 6, 2, 2}, 16);
     SAMPLE_OP(s, BVT_OP_BGEMM, dots, windows, sample_weight(s, C, 4 * C));
     op = sample_epilogue(s, dots, merged, BVT_NONE);

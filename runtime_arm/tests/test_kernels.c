@@ -118,10 +118,11 @@ static void case_patches(test_case *t, uint32_t size) {
     add_out(t, 0, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, rows, channels * k * k);
 }
 
-static void case_bit_patches(test_case *t, uint32_t size) {
+static void case_row_patches(test_case *t, uint32_t size) {
     const uint32_t rows = random_window(t->op.attr, size ? 8 : 5), c = range(1, size ? 70 : 20), k = (uint32_t)t->op.attr[2];
-    add_in(t, 0, BVT_DTYPE_BITS, BVT_LAYOUT_ROWS, (uint32_t)(t->op.attr[0] * t->op.attr[1]), c);
-    add_out(t, 0, BVT_DTYPE_BITS, BVT_LAYOUT_ROWS, rows, k * k * c);
+    const int dtype = coin() ? BVT_DTYPE_BITS : BVT_DTYPE_F32;
+    add_in(t, 0, dtype, BVT_LAYOUT_ROWS, (uint32_t)(t->op.attr[0] * t->op.attr[1]), c);
+    add_out(t, 0, dtype, BVT_LAYOUT_ROWS, rows, k * k * c);
 }
 
 static void case_avg_pool(test_case *t, uint32_t size) {

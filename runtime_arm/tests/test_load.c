@@ -45,7 +45,7 @@ enum {
     ATTENTION,
     EPILOGUE_A,
     AVG_POOL,
-    BIT_PATCHES,
+    ROW_PATCHES,
     BGEMM_M,
     EPILOGUE_M,
     CHANNEL_POOL,
@@ -165,7 +165,7 @@ static void test_ops(void) {
     BROKEN("pair up", ops[EPILOGUE].inputs[14] = BVT_NONE);
     BROKEN("no output", ops[EPILOGUE_S].outputs[0] = BVT_NONE);
     BROKEN("the kernel is larger", ops[AVG_POOL].attr[2] = 7);
-    BROKEN("the output has the wrong", ops[BIT_PATCHES].attr[3] = 1);
+    BROKEN("the output has the wrong", ops[ROW_PATCHES].attr[3] = 1);
     BROKEN("channels to pool", ops[CHANNEL_POOL].attr[0] = -2);
     BROKEN("x has the wrong", ops[CHANNEL_POOL].attr[0] = 4);
     BROKEN("taps", ops[STENCIL].attr[2] = 17);

@@ -57,10 +57,11 @@ def test_patches(h: int, w: int, k: int, s: int) -> None:
 
 
 @pytest.mark.parametrize(("h", "w", "k", "s"), GRIDS)
-def test_bit_patches(h: int, w: int, k: int, s: int) -> None:
-    x, attrs = signs(h * w, 5), {"height": h, "width": w, "kernel": k, "stride": s}
-    rows = [[x[(y + i) * w + xx + j, c] for i in range(k) for j in range(k) for c in range(5)] for y, xx in places(h, w, k, s)]
-    equal(run("bit_patches", attrs, x)[0], np.array(rows, np.int8))
+def test_row_patches(h: int, w: int, k: int, s: int) -> None:
+    attrs = {"height": h, "width": w, "kernel": k, "stride": s}
+    for x in (signs(h * w, 5), reals(h * w, 5)):
+        rows = [[x[(y + i) * w + xx + j, c] for i in range(k) for j in range(k) for c in range(5)] for y, xx in places(h, w, k, s)]
+        equal(run("row_patches", attrs, x)[0], np.array(rows, x.dtype))
 
 
 @pytest.mark.parametrize(("h", "w", "k", "s"), GRIDS)
@@ -255,9 +256,9 @@ L = Type("f64", (1, 2))
         ("patches", [f32(6, 3)], {**GRID, "channels": 2}, "patches of"),
         ("patches", [f32(2, 3)], {**GRID, "channels": 1, "kernel": 3}, "do not fit"),
         ("patches", [f32(2, 3)], {**GRID, "channels": 1, "stride": 0}, "do not fit"),
-        ("bit_patches", [f32(6, 8)], GRID, "bit_patches of"),
-        ("bit_patches", [bits(5, 8, packed=1)], GRID, "not the grid"),
-        ("bit_patches", [bits(6, 8)], GRID, "bit_patches of"),
+        ("row_patches", [f32(5, 8)], GRID, "not the grid"),
+        ("row_patches", [bits(5, 8, packed=1)], GRID, "not the grid"),
+        ("row_patches", [bits(6, 8)], GRID, "row_patches of"),
         ("avg_pool", [f32(5, 8)], GRID, "not the grid"),
         ("avg_pool", [f32(6, 8)], {**GRID, "kernel": 0}, "do not fit"),
         ("dense", [f32(2, 3), f32(4, 5)], {}, "dense of"),

@@ -114,14 +114,14 @@ def test_shape_of_the_compiled_graph(pools: tuple[int, ...], reduction: int) -> 
     graph, report = compiled(config)
     kinds = graph.count()
     assert kinds["attention"] == 3 and kinds.get("stencil", 0) == (3 if pools else 0)
-    assert kinds["bgemm"] == 3 * (6 + (reduction > 1)) + 1 and kinds["bit_patches"] == 1
+    assert kinds["bgemm"] == 3 * (6 + (reduction > 1)) + 1 and kinds["row_patches"] == 1
     assert kinds["avg_pool"] == 3 * (reduction > 1) + 1 and kinds["channel_pool"] == 3
     assert kinds["dense"] == 2 and kinds["patches"] == kinds["mean_rows"] == 1
     assert set(kinds) <= {
         "attention",
         "stencil",
         "bgemm",
-        "bit_patches",
+        "row_patches",
         "avg_pool",
         "channel_pool",
         "dense",

@@ -98,10 +98,12 @@ def patches(f: File, want: Expected, rng: Rng) -> None:
     add(f, want, "patches", a, {0: (x, "ROWS")}, [x], [(0, "F32", "ROWS")], list(a.values()), rng)
 
 
-def bit_patches(f: File, want: Expected, rng: Rng) -> None:
+def row_patches(f: File, want: Expected, rng: Rng) -> None:
     a = grid(rng, 12)
-    x = codes(rng, a["height"] * a["width"], int(rng.choice([int(rng.integers(1, 70)), 8, 64, 128])))
-    add(f, want, "bit_patches", a, {0: (x, "ROWS")}, [x], [(0, "BITS", "ROWS")], list(a.values()), rng)
+    shape = (a["height"] * a["width"], int(rng.choice([int(rng.integers(1, 70)), 8, 64, 128])))
+    packed = rng.random() < 0.5
+    x = codes(rng, *shape) if packed else floats(rng, *shape)
+    add(f, want, "row_patches", a, {0: (x, "ROWS")}, [x], [(0, "BITS" if packed else "F32", "ROWS")], list(a.values()), rng)
 
 
 def avg_pool(f: File, want: Expected, rng: Rng) -> None:
@@ -208,7 +210,7 @@ CASES: list[tuple[Callable[[File, Expected, Rng], None], int]] = [
     (bgemm, 60),
     (dense, 25),
     (patches, 12),
-    (bit_patches, 20),
+    (row_patches, 20),
     (avg_pool, 15),
     (stencil, 25),
     (attention, 30),
