@@ -159,7 +159,7 @@ def pool(b: Builder, t: Value, k: int, stride: int) -> Value:
         (lambda b, t: b.op("avg_pool1d", t, kernel=2, stride=1), "windows overlap"),
         (lambda b, t: b.op("avg_pool1d", b.op("reshape", t, shape=(1, 32, 3)), kernel=2, stride=2), "not rows x channels"),
         (lambda b, t: b.op("avg_pool1d", t, kernel=4, stride=4), "do not divide"),
-        (lambda b, t: b.op("conv2d", b.grid(t, 4), b.shift(5, 6, 2, 2), **{**CONV, "padding": (1, 1)}, stride=(2, 2)), "float conv"),
+        (lambda b, t: b.op("conv2d", b.grid(t, 4), b.shift(5, 6, 2, 2), **CONV | {"padding": (1, 1)}, stride=(2, 2)), "float conv"),
         (lambda b, t: b.op("avg_pool2d", b.op("reshape", t, shape=(1, 6, 4, 4)), kernel=(2, 2), stride=(2, 2), padding=(0, 0),
                            count_include_pad=True), "not the token grid"),
         (lambda b, t: pool(b, t, 3, 2), "average pool with"),
