@@ -8,8 +8,7 @@ classes, cosine and error of logits, codes that differ, and accuracy where label
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -157,6 +156,8 @@ class _Source:
         """Logits f32[n, classes] of inputs f32[n, C, H, W]: in batches where the module takes them."""
         import torch
 
+        from bvtdeploy.frontend.lower import one_thread
+
         def of(x: F32) -> F32:
             return _logits(self.imported.module(torch.from_numpy(x)))
 
@@ -177,6 +178,8 @@ class _Source:
         from torch.utils._python_dispatch import TorchDispatchMode
         from torch.utils._pytree import tree_leaves
 
+        from bvtdeploy.frontend.lower import one_thread
+
         seen: list[tuple[Array, int]] = []
         from_input: dict[int, Any] = {}  # id -> tensor, kept alive so that ids stay unique
 
@@ -196,19 +199,6 @@ class _Source:
         with torch.no_grad(), one_thread(), Watch():  # type: ignore[no-untyped-call]
             self.imported.module(tensor)
         return seen
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Small layers are faster on one thread, and torch's waiting threads slow everything else down."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _logits(out: Any) -> F32:

@@ -136,7 +136,7 @@ def apply(p: Preprocess, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float3
 
 
 def _resample(image: Image.Image, size: tuple[int, int], name: str) -> Image.Image:
-    """Pillow's resampling, first along x, then along y: Pillow 13 chooses the order by itself, and the order shows in the rounding."""
+    """Pillow's resampling, along x, then along y: Pillow 13 chooses the order by itself, and the order shows in the rounding."""
     if name != "NEAREST":
         image = image.resize((size[0], image.height), _RESAMPLE[name])
     return image.resize(size, _RESAMPLE[name])

@@ -66,13 +66,13 @@ def lower(program: ExportedProgram, output: int, name: str, where: str, strip: s
     Raises:
         UserError: the table of everything that is not supported.
     """
-    with torch.no_grad(), _one_thread():
+    with torch.no_grad(), one_thread():
         return _Importer(program, name, where, strip).run(output)
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Constants must not depend on the number of cores: torch splits large sums by threads."""
+def one_thread() -> Iterator[None]:
+    """Results must not depend on the number of cores: torch splits large sums by threads. Small layers are also faster so."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
