@@ -204,6 +204,7 @@ def card(path: Path) -> str:
     minutes, cpu_minutes = f["wall_seconds"] / 60, f["cpu_seconds"] / 60
     held_out, twin_held_out = f["held_out_accuracy"], f["twin_held_out_accuracy"]
     schedule = ", then ".join(f"{p['epochs']} of {p['of']} epochs from learning rate {p['rate']}" for p in f["phases"])
+    note = f"\n**Provenance.** {f['note']}\n" if "note" in f else ""
     arithmetic = "torch.compile and bfloat16 matrix products" if f["fast"] else "float32"
     return f"""# {path.name}: BinaryViT on Fashion-MNIST
 
@@ -228,19 +229,21 @@ branches of 3 and 5, layer scale, batch norm, average-pool head. Patch embedding
 linears are one-bit in weights and activations.
 
 **Data.** Fashion-MNIST, Zalando SE 2017 (Debian package dataset-fashion-mnist): the first {60000 - HELD_OUT:,} training images to
-train, the last {HELD_OUT:,} to watch. Test images were read after training only; nothing was chosen by them.
+train, the last {HELD_OUT:,} to watch. Nothing was chosen by the test images.
 
 **Recipe.** Seed {f["seed"]}. Twin: {f["teacher_epochs"]} epochs, AdamW, learning rate {f["teacher_rate"]}, weight decay 0.05,
-labels only. Binary model: starts from the twin's weights, {schedule}; AdamW, no weight decay,
+labels only. Binary model: starts from the twin's weights,
+{schedule}; AdamW, no weight decay,
 half soft cross-entropy to the twin, half cross-entropy to the labels. Both: batches of {f["batch"]}, 100 warm-up
-steps, then a cosine to zero, flips and shifts of up to {SHIFT} pixels; {arithmetic}. Straight-through gradients: a triangle
-for activations, clipped for weights. At the end the parameters are rounded to float16 and the batch-norm statistics are taken
+steps, then a cosine to zero, flips and shifts of up to {SHIFT} pixels; {arithmetic}.
+Straight-through gradients: a triangle for activations, clipped for weights.
+At the end the parameters are rounded to float16 and the batch-norm statistics are taken
 anew in float32. torch {f["torch"]}, Python {f["python"]}.
 
 ```
 {f["command"]}
 ```
-
+{note}
 **Limits.** Centred 28x28 catalogue pictures of clothes: an example and a test object, of no use on other pictures. One seed, one
 run.
 
