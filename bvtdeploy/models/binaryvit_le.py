@@ -149,13 +149,13 @@ class SelfAttention(nn.Module):
         return to_tokens(F.interpolate(grid, scale_factor=float(self.ratio), mode="nearest"))
 
     def forward(self, h: Tensor) -> Tensor:
-        q = self.rpreluq(self.normq(self.query.moved(h, self.moveq)) + h)
+        q = self.rpreluq(self.normq(self.query(h, self.moveq)) + h)
         g = h
         if self.ratio > 1:
             g = to_tokens(F.avg_pool2d(to_grid(h, self.side), self.ratio))
-            g = self.rprelur(self.norm_r(self.reduction.moved(g, self.mover)) + g)
-        k = self.rpreluk(self.normk(self.key.moved(g, self.movek)) + g)
-        v = self.rpreluv(self.normv(self.value.moved(g, self.movev)) + g)
+            g = self.rprelur(self.norm_r(self.reduction(g, self.mover)) + g)
+        k = self.rpreluk(self.normk(self.key(g, self.movek)) + g)
+        v = self.rpreluv(self.normv(self.value(g, self.movev)) + g)
 
         query, key, value = self._codes(q, self.moveq2), self._codes(k, self.movek2), self._codes(v, self.movev2)
         scores = query @ key.transpose(-1, -2)
@@ -179,7 +179,7 @@ class AttentionOutput(nn.Module):
         self.layerscale = LayerScale(dim, 0.1)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.layerscale(self.rprelu(self.norm(self.dense.moved(x, self.move)) + x))
+        out: Tensor = self.layerscale(self.rprelu(self.norm(self.dense(x, self.move)) + x))
         return out
 
 
@@ -207,7 +207,7 @@ class Intermediate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = torch.cat([x] * self.ratio, dim=-1)
-        out: Tensor = self.rprelu(self.norm(self.dense.moved(x, self.move)) + shortcut)
+        out: Tensor = self.rprelu(self.norm(self.dense(x, self.move)) + shortcut)
         return out
 
 
@@ -225,7 +225,7 @@ class Output(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = F.avg_pool1d(x, self.ratio)
-        out: Tensor = self.layerscale(self.rprelu(self.norm(self.dense.moved(x, self.move)) + shortcut))
+        out: Tensor = self.layerscale(self.rprelu(self.norm(self.dense(x, self.move)) + shortcut))
         return out
 
 
@@ -281,7 +281,7 @@ class Downsample(nn.Module):
             y = self.norm(to_tokens(self.proj(h)))
         else:
             shortcut = to_tokens(F.avg_pool2d(h, 2))
-            y = self.norm(to_tokens(self.proj.moved(h, self.move)))
+            y = self.norm(to_tokens(self.proj(h, self.move)))
             y = self.rprelu(y + torch.cat([shortcut] * self.copies, dim=-1))
         out: Tensor = y + self.position_embeddings
         return out

@@ -109,8 +109,8 @@ class BinaryLinear(nn.Linear):
         super().__init__(in_features, out_features, bias=False)
         self.binary = binary
 
-    def moved(self, x: Tensor, move: Tensor) -> Tensor:
-        shifted = x + move
+    def forward(self, x: Tensor, move: Tensor | None = None) -> Tensor:
+        shifted = x if move is None else x + move
         if not self.binary:
             return F.linear(shifted, self.weight)
         weight = binary_weight(self.weight, centred=True, training=self.training)
@@ -124,8 +124,8 @@ class BinaryConv2x2(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size=2, stride=2, bias=False)
         self.binary = binary
 
-    def moved(self, x: Tensor, move: Tensor) -> Tensor:
-        shifted = x + move
+    def forward(self, x: Tensor, move: Tensor | None = None) -> Tensor:
+        shifted = x if move is None else x + move
         if not self.binary:
             return F.conv2d(shifted, self.weight, stride=2)
         weight = binary_weight(self.weight, centred=False, training=self.training)

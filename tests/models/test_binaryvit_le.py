@@ -86,7 +86,7 @@ def test_linear_by_integers() -> None:
     codes, weight = torch.sign(x + layer.move).int(), layer.dense.weight.detach()
     dots = codes @ torch.sign(weight - weight.mean(1, keepdim=True)).int().T
     np.testing.assert_allclose(
-        layer.dense.moved(x, layer.move).detach(), dots * weight.abs().mean(1), rtol=1e-5, atol=1e-6
+        layer.dense(x, layer.move).detach(), dots * weight.abs().mean(1), rtol=1e-5, atol=1e-6
     )  # fmt: skip
 
 
