@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bvtdeploy.artifact import preprocess as preprocessing
-from bvtdeploy.artifact.inspect import inspect
+from bvtdeploy.artifact.inspect import describe as describe_artifact
+from bvtdeploy.artifact.reader import parse
 from bvtdeploy.artifact.writer import Content, Preprocess, to_bytes, write_aside
 from bvtdeploy.errors import UserError
 from bvtdeploy.ir import text
@@ -140,23 +141,34 @@ def golden_inputs(input_shape: tuple[int, int, int], count: int = GOLDEN_IMAGES)
     return out
 
 
-def _labels(path: Path | None, from_source: list[str] | None, classes: int) -> list[str]:
-    labels = from_source or []
-    if path is not None:
+def _labels(given: Path | Sequence[str] | None, from_source: list[str] | None, classes: int) -> list[str]:
+    """The class names: given as a file or a list, else those of the source, else none."""
+    where = str(given) if isinstance(given, Path) else "labels"
+    labels = list(given if given is not None and not isinstance(given, Path) else from_source or [])
+    if isinstance(given, Path):
         try:
-            raw = path.read_text()
-            labels = (
-                [str(x) for x in json.loads(raw)] if path.suffix == ".json" else [s.strip() for s in raw.splitlines() if s.strip()]
-            )
+            raw = given.read_text(encoding="utf-8-sig")
+            labels = json.loads(raw) if given.suffix == ".json" else [s.strip() for s in raw.splitlines() if s.strip()]
         except OSError as error:
-            raise UserError(f"cannot read the labels {path}", why=error.strerror or "", fix="one class name a line") from error
-        except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
-            raise UserError(f"{path} does not hold class names", why=str(error), fix="one name a line, or a JSON list") from error
+            raise UserError(f"cannot read the labels {given}", why=error.strerror or "", fix="one class name a line") from error
+        except ValueError as error:
+            raise UserError(f"{given} does not hold class names", why=str(error), fix="give one name a line") from error
+    if not isinstance(labels, list) or not all(isinstance(x, str) and x and x.isprintable() for x in labels):
+        raise UserError("class names must be a list of printable texts", where=where, fix="one name a line, or a JSON list of names")
     if labels and len(labels) != classes:
-        raise UserError(
-            f"{len(labels)} class names for {classes} classes", where=str(path or "checkpoint"), fix="give one name a class"
-        )
+        raise UserError(f"{len(labels)} class names for {classes} classes", where=where, fix="give one name a class")
     return labels
+
+
+def _check_target(source: Any, output: Path) -> None:
+    """Refuses a target that cannot be written, or must not be: a folder, a device, the source itself."""
+    what, fix = f"cannot write {output}", "give another file name to -o"
+    if not output.parent.is_dir():
+        raise UserError(what, why=f"there is no folder {output.parent}", fix="make the folder, or " + fix)
+    if output.exists() and not output.is_file():
+        raise UserError(what, why="it is a folder" if output.is_dir() else "it is not a regular file", fix=fix)
+    if isinstance(source, (str, Path)) and Path(source).exists() and output.exists() and output.samefile(source):
+        raise UserError(what, why="it is the source model, which would be lost", fix=fix)
 
 
 def compile_model(
@@ -165,7 +177,7 @@ def compile_model(
     *,
     board: str = "generic",
     preprocess: str | None = None,
-    labels: Path | None = None,
+    labels: Path | Sequence[str] | None = None,
     dump_ir: Path | None = None,
     trust_pickle: bool = False,
     progress: Callable[[str], None] | None = None,
@@ -178,7 +190,7 @@ def compile_model(
         output: the artifact; written aside and renamed.
         board: recorded in the artifact, and chooses layouts (never results).
         preprocess: "imagenet" or a JSON/TOML file; default: what the checkpoint says.
-        labels: class names, one a line or a JSON list; default: what the checkpoint says.
+        labels: class names, or a file of them, one a line or a JSON list; default: what the checkpoint says.
         dump_ir: a folder for the graph after every pass.
         trust_pickle: unpickle a whole module, which runs code from the file.
 
@@ -188,8 +200,7 @@ def compile_model(
     from bvtdeploy.frontend import import_model
 
     say = progress or (lambda _: None)
-    if output.is_dir() or not output.parent.is_dir():
-        raise UserError(f"cannot write {output}", why="it is a folder, or its folder does not exist", fix="give a file name to -o")
+    _check_target(source, output)
     say("reading the model")
     imported = import_model(source, example_input=example_input, trust_pickle=trust_pickle)
     compiled = compile_graph(imported, dump_ir=dump_ir, progress=progress)
@@ -200,11 +211,12 @@ def compile_model(
     (image,) = compiled.graph.inputs
     golden = [(x, interpret(compiled.graph, {image.name: x})[0]) for x in golden_inputs(compiled.input_shape)]
     data = to_bytes(Content(compiled.lowered, _meta(imported, compiled, board), golden, names, process))
+    description = describe_artifact(parse(data, str(output)))  # before it replaces anything
     try:
         write_aside(output, data)
     except OSError as error:
         raise UserError(f"cannot write {output}", why=error.strerror or str(error), fix="check folder and space") from error
-    report = CompileReport(output, compiled, inspect(output))
+    report = CompileReport(output, compiled, description)
     if process is None:
         report.warnings.append("no preprocessing known: images cannot be run directly; compile with --preprocess imagenet|FILE")
     if not names:

@@ -140,16 +140,27 @@ def _read_files(path: Path) -> list[npt.NDArray[np.uint8]]:
 class _Source:
     """The source model in PyTorch, with an eye on its signs."""
 
-    def __init__(self, source: Any, artifact: Artifact, trust_pickle: bool) -> None:
+    def __init__(self, source: Any, artifact: Artifact, trust_pickle: bool, example_input: Any) -> None:
         from bvtdeploy.compiler import compile_graph
         from bvtdeploy.frontend import import_model
 
-        self.imported = import_model(source, trust_pickle=trust_pickle)
+        if example_input is None and not isinstance(source, (str, Path)):
+            example_input = (1, *(int(artifact.meta[f"input.{n}"]) for n in ("channels", "height", "width")))
+        self.imported = import_model(source, example_input=example_input, trust_pickle=trust_pickle)
         self.sites = [(op.out.name, op.module) for op in self.imported.graph.of_kind("sign")]
         self.warnings: list[str] = []
         if self.imported.source_sha256 != artifact.meta.get("source.sha256"):
             self.warnings.append("the artifact was compiled from another file than this source")
         self.compiled = compile_graph(self.imported)
+        ours, theirs = (artifact.output["rows"] * artifact.output["cols"], self.compiled.graph.outputs[0].type.size)
+        shape = tuple(int(artifact.meta[f"input.{n}"]) for n in ("channels", "height", "width"))
+        if ours != theirs or shape != self.compiled.input_shape:
+            raise UserError(
+                "the artifact and the source are different networks",
+                where=artifact.path,
+                why=f"input {shape} and {ours} outputs in the artifact, {self.compiled.input_shape} and {theirs} in the source",
+                fix="verify with the model that was compiled",
+            )
         self.index = self.compiled.report.sign_index
 
     def logits(self, inputs: F32) -> F32:
@@ -283,6 +294,7 @@ def verify_model(
     bisect: bool = False,
     limit: int | None = None,
     trust_pickle: bool = False,
+    example_input: Any = None,
     progress: Callable[[str], None] | None = None,
 ) -> VerifyReport:
     """Compares an artifact with its source model and with itself on every executor.
@@ -294,6 +306,8 @@ def verify_model(
         device: an opened device (device/), or None.
         bisect: where bits differ, name the first op.
         limit: at most so many images.
+        trust_pickle: as for `compile`.
+        example_input: of a live module; default: the artifact's input shape.
 
     Raises:
         UserError: an input cannot be read or used.
@@ -303,7 +317,7 @@ def verify_model(
     say = progress or (lambda _: None)
     parsed = read(artifact)
     say("reading the source model")
-    torch_side = _Source(source, parsed, trust_pickle)
+    torch_side = _Source(source, parsed, trust_pickle, example_input)
     data = load_images(parsed, images, random, limit)
     n = len(data.inputs)
     report = VerifyReport(n, residue_max=torch_side.compiled.report.residue_max, warnings=torch_side.warnings)

@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 from bvtdeploy.artifact.reader import read, to_graph  # noqa: E402
 from bvtdeploy.compiler import CompileReport, compile_model, golden_inputs  # noqa: E402
 from bvtdeploy.errors import UserError  # noqa: E402
+from bvtdeploy.host import Session  # noqa: E402
 from bvtdeploy.ir.interp import run as interpret  # noqa: E402
 from bvtdeploy.ir.text import parse, print_graph  # noqa: E402
 from bvtdeploy.ir.verify import verify  # noqa: E402
@@ -151,3 +152,67 @@ def test_a_float_twin_is_refused(tmp_path: Path) -> None:
         compile_model(model(float_twin=True), tmp_path / "m.bvt", example_input=EXAMPLE)
     assert "cannot be compiled" in str(caught.value) or "binary" in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_source_and_devices_are_not_overwritten(tmp_path: Path) -> None:
+    source = tmp_path / "m.pt"
+    torch.save({"model": model().state_dict(), "config": model().config.to_dict()}, source)
+    before = source.read_bytes()
+    (tmp_path / "link.bvt").symlink_to(source)
+    for output in (source, tmp_path / "link.bvt", Path("/dev/null")):
+        with pytest.raises(UserError, match="cannot write"):
+            compile_model(source, output)
+    assert source.read_bytes() == before
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_bad_label_leaves_the_old_artifact(built: tuple[CompileReport, Path], tmp_path: Path) -> None:
+    output = tmp_path / "m.bvt"
+    output.write_bytes(built[0].artifact.read_bytes())
+    before = output.read_bytes()
+    for labels in (["a\0b"] + ["c"] * 4, [""] * 5, ["\x1b[31m"] * 5):
+        with pytest.raises(UserError, match="printable"):
+            compile_model(model(), output, example_input=EXAMPLE, labels=labels)
+    assert output.read_bytes() == before
+
+
+def test_a_live_module_is_verified(tmp_path: Path) -> None:
+    from bvtdeploy.verifier import verify_model
+
+    live = model()
+    compile_model(live, tmp_path / "m.bvt", example_input=EXAMPLE)
+    assert verify_model(live, tmp_path / "m.bvt", random=4).exact
+    with pytest.raises(UserError, match="different networks"):
+        verify_model(model(num_classes=7), tmp_path / "m.bvt", random=4)
+
+
+def test_a_dead_channel_and_relu(tmp_path: Path) -> None:
+    """An all-zero weight row has scale 0; ReLU is a PReLU of slope 0."""
+
+    class Relu(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = model()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = torch.relu(self.body(x))
+            return out
+
+    net = Relu().eval()
+    with torch.no_grad():
+        net.body.vit.encoder.layer[0].output.dense.weight[1] = 0
+    report = compile_model(net, tmp_path / "m.bvt", example_input=EXAMPLE)
+    assert report.compiled.report.zeros_in_weights == 0
+    image = np.random.default_rng(0).standard_normal(tuple(EXAMPLE.shape)).astype(np.float32)
+    with torch.no_grad():
+        theirs = net(torch.from_numpy(image)).numpy()
+    np.testing.assert_allclose(Session(tmp_path / "m.bvt").run(image), theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_refusal_says_what_was_declined(tmp_path: Path) -> None:
+    """The cause stands in the error: here an attention whose probability step is negative."""
+    net = model()
+    with torch.no_grad():
+        net.vit.encoder.layer[0].attention.attention.att_prob_clip.fill_(-0.1)
+    with pytest.raises(UserError, match="the probability step is -0.1: it must be positive"):
+        compile_model(net, tmp_path / "m.bvt", example_input=EXAMPLE)

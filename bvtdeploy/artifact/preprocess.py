@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -105,9 +104,14 @@ def _file(path: Path) -> dict[str, Any]:
     return given
 
 
+def _narrow(v: float) -> np.float32:
+    with np.errstate(over="ignore"):
+        return np.float64(v).astype(np.float32)
+
+
 def _numbers(value: Any, channels: int, name: str, where: str) -> tuple[float, ...]:
     values = list(value) if isinstance(value, (list, tuple)) else [value] * channels
-    if len(values) != channels or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in values):
+    if len(values) != channels or not all(isinstance(v, (int, float)) and np.isfinite(_narrow(v)) for v in values):
         raise UserError(f"{name} must be {channels} number(s)", where=where, fix="one per channel, of pixel/255")
     return tuple(float(v) for v in values)
 

@@ -82,6 +82,14 @@ def _strings(data: bytes) -> list[str]:
     return [s.decode() for s in data.split(b"\0")[:-1]]
 
 
+def parse(data: bytes, path: str) -> Artifact:
+    """Parses the content of a file; `path` is its name in errors. Raises as `read` does."""
+    try:
+        return _parse(path, data)
+    except (struct.error, ValueError, LookupError, ArithmeticError, StopIteration) as error:
+        raise _broken(path, f"its records do not fit together ({error})") from error
+
+
 def read(path: Path | str) -> Artifact:
     """Parses a file. Raises UserError when it is missing, truncated, damaged or of another version."""
     path = str(path)
@@ -89,10 +97,7 @@ def read(path: Path | str) -> Artifact:
         data = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}", where=path, why=error.strerror or str(error), fix="check the path") from error
-    try:
-        return _parse(path, data)
-    except (struct.error, ValueError, LookupError, ArithmeticError, StopIteration) as error:
-        raise _broken(path, f"its records do not fit together ({error})") from error
+    return parse(data, path)
 
 
 def _parse(path: str, data: bytes) -> Artifact:

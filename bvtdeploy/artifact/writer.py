@@ -192,7 +192,8 @@ def _assemble(sections: Sequence[tuple[str, bytes, int]], low: Lowered) -> bytes
 
 
 def write_aside(path: Path, data: bytes) -> None:
-    """Writes beside the target and renames, so that no half-written file is ever seen under its name."""
+    """Writes beside the target and renames, so that no half-written file is ever seen under its name; follows links."""
+    path = path.resolve()
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as f:

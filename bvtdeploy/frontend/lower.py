@@ -25,8 +25,8 @@ _RANDOM = ("rand", "bernoulli", "multinomial", "normal")
 _FROM_SHAPE = {"zeros_like": 0.0, "ones_like": 1.0, "full_like": None, "new_zeros": 0.0, "new_ones": 1.0, "new_full": None}
 _LAYOUT = {"view", "reshape", "permute", "transpose", "expand", "unsqueeze", "squeeze", "flatten", "slice", "select", "clone"}
 _HINTS = {
-    "layer_norm": ("LayerNorm has no rule in this release", "train with batch norm in its place (--replace-ln-bn)"),
-    "native_layer_norm": ("LayerNorm has no rule in this release", "train with batch norm in its place (--replace-ln-bn)"),
+    "layer_norm": ("LayerNorm has no rule in this release", "train with batch norm in its place"),
+    "native_layer_norm": ("LayerNorm has no rule in this release", "train with batch norm in its place"),
     "gelu": ("GELU has no rule in this release", "use PReLU or ReLU"),
     "argmax": ("integer results are not supported", "return the logits"),
     "topk": ("integer results are not supported", "return the logits"),

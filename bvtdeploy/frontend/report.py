@@ -1,4 +1,4 @@
-"""UnsupportedError operations, collected over the whole model and reported in one table."""
+"""Unsupported operations, collected over the whole model and reported in one table."""
 
 from __future__ import annotations
 

@@ -55,10 +55,10 @@ def _product(graph: Graph, op: Op, report: Report, memo: dict[Value, Value | Non
         if found is not None:
             report.decline(op, "the weights are binary but the activations are not: runs in float")
         elif codes is not None:
-            report.decline(op, "the activations are binary but the weights are not: runs in float")
+            report.decline(op, "the activations are binary but the weights are not one magnitude a row")
         return False
     if op.kind == "conv2d" and (op.attrs["groups"] != 1 or any(op.attrs["padding"]) or set(op.attrs["dilation"]) != {1}):
-        report.decline(op, "binary convolution with padding, groups or dilation: runs in float")
+        report.decline(op, "a binary convolution with padding, groups or dilation has no compiled form yet")
         return False
     report.residue_max = max(report.residue_max, found.residue)
     report.zeros_in_weights += found.zeros

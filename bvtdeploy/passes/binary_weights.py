@@ -36,15 +36,26 @@ class BinaryWeight:
 def binary_rows(weight: npt.NDArray[Any]) -> BinaryWeight | None:
     """Splits a weight [O, K] or [O, C, kh, kw] into codes and row scales; None where it is not binary.
 
-    None too where nothing can be concluded: rows of fewer than two elements, an all-zero weight, a row of zeros only or with
-    fewer than two elements that are not zero, a value that is not finite.
+    A row of zeros only (a dead channel) has scale 0, which makes its codes irrelevant; its zeros are not counted. None too where
+    nothing can be concluded: rows of fewer than two elements, an all-zero weight, a row with a single element that is not zero, a
+    value that is not finite.
     """
     if weight.ndim not in (2, 4) or weight.size == 0 or not np.isfinite(weight).all():
         return None
     rows = np.abs(weight.reshape(weight.shape[0], -1).astype(np.float32))
     live = rows > 0
-    if rows.shape[1] < 2 or int(live.sum(axis=1).min()) < 2:
+    alive = live.any(axis=1)
+    if rows.shape[1] < 2 or not alive.any() or int(live.sum(axis=1)[alive].min()) < 2:
         return None
+    if not alive.all():
+        found = binary_rows(weight[alive])
+        if found is None:
+            return None
+        dead_codes = np.ones(weight.shape, np.int8)
+        dead_codes[alive] = found.codes
+        scales = np.zeros(len(weight), np.float32)
+        scales[alive] = found.scale
+        return BinaryWeight(dead_codes, scales, found.residue, found.zeros)
     high = rows.max(axis=1)
     low = np.where(live, rows, np.inf).min(axis=1)
     if not bool((high.astype(np.float64) / low - 1 < _SPREAD).all()):

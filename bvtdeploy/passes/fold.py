@@ -6,6 +6,7 @@
     x / c          = x * (1/c)                 exact for powers of two, else within one rounding; left alone in front of a
                                                quantiser (softmax / clip), where the attention pass wants to see the clip
     -x             = x * (-1)                  exact
+    max(x, 0)      = prelu(x, slope 0)         exact for finite x, but for the sign of a zero, which no later op can tell
 
 Legality: c, gamma ... are constants. A division by a constant that holds a zero is declined.
 """
@@ -68,6 +69,15 @@ def _neg(graph: Graph, op: Op) -> bool:
     return True
 
 
+def _relu(graph: Graph, op: Op) -> bool:
+    if (op.attrs["min"], op.attrs["max"]) != (0.0, None):
+        return False
+    slope = graph.constant(np.zeros(1, np.float32), before=op)
+    axis = {"axis": len(op.out.type.shape) - 1}
+    graph.supersede(op.out, graph.append("prelu", [op.inputs[0], slope], axis, module=op.module, before=op))
+    return True
+
+
 def _commute(graph: Graph, op: Op) -> bool:
     """Constant operands of commutative ops stand second, so that no later pass looks at positions."""
     first, second = op.inputs
@@ -88,6 +98,8 @@ def run(graph: Graph, report: Report) -> Graph:
             _div(graph, op, report)
         elif op.kind == "neg":
             _neg(graph, op)
+        elif op.kind == "clamp":
+            _relu(graph, op)
         elif op.kind in ("add", "mul"):
             _commute(graph, op)
     graph.drop_dead()

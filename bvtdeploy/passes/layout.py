@@ -50,6 +50,10 @@ class _Refused(Exception):
     """This op cannot be expressed over rows x channels; the text says why."""
 
 
+class _Follows(_Refused):
+    """It could not be looked at, because an operand was refused."""
+
+
 def _order(shape: tuple[int, ...]) -> Index:
     return np.arange(int(np.prod(shape)), dtype=np.int32).reshape(shape)
 
@@ -67,6 +71,7 @@ class _Layout:
         self.views: dict[Value, View] = {}
         self.image: dict[Value, Value] = {}
         self.refused: list[tuple[Op, str]] = []
+        self.followers = 0
         self.module, self.name = "", ""  # of the source op in hand
 
     # -- helpers --------------------------------------------------------------------------------------------------------
@@ -85,8 +90,12 @@ class _Layout:
         )
 
     def view(self, value: Value) -> View:
+        if value.data is not None:
+            raise _Refused("a constant tensor stands where an activation is needed (a class token, say)")
+        if value in self.image:
+            raise _Refused("the image itself is read by something else than a convolution")
         if value not in self.views:
-            raise _Refused(f"its operand %{value.name} could not be laid out")
+            raise _Follows("")
         return self.views[value]
 
     def rows_view(self, value: Value) -> View:
@@ -346,11 +355,13 @@ class _Layout:
                 if handler is None:
                     raise _Refused("no compiled form for this op at this place")
                 handler(op)
+            except _Follows:
+                self.followers += 1
             except _Refused as reason:
                 self.refused.append((op, str(reason)))
         if self.refused:
             raise UserError(
-                f"{len(self.refused)} operation(s) of the model cannot be compiled", why=self._table(), fix=_ADVICE
+                f"{len(self.refused) + self.followers} operation(s) of the model cannot be compiled", why=self._table(), fix=ADVICE
             )
         outputs = []
         for value in self.source.outputs:
@@ -363,14 +374,14 @@ class _Layout:
         return self.graph
 
     def _table(self) -> str:
-        """Every op that was refused for a reason of its own, and how many only because an operand was."""
-        own = [(op, why) for op, why in self.refused if "could not be laid out" not in why]
-        lines = [f"{op.kind:<12} {op.module or '-'}: {why}" for op, why in own]
-        followers = len(self.refused) - len(own)
-        return "\n    ".join(["", *lines, *([f"and {followers} that depend on them"] if followers else [])])
+        """What earlier passes recognised but declined, every op that was refused here, and how many only because an operand was."""
+        lines = [f"{declined.site}: {declined.why}" for declined in self.report.declined]
+        lines += [f"{op.module or 'top level'} ({op.kind}): {why}" for op, why in self.refused]
+        lines += [f"and {self.followers} operation(s) that depend on them"] if self.followers else []
+        return "\n    ".join(["nothing was written, because of", *dict.fromkeys(lines)])
 
 
-_ADVICE = "binary layers need a sign in front and row-scaled +-1 weights; see the README for the operations that are compiled"
+ADVICE: Final = "binary layers need a sign in front and weights of one magnitude a row; the README lists what is compiled"
 HANDLED: Final = frozenset(
     ("permute", "reshape", "expand", "slice", "concat", "upsample", "mul", "add", "prelu", "binarise", "linear", "conv2d")
     + ("binary_linear", "binary_conv2d", "binary_attention", "avg_pool2d", "avg_pool1d", "mean")

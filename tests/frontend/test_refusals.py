@@ -61,7 +61,7 @@ def test_everything_unsupported_is_in_one_table() -> None:
     ]
     first = Bad.forward.__code__.co_firstlineno
     assert rows["aten.layer_norm.default"].split()[1:4] == ["2", "norm1", f"test_refusals.py:{first + 1}"]
-    assert "--replace-ln-bn" in rows["aten.layer_norm.default"]
+    assert "batch norm" in rows["aten.layer_norm.default"]
     assert rows["aten.max_pool2d.default"].split()[1:4] == ["1", "pool", f"test_refusals.py:{first + 2}"]
     assert rows["aten.where.self"].split()[1:3] == ["1", "(top)"]
 

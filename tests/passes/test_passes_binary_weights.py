@@ -60,7 +60,6 @@ def test_full_precision_weights_are_not_binary(shape: tuple[int, ...], seed: int
     [
         [[1.0], [2.0]],
         [[0.0, 0.0]],
-        [[1.0, -1.0], [0.0, 0.0]],
         [[0.0, 2.0], [1.0, 1.0]],
         [[1.0, 2.0]],
         [[1.0, np.nan]],
@@ -78,3 +77,11 @@ def test_zeros_become_plus_one_and_are_counted() -> None:
     assert found is not None
     assert found.codes.tolist() == [[1, -1, 1, 1], [1, 1, -1, 1]]
     assert (found.scale.tolist(), found.zeros, found.residue) == ([0.5, 2.0], 2, 0)
+
+
+def test_a_dead_row_has_scale_zero() -> None:
+    found = binary_rows(np.array([[2, -2, 2], [0, 0, 0], [-1, 1, 1]], np.float32))
+    assert found is not None
+    assert found.scale.tolist() == [2, 0, 1]
+    assert (found.codes * found.scale[:, None]).tolist() == [[2, -2, 2], [0, 0, 0], [-1, 1, 1]]
+    assert found.zeros == 0

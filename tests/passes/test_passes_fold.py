@@ -124,7 +124,7 @@ def test_binary_linear(bias: str) -> None:
     ("sign", "weight", "reason"),
     [
         ("neg(%x)", W, "the weights are binary but the activations are not: runs in float"),
-        ("sign(%x)", W * F([[1, 1, 1.01]]), "the activations are binary but the weights are not: runs in float"),
+        ("sign(%x)", W * F([[1, 1, 1.01]]), "the activations are binary but the weights are not one magnitude a row"),
         ("neg(%x)", W * F([[1, 1, 1.01]]), None),
     ],
 )
@@ -170,7 +170,7 @@ def test_binary_conv_with_a_third_value_is_declined(attrs: dict[str, object]) ->
     shape = tuple(map(int, str(attrs["w"]).split("x")))
     _, after, report = rewrite(binarise.run, CONV.format(**attrs), w=np.ones(shape, F))
     assert after.count() == {"conv2d": 1, "sign": 1}
-    assert why(report) == ["binary convolution with padding, groups or dilation: runs in float"]
+    assert why(report) == ["a binary convolution with padding, groups or dilation has no compiled form yet"]
 
 
 def test_one_sign_feeds_two_products_and_a_float_reader() -> None:
@@ -212,7 +212,6 @@ def test_tied_weights_are_read_not_changed() -> None:
     "weight",
     [
         np.zeros((2, 4), F),
-        np.array([[1, 1, -1], [0, 0, 0]], F),
         np.array([[1, 1, -1], [0, 0, 2]], F),
         np.array([[1], [2]], F),
         np.array([[1, np.nan, 1]], F),
@@ -220,7 +219,7 @@ def test_tied_weights_are_read_not_changed() -> None:
         np.ones((2, 3, 4), F),
         np.zeros((0, 4), F),
     ],
-    ids=["zero", "zero row", "one live", "one column", "nan", "spread", "rank 3", "empty"],
+    ids=["zero", "one live", "one column", "nan", "spread", "rank 3", "empty"],
 )
 def test_not_binary(weight: np.ndarray) -> None:
     assert binary_rows(weight) is None

@@ -180,7 +180,7 @@ def test_every_refusal_is_listed_with_its_module() -> None:
         return b.op("add", b.op("mul", t, t), b.op("softmax", t, axis=-1))
 
     text = refused(body)
-    assert "4 operation(s)" in text and "block.first: no compiled form" in text and "block.second" in text
+    assert "4 operation(s)" in text and "block.first (clamp): no compiled form" in text and "block.second (softmax)" in text
 
 
 # -- random views -----------------------------------------------------------------------------------------------------
