@@ -214,5 +214,5 @@ def test_a_refusal_says_what_was_declined(tmp_path: Path) -> None:
     net = model()
     with torch.no_grad():
         net.vit.encoder.layer[0].attention.attention.att_prob_clip.fill_(-0.1)
-    with pytest.raises(UserError, match="the probability step is -0.1: it must be positive"):
+    with pytest.raises(UserError, match=r"the probability step is -0\.1: it must be positive"):
         compile_model(net, tmp_path / "m.bvt", example_input=EXAMPLE)

@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -44,6 +45,25 @@ static bool all_zero(const void *data, size_t bytes) {
 }
 
 static bool inside(uint64_t offset, uint64_t bytes, uint64_t total) { return bytes <= total && offset <= total - bytes; }
+
+/* Whether the bytes are well-formed UTF-8: no overlong forms, no surrogates, nothing above U+10FFFF. */
+static bool is_utf8(const void *data, size_t bytes) {
+    const uint8_t *p = data;
+    for (size_t i = 0; i < bytes;) {
+        const uint8_t c = p[i++];
+        if (c < 0x80) continue;
+        if (c < 0xC2 || c > 0xF4) return false;
+        const size_t more = c < 0xE0 ? 1 : c < 0xF0 ? 2 : 3;
+        if (more > bytes - i) return false;
+        /* The second byte's range depends on the first. */
+        const uint8_t least = c == 0xE0 ? 0xA0 : c == 0xF0 ? 0x90 : 0x80, most = c == 0xED ? 0x9F : c == 0xF4 ? 0x8F : 0xBF;
+        if (p[i] < least || p[i] > most) return false;
+        for (size_t k = 1; k < more; k++)
+            if ((p[i + k] & 0xC0) != 0x80) return false;
+        i += more;
+    }
+    return true;
+}
 
 /* The checksum check, which the fuzz target turns off to get behind it. */
 static bool crc_is(uint32_t expected, const void *data, size_t bytes) {
@@ -136,6 +156,8 @@ static int check_sections(bvt_model *m, bvt_error *err) {
     const uint8_t *names = m->section[BVT_SECTION_NAMES];
     if (names[0] || names[m->section_bytes[BVT_SECTION_NAMES] - 1])
         return bvt_fail(err, BVT_E_FORMAT, "section NAMES: it must begin and end with a NUL");
+    if (!is_utf8(names, (size_t)m->section_bytes[BVT_SECTION_NAMES]))
+        return bvt_fail(err, BVT_E_FORMAT, "section NAMES: it is not UTF-8");
     return BVT_OK;
 }
 
@@ -179,6 +201,8 @@ static int check_meta(bvt_model *m, bvt_error *err) {
         bool number = e.type == BVT_META_U64 || e.type == BVT_META_F64;
         if (!e.key_bytes || e.type < BVT_META_U64 || e.type > BVT_META_BYTES || (number && e.value_bytes != 8))
             return bvt_fail(err, BVT_E_FORMAT, "section META: entry %u is malformed", i);
+        if (!is_utf8(e.key, e.key_bytes) || (e.type == BVT_META_STR && !is_utf8(e.value, e.value_bytes)))
+            return bvt_fail(err, BVT_E_FORMAT, "section META: entry %u is not UTF-8", i);
     }
     if (at != m->section_bytes[BVT_SECTION_META])
         return bvt_fail(err, BVT_E_FORMAT, "section META: there is something after the last entry");
@@ -193,6 +217,10 @@ static int check_labels(bvt_model *m, bvt_error *err) {
     uint32_t n = m->section_count[BVT_SECTION_LABELS];
     for (uint64_t i = 0; i < bytes; i++) found += p[i] == 0;
     if (found != n || (bytes && p[bytes - 1])) return bvt_fail(err, BVT_E_FORMAT, "section LABELS: it does not hold %u strings", n);
+    if (!is_utf8(p, (size_t)bytes)) return bvt_fail(err, BVT_E_FORMAT, "section LABELS: it is not UTF-8");
+    for (uint64_t i = 0; i < bytes; i++)
+        if ((p[i] > 0 && p[i] < 0x20) || p[i] == 0x7F)
+            return bvt_fail(err, BVT_E_FORMAT, "section LABELS: a label holds a control character");
     if (n && !(m->labels = malloc(n * sizeof *m->labels))) return bvt_fail(err, BVT_E_MEMORY, "out of memory");
     for (uint32_t i = 0; i < n; i++, p += strlen(p) + 1) m->labels[i] = p;
     m->n_labels = n;
@@ -219,7 +247,10 @@ static int check_preprocess(bvt_model *m, bvt_error *err) {
     else if (p->filter > BVT_FILTER_NEAREST) wrong = "unknown filter";
     else if (p->reserved) wrong = "a reserved field is set";
     for (uint32_t c = 0; !wrong && c < p->channels; c++)
-        if (!(p->std[c] != 0) || p->std[c] != p->std[c]) wrong = "std must not be zero";
+        if (!isfinite(p->mean[c]) || !isfinite(p->std[c]) || p->std[c] == 0) wrong = "mean and std must be finite, std not zero";
+    if (!wrong && !(all_zero(p->mean + p->channels, (4 - p->channels) * sizeof *p->mean) &&
+                    all_zero(p->std + p->channels, (4 - p->channels) * sizeof *p->std)))
+        wrong = "mean or std of an absent channel is set";
     if (wrong) return bvt_fail(err, BVT_E_FORMAT, "section PREPROCESS: %s", wrong);
     m->preprocess = p;
     return BVT_OK;
@@ -240,11 +271,15 @@ static int check_golden(bvt_model *m, bvt_error *err) {
 
 /* ---- Values -------------------------------------------------------------------------------------------------------------- */
 
+/* Whether the string at an offset of NAMES (which is UTF-8) begins with a whole character. */
+static bool is_name(const bvt_model *m, uint32_t offset) {
+    return offset < m->section_bytes[BVT_SECTION_NAMES] && (m->section[BVT_SECTION_NAMES][offset] & 0xC0) != 0x80;
+}
+
 static int check_value(bvt_model *m, uint32_t index, bvt_error *err) {
     const bvt_rec_value *v = &m->values[index];
     const char *wrong = NULL;
-    if (v->name >= m->section_bytes[BVT_SECTION_NAMES])
-        return bvt_fail(err, BVT_E_FORMAT, "value %u: its name is outside of NAMES", index);
+    if (!is_name(m, v->name)) return bvt_fail(err, BVT_E_FORMAT, "value %u: its name is outside of NAMES", index);
     uint64_t row = 0, element = 1; /* bytes of a row in layout ROWS, alignment of an element */
     switch (v->dtype) {
     case BVT_DTYPE_F32:
@@ -285,6 +320,8 @@ static int check_value(bvt_model *m, uint32_t index, bvt_error *err) {
     else if (v->storage == BVT_STORAGE_TILE && v->bytes < v->stride) wrong = "its bytes do not hold it";
     else if (external && (v->dtype != BVT_DTYPE_F32 || v->stride != row || v->offset)) wrong = "input and output are dense f32";
     else if (!external && (v->offset % BVT_ALIGN || !inside(v->offset, v->bytes, total))) wrong = "it lies outside of its memory";
+    else if ((v->storage == BVT_STORAGE_ARENA || v->storage == BVT_STORAGE_TILE) && v->bytes > count * v->stride)
+        wrong = "its bytes are more than it needs";
     else if (count * v->stride > MAX_BYTES && v->storage != BVT_STORAGE_TILE) wrong = "it is larger than the address space";
     if (wrong)
         return bvt_fail(err, BVT_E_FORMAT, "value %u (%.100s): %s", index, (const char *)m->section[BVT_SECTION_NAMES] + v->name,
@@ -312,8 +349,8 @@ static int check_values(bvt_model *m, bvt_error *err) {
 static int check_op(bvt_model *m, uint32_t index, uint32_t g, uint32_t *producer, bvt_error *err) {
     const bvt_rec_op *op = &m->ops[index];
     bvt_check c = {.model = m, .op = op, .index = index, .rows = m->groups[g].rows, .err = err};
-    uint64_t names = m->section_bytes[BVT_SECTION_NAMES];
-    if (op->name >= names || op->module >= names) return bvt_fail(err, BVT_E_FORMAT, "op %u: its name is outside of NAMES", index);
+    if (!is_name(m, op->name) || !is_name(m, op->module))
+        return bvt_fail(err, BVT_E_FORMAT, "op %u: its name is outside of NAMES", index);
     for (unsigned i = 0; i < BVT_N_IN; i++)
         BVT_TRY(bvt_expect(&c, op->inputs[i] == BVT_NONE || op->inputs[i] < m->n_values, "an input is not a value"));
     for (unsigned i = 0; i < BVT_N_OUT; i++)
@@ -396,12 +433,37 @@ static int check_ops(bvt_model *m, bvt_error *err) {
     return code;
 }
 
+/* The header must not ask for more memory than the values and the scratch need, because it is allocated and cleared. Planning
+ * places every value at the lowest free offset: what it needs is at most the last end, and at most the sum of all sizes.
+ */
+static int check_memory(bvt_model *m, bvt_error *err) {
+    uint64_t end[2] = {0, 0}, sum[2] = {0, 0}, scratch = 0;
+    for (uint32_t i = 0; i < m->n_values; i++) {
+        const bvt_rec_value *v = &m->values[i];
+        if (v->storage != BVT_STORAGE_ARENA && v->storage != BVT_STORAGE_TILE) continue;
+        const int tile = v->storage == BVT_STORAGE_TILE;
+        const uint64_t size = bvt_align64(v->bytes), last = bvt_align64(v->offset + v->bytes);
+        if (last > end[tile]) end[tile] = last;
+        if (sum[tile] <= MAX_BYTES) sum[tile] += size; /* bytes are at most MAX_BYTES: no overflow */
+    }
+    for (uint32_t i = 0; i < m->n_ops; i++)
+        if (m->ops[i].scratch > scratch) scratch = m->ops[i].scratch;
+    const uint64_t arena = end[0] < sum[0] ? end[0] : sum[0], tile = end[1] < sum[1] ? end[1] : sum[1];
+    if (m->header->arena_bytes > arena)
+        return bvt_fail(err, BVT_E_FORMAT, "header: arena_bytes is %llu, its values need %llu",
+                        (unsigned long long)m->header->arena_bytes, (unsigned long long)arena);
+    if (m->header->tile_bytes > tile + bvt_align64(scratch))
+        return bvt_fail(err, BVT_E_FORMAT, "header: tile_bytes is %llu, its values and scratch need %llu",
+                        (unsigned long long)m->header->tile_bytes, (unsigned long long)(tile + bvt_align64(scratch)));
+    return BVT_OK;
+}
+
 /* ---- Opening and closing ------------------------------------------------------------------------------------------------- */
 
 /* Checks m->data; on success passes `m` on, else closes it. */
 static int check_model(bvt_model *m, bvt_model **out, bvt_error *err) {
-    int (*const steps[])(bvt_model *, bvt_error *) = {check_header, check_sections, check_meta,       check_values,
-                                                      check_ops,    check_labels,   check_preprocess, check_golden};
+    int (*const steps[])(bvt_model *, bvt_error *) = {check_header, check_sections, check_meta,   check_values,    check_ops,
+                                                      check_memory, check_labels,   check_preprocess, check_golden};
     for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
         int code = steps[i](m, err);
         if (code) {
@@ -439,7 +501,7 @@ int bvt_open(const char *path, bvt_model **out, bvt_error *err) {
     if (!out) return bvt_fail(err, BVT_E_ARGUMENT, "open: no place for the model");
     *out = NULL;
     if (!path) return bvt_fail(err, BVT_E_ARGUMENT, "open: no path");
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO would wait for its writer */
     if (fd < 0) return bvt_fail(err, BVT_E_IO, "%.180s: %s", path, strerror(errno));
     struct stat st;
     void *data = MAP_FAILED;

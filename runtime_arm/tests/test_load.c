@@ -1,4 +1,8 @@
 /* The loader: refuses what is wrong and says what. */
+#include <math.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include "sample.h"
 
 static uint8_t *file;
@@ -83,6 +87,66 @@ static void test_structure(void) {
     BROKEN("PREPROCESS", preprocess->std[1] = 0);
     BROKEN("PREPROCESS", preprocess->resize_short = 20);
     BROKEN("PREPROCESS", preprocess->filter = 3);
+    BROKEN("PREPROCESS: mean and std", preprocess->mean[0] = NAN);
+    BROKEN("PREPROCESS: mean and std", preprocess->mean[2] = -INFINITY);
+    BROKEN("PREPROCESS: mean and std", preprocess->std[0] = NAN);
+    BROKEN("PREPROCESS: mean and std", preprocess->std[2] = INFINITY);
+    BROKEN("absent channel", preprocess->mean[3] = 1);
+    BROKEN("absent channel", preprocess->std[3] = NAN);
+}
+
+/* Text must be UTF-8, and labels must be printable. The sample's strings are overwritten in place. */
+static void test_text(void) {
+    static const struct {
+        const char *bytes;
+        bool good;
+    } texts[] = {
+        {"\xC3\xA9", true},          {"\xE2\x82\xAC", true},     {"\xF0\x9F\x90\x8E", true}, {"\xF4\x8F\xBF\xBF", true},
+        {"\xED\x9F\xBF", true},      {"\xC3", false},           {"\xA9", false},             {"\xC0\x80", false},
+        {"\xE0\x80\x80", false},     {"\xED\xA0\x80", false},   {"\xF0\x80\x80\x80", false}, {"\xF4\x90\x80\x80", false},
+        {"\xF5\x80\x80\x80", false}, {"\xFF\xFE", false},       {"\xE2\x82", false},         {"\xE2\x28\xA1", false},
+    };
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        const size_t n = strlen(texts[i].bytes);
+        /* NAMES "name", META key "name", META value "sample", LABELS "zero": all have room for four bytes. */
+        static const struct {
+            uint32_t kind, at;
+            const char *text;
+        } places[] = {{BVT_SECTION_NAMES, 1, "NAMES: it is not UTF-8"},
+                      {BVT_SECTION_META, 8, "META: entry 0 is not UTF-8"},
+                      {BVT_SECTION_META, 20, "META: entry 0 is not UTF-8"},
+                      {BVT_SECTION_LABELS, 0, "LABELS: it is not UTF-8"}};
+        for (size_t p = 0; p < sizeof places / sizeof *places; p++) {
+            if (!texts[i].good) {
+                BROKEN(places[p].text, memcpy((uint8_t *)sample_section(file, places[p].kind) + places[p].at, texts[i].bytes, n));
+                continue;
+            }
+            bvt_model *model;
+            bvt_error err = {0};
+            file = sample_model(&file_bytes, 8);
+            memcpy((uint8_t *)sample_section(file, places[p].kind) + places[p].at, texts[i].bytes, n);
+            sample_seal(file, file_bytes);
+            CHECK(!bvt_open_memory(file, file_bytes, &model, &err), "text %zu in place %zu: %s", i, p, err.text);
+            bvt_close(model);
+            free(file);
+        }
+    }
+    BROKEN("value 3: its name", memcpy(names + 1, "\xC3\xA9", 2); values[3].name = 2);
+    BROKEN("op 2: its name", memcpy(names + 1, "\xC3\xA9", 2); ops[2].module = 2);
+    BROKEN("LABELS: a label holds a control", ((uint8_t *)sample_section(file, BVT_SECTION_LABELS))[1] = 0x1B);
+    BROKEN("LABELS: a label holds a control", ((uint8_t *)sample_section(file, BVT_SECTION_LABELS))[1] = '\n');
+    BROKEN("LABELS: a label holds a control", ((uint8_t *)sample_section(file, BVT_SECTION_LABELS))[1] = 0x7F);
+}
+
+/* What the header asks for is what the values and the scratch need. */
+static void test_memory(void) {
+    BROKEN("arena_bytes is", header->arena_bytes = (uint64_t)1 << 36);
+    BROKEN("arena_bytes is", header->arena_bytes += 64);
+    BROKEN("tile_bytes is", header->tile_bytes = (uint64_t)1 << 36);
+    BROKEN("tile_bytes is", header->tile_bytes += 64);
+    BROKEN("arena_bytes is", header->arena_bytes = (uint64_t)1 << 36; values[4].offset = header->arena_bytes - values[4].bytes);
+    BROKEN("more than it needs", header->arena_bytes = (uint64_t)1 << 36; values[4].bytes = header->arena_bytes - values[4].offset);
+    BROKEN("more than it needs", header->tile_bytes = (uint64_t)1 << 36; values[3].bytes = 1 << 30);
 }
 
 static void test_values(void) {
@@ -235,6 +299,8 @@ static void test_good(void) {
     bvt_close(model);
     remove(path);
     CHECK(bvt_open(path, &model, &err) == BVT_E_IO && !model, "a missing file");
+    CHECK(!mkfifo(path, 0600) && bvt_open(path, &model, &err) == BVT_E_IO && strstr(err.text, "regular"), "a FIFO: %s", err.text);
+    remove(path);
     CHECK(bvt_open("/", &model, &err) == BVT_E_IO, "a folder");
     CHECK(bvt_open("/dev/null", &model, &err) == BVT_E_IO, "a device");
     CHECK(bvt_open(NULL, &model, &err) == BVT_E_ARGUMENT && bvt_open_memory(NULL, 0, &model, &err) == BVT_E_ARGUMENT,
@@ -246,6 +312,8 @@ static void test_good(void) {
 int main(void) {
     test_good();
     test_structure();
+    test_text();
+    test_memory();
     test_values();
     test_groups();
     test_ops();

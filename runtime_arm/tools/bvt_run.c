@@ -3,13 +3,16 @@
  * Exit status: 0 ok, 1 a golden output differs, 2 bad input or usage (one line on stderr).
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "bvt.h"
 #include "image_file.h"
@@ -26,7 +29,7 @@ static const char usage[] = "usage: bvt_run MODEL [IMAGE...] [options]\n"
                             "  --isa NAME       auto (default), ref, neon, avx2\n"
                             "  --profile        time of every op and group\n"
                             "  --op-crc         checksum of every op's outputs for the first input\n"
-                            "  --top K          classes to show (default 5)\n"
+                            "  --top K          classes to show (default 5; 0: none)\n"
                             "  --info           describe the model and this machine, run nothing\n"
                             "  --json           one JSON object on stdout\n"
                             "  --version\n";
@@ -93,8 +96,13 @@ static float *add_inputs(inputs *in, size_t count, const char *name) {
     return in->data + (in->count - count) * in->elements;
 }
 
-static uint8_t *read_file(const char *path, size_t *bytes) {
-    FILE *f = fopen(path, "rb");
+/* An image must be a regular file; inputs of floats may also come through a pipe. */
+static uint8_t *read_file(const char *path, bool regular, size_t *bytes) {
+    struct stat st;
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | (regular ? O_NONBLOCK : 0)); /* a FIFO would wait for its writer */
+    if (fd < 0 || fstat(fd, &st)) die("%s: %s", path, strerror(errno));
+    if (regular && !S_ISREG(st.st_mode)) die("%s: not a regular file", path);
+    FILE *f = fdopen(fd, "rb");
     if (!f) die("%s: %s", path, strerror(errno));
     size_t have = 0, room = 1 << 16;
     uint8_t *data = allocate(room, 1);
@@ -118,14 +126,14 @@ static void add_floats(inputs *in, const uint8_t *data, size_t bytes, const char
 
 static void add_raw(inputs *in, const char *path) {
     size_t bytes;
-    uint8_t *data = read_file(path, &bytes);
+    uint8_t *data = read_file(path, false, &bytes);
     add_floats(in, data, bytes, path);
     free(data);
 }
 
 static void add_npy(inputs *in, const char *path) {
     size_t bytes;
-    uint8_t *data = read_file(path, &bytes);
+    uint8_t *data = read_file(path, false, &bytes);
     if (bytes < 12 || memcmp(data, "\x93NUMPY", 6)) die("%s: not a .npy file", path);
     size_t start = data[6] == 1 ? 10 : 12, length = data[8] + 256u * data[9];
     if (data[6] > 1) length += 65536u * data[10] + 16777216u * (size_t)data[11];
@@ -144,7 +152,7 @@ static void add_image(inputs *in, const bvt_model *model, const char *path) {
     uint32_t width, height, channels;
     const char *why;
     bvt_error err;
-    uint8_t *data = read_file(path, &bytes);
+    uint8_t *data = read_file(path, true, &bytes);
     uint8_t *pixels = image_decode(data, bytes, &width, &height, &channels, &why);
     if (!pixels) die("%s: %s", path, why);
     if (bvt_preprocess(model, pixels, width, height, channels, add_inputs(in, 1, path), &err)) die("%s: %s", path, err.text);
@@ -425,8 +433,8 @@ static void print_text(const state *s) {
     size_t *top = allocate(k + 1, sizeof *top);
     for (size_t i = 0; i < s->in.count; i++) {
         const float *logits = s->outputs + i * s->out_elements;
-        printf("%s:", s->in.names[i]);
         const size_t found = top_k(logits, s->out_elements, k, top);
+        printf("%s%s", s->in.names[i], !k ? "" : found ? ":" : ": every output is NaN");
         for (size_t j = 0; j < found; j++) {
             printf("%s %zu", j ? "," : "", top[j]);
             if (top[j] < s->info.n_labels) printf(" %s", bvt_get_label(s->model, (uint32_t)top[j]));

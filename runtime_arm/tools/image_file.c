@@ -2,6 +2,9 @@
  * machine). */
 #include "image_file.h"
 
+#include <stdio.h>
+#include <string.h>
+
 #define STB_IMAGE_IMPLEMENTATION
 #define STB_IMAGE_STATIC
 #define STBI_NO_STDIO
@@ -21,6 +24,18 @@
 #endif
 #include "../third_party/stb_image.h"
 
+/* stb's reasons are words such as "outofdata". */
+static const char *reason(void) {
+    static char text[128];
+    const char *word = stbi_failure_reason();
+    if (!word) word = "unknown";
+    const char *what = !strcmp(word, "outofmem")    ? "not enough memory to decode the image"
+                       : !strcmp(word, "too large") ? "the image is too large, or its file is damaged"
+                                                    : "the image file is damaged or cut short";
+    snprintf(text, sizeof text, "%s (%s)", what, word);
+    return text;
+}
+
 uint8_t *image_decode(const uint8_t *data, size_t bytes, uint32_t *width, uint32_t *height, uint32_t *channels, const char **why) {
     int w, h, n;
     *why = "the file is too large";
@@ -32,7 +47,7 @@ uint8_t *image_decode(const uint8_t *data, size_t bytes, uint32_t *width, uint32
     int wanted = n <= 2 ? 1 : 3; /* an alpha channel is dropped */
     uint8_t *pixels = stbi_load_from_memory(data, (int)bytes, &w, &h, &n, wanted);
     if (!pixels) {
-        *why = stbi_failure_reason();
+        *why = reason();
         return NULL;
     }
     *width = (uint32_t)w;

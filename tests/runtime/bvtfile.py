@@ -130,7 +130,7 @@ class File:
         if layout == "COLS":
             stride, count = align(-(-rows // 8), 8), cols
         else:
-            stride, count = (-(-cols // 8) if dtype == "BITS" else 4 * cols) + pad, block or rows
+            stride, count = (-(-cols // 8) if dtype == "BITS" else 4 * cols) + pad, min(block or rows, rows)
         size = stride * count
         if storage == "TILE":
             at, self.tile = self.tile, align(self.tile + size)

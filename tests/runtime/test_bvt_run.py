@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -168,6 +169,29 @@ def test_image_formats(run: Runner, path: Path, tmp_path: Path, suffix: str) -> 
     x = pixels.astype(np.float32) / np.float32(255)
     want = (((x[:, 0] + x[:, 1]) + x[:, 2]) + x[:, 3]) * np.float32(0.25)
     assert np.array_equal(np.fromfile(tmp_path / "y.f32", np.float32), want)
+
+
+def test_damaged_image(run: Runner, path: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.random.default_rng(2).integers(0, 256, (30, 40), dtype=np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:200])
+    done = run(path, tmp_path / "cut.png", code=2)
+    assert "the image file is damaged or cut short (" in done.stderr and done.stderr.count("\n") == 1 and done.stdout == ""
+
+
+def test_fifos_are_refused(run: Runner, path: Path, tmp_path: Path) -> None:
+    """Nobody writes to this one: opening it must not wait."""
+    os.mkfifo(tmp_path / "fifo")
+    for args in ([tmp_path / "fifo"], [path, tmp_path / "fifo"]):
+        assert "not a regular file" in run(*args, code=2).stderr
+
+
+def test_top_0_and_nan_outputs(run: Runner, path: Path, tmp_path: Path) -> None:
+    image, raw = tmp_path / "a.png", tmp_path / "nan.f32"
+    Image.fromarray(np.zeros((3, 4), np.uint8)).save(image)
+    assert run(path, image, "--top", "0").stdout == f"{image}\n"
+    assert json.loads(run(path, image, "--top", "0", "--json").stdout)["predictions"] == [{"image": str(image), "top": []}]
+    np.full(12, np.nan, np.float32).tofile(raw)
+    assert run(path, "--raw", raw).stdout == f"{raw}: every output is NaN\n"
 
 
 def test_jpeg(run: Runner, path: Path, tmp_path: Path) -> None:
