@@ -42,7 +42,7 @@ def compile(
     *,
     board: str = "generic",
     preprocess: str | None = None,
-    labels: StrPath | None = None,
+    labels: StrPath | Sequence[str] | None = None,
     dump_ir: StrPath | None = None,
     trust_pickle: bool = False,
     example_input: Any = None,
@@ -55,10 +55,10 @@ def compile(
         output: the artifact to write.
         board: name or TOML file of the board to choose layouts for; never changes results.
         preprocess: how images become input: "imagenet", or a JSON or TOML file; None: what the checkpoint says.
-        labels: file of class names; None: what the checkpoint says.
+        labels: file of class names, or the names; None: what the checkpoint says.
         dump_ir: folder for the graph after every pass.
         trust_pickle: run the code that a pickled module brings.
-        example_input: for a live module.
+        example_input: one input image, or its shape (1, C, H, W), for a model that does not tell its input's shape.
         progress: told what is being done.
     """
     from bvtdeploy.compiler import compile_model
@@ -68,10 +68,10 @@ def compile(
         Path(output),
         board=load_board(board).name,
         preprocess=preprocess,
-        labels=_path(labels),
+        labels=_path(labels) if labels is None or isinstance(labels, (str, os.PathLike)) else list(labels),
         dump_ir=_path(dump_ir),
         trust_pickle=trust_pickle,
-        example_input=example_input,
+        example_input=_example(example_input),
         progress=progress,
     )
 
@@ -93,6 +93,7 @@ def verify(
     device: str | Device | None = None,
     bisect: bool = False,
     trust_pickle: bool = False,
+    example_input: Any = None,
     progress: Say | None = None,
 ) -> VerifyReport:
     """Prove that an artifact computes the same bits everywhere, and measure how it agrees with the model that it came from.
@@ -106,6 +107,7 @@ def verify(
         device: also run there: `qemu:cortex-a72`, or an open device.
         bisect: where bits differ, name the first op.
         trust_pickle: run the code that a pickled module brings.
+        example_input: as for `compile`.
         progress: told what is being done.
     """
     from bvtdeploy.verifier import verify_model
@@ -120,13 +122,15 @@ def verify(
             device=opened,
             bisect=bisect,
             trust_pickle=trust_pickle,
+            example_input=_example(example_input),
             progress=progress,
         )
 
 
 @dataclass(frozen=True)
 class Guess:
-    """One class: its index, its name ("" where the artifact has none), its logit, and its softmax share."""
+    """One class: its index, its name ("" where the artifact has none), its logit, and its softmax share (NaN where a logit is not
+    finite)."""
 
     index: int
     label: str
@@ -168,7 +172,7 @@ class RunResult:
 
 def run(
     artifact: StrPath,
-    images: Sequence[StrPath | npt.NDArray[np.uint8]],
+    images: StrPath | npt.NDArray[np.uint8] | Sequence[StrPath | npt.NDArray[np.uint8]],
     *,
     device: str | Device = HOST,
     threads: int = 1,
@@ -180,7 +184,7 @@ def run(
 
     Args:
         artifact: the `.bvt` file.
-        images: image files, or uint8 arrays (height x width, or height x width x channels).
+        images: image files or uint8 arrays (height x width, or height x width x channels), or one such.
         device: "host" runs in this process; "local" and "qemu:CPU" run the program that boards get.
         threads: how many threads compute.
         top: how many classes to return for each image.
@@ -191,6 +195,7 @@ def run(
     from bvtdeploy.host import Session, read_image
 
     path = _artifact(artifact)
+    images = _images(images)
     if not images:
         raise UserError("there are no images to run", where=str(path), fix="give image files")
     session = Session(path, threads=threads if device == HOST else 1, isa=isa if device == HOST else "auto")
@@ -206,7 +211,7 @@ def run(
         outputs = np.stack([session.run(one) for one in inputs])
         shown, emulated, used = HOST, False, session.isa
     else:
-        with _opened(device, progress) as opened:
+        with _opened(device, progress, also=(HOST,)) as opened:
             assert opened is not None
             done = opened.run_model(path, inputs, RunOptions(threads=threads, isa=isa))
             outputs, shown, emulated, used = done.outputs, opened.name, opened.emulated, done.isa
@@ -216,8 +221,11 @@ def run(
 
 def _predict(name: str, logits: npt.NDArray[np.float32], labels: Sequence[str], top: int) -> Prediction:
     wide = logits.astype(np.float64)
-    shares = np.exp(wide - wide.max())
-    shares /= shares.sum()
+    if np.isfinite(wide).all():
+        shares = np.exp(wide - wide.max())
+        shares /= shares.sum()
+    else:
+        shares = np.full_like(wide, np.nan)
     order = np.argsort(-wide, kind="stable")[:top]
     guesses = (Guess(int(i), labels[i] if i < len(labels) else "", float(logits[i]), float(shares[i])) for i in order)
     return Prediction(name, tuple(guesses), logits)
@@ -284,12 +292,12 @@ def doctor() -> Diagnosis:
 
 
 @contextlib.contextmanager
-def _opened(device: str | Device | None, progress: Say | None) -> Iterator[Device | None]:
+def _opened(device: str | Device | None, progress: Say | None, also: Sequence[str] = ()) -> Iterator[Device | None]:
     """A device that was given by name is opened and closed here; one that was given open stays so."""
     from bvtdeploy.device import open_device
 
     if isinstance(device, str):
-        with open_device(device, progress=progress) as opened:
+        with open_device(device, progress=progress, also=also) as opened:
             yield opened
     else:
         yield device
@@ -297,6 +305,26 @@ def _opened(device: str | Device | None, progress: Say | None) -> Iterator[Devic
 
 def _path(path: StrPath | None) -> Path | None:
     return None if path is None else Path(path)
+
+
+def _images(
+    images: StrPath | npt.NDArray[np.uint8] | Sequence[StrPath | npt.NDArray[np.uint8]],
+) -> list[StrPath | npt.NDArray[np.uint8]]:
+    """One image alone is a list of one."""
+    if isinstance(images, (str, os.PathLike)):
+        return [images]
+    if isinstance(images, np.ndarray) and (images.ndim == 2 or (images.ndim == 3 and images.shape[-1] in (1, 3, 4))):
+        return [images]
+    return list(images)
+
+
+def _example(example: Any) -> Any:
+    """An array as the tensor that torch wants; what is no array is left as it is."""
+    if not isinstance(example, np.ndarray):
+        return example
+    import torch
+
+    return torch.from_numpy(np.array(example, dtype=np.float32))
 
 
 def _source(source: Any) -> Any:

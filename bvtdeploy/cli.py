@@ -1,11 +1,12 @@
 """The command line: parse, call `bvtdeploy.api`, print. One function a command.
 
-Exit codes: 0 done; 1 the answer is no (bits differ, something needed is missing); 2 wrong use or bad input; 3 a bug of ours;
-130 and 143 interrupted.
+Exit codes: 0 done; 1 the answer is no (bits differ, something needed is missing); 2 wrong use, bad input, or output that cannot be
+written; 3 a bug of ours; 130 and 143 interrupted; 141 the reader of our output has gone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -20,7 +21,7 @@ from click.exceptions import Exit
 
 from bvtdeploy import __version__, api, views
 from bvtdeploy.boards import suggest
-from bvtdeploy.console import Console, print_error
+from bvtdeploy.console import Console, OutputFailed, print_error
 from bvtdeploy.errors import UserError
 
 Command = Callable[..., int]
@@ -45,7 +46,13 @@ class _Group(click.RichGroup):
             raise
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+_EXIT_CODES = (
+    "Exit codes: 0 done; 1 the answer is no (bits differ, something needed is missing); 2 wrong use or bad input; 3 a bug of ours; "
+    "130 interrupted (Ctrl-C); 141 the reader of the output has gone; 143 terminated."
+)
+
+
+@click.group(cls=_Group, epilog=_EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="bvtdeploy")
 def cli() -> None:
     """Compile trained binary Vision Transformers for ARM boards, and prove that the board computes the same bits."""
@@ -53,6 +60,21 @@ def cli() -> None:
 
 def _json(function: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")(function)
+
+
+def _shape(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int, int, int] | None:
+    if value is None:
+        return None
+    parts = [part.strip() for part in value.split(",")]
+    if len(parts) != 3 or not all(part.isascii() and part.isdecimal() and 1 <= int(part[:9]) <= 65536 for part in parts):
+        raise click.BadParameter("give channels, height and width, for example 3,224,224")
+    channels, height, width = (int(part) for part in parts)
+    return 1, channels, height, width
+
+
+def _input_shape(function: Command) -> Command:
+    text = "Shape of one input image, for a model that does not tell it."
+    return click.option("--input-shape", "example_input", metavar="C,H,W", callback=_shape, help=text)(function)
 
 
 @cli.command("compile")
@@ -66,6 +88,7 @@ def _json(function: Command) -> Command:
 @click.option("--dump-ir", type=_path(), metavar="DIR", help="Write the graph after every pass.")
 @click.option("--explain", is_flag=True, help="List every place where a pass declined, and why.")
 @click.option("--trust-pickle", is_flag=True, help="Run the code that a pickled module brings. Only for files you trust.")
+@_input_shape
 @_json
 def compile_command(source: Path, output: Path, explain: bool, as_json: bool, **options: Any) -> int:
     """Compile a trained model to a .bvt file."""
@@ -98,6 +121,7 @@ def inspect_command(artifact: Path, as_json: bool) -> int:
 @click.option("--device", metavar="DEVICE", help="Also run there: local or qemu:CPU.")
 @click.option("--bisect", is_flag=True, help="Where bits differ, name the first op.")
 @click.option("--trust-pickle", is_flag=True, help="Run the code that a pickled module brings. Only for files you trust.")
+@_input_shape
 @_json
 def verify_command(source: Path, artifact: Path, as_json: bool, **options: Any) -> int:
     """Prove that an artifact computes the same bits everywhere and agrees with its source."""
@@ -242,10 +266,38 @@ def _explain_bug(error: Exception, as_json: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code. Errors that a user can cure never show a traceback."""
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    as_json = "--json" in words
+    if sys.stdout is None or sys.stdout.closed:  # as after >&-; what we would print would be lost
+        print_error(UserError("standard output is closed", fix="open it, for example with > result.txt"), as_json=False)
+        return 2
     signal.signal(signal.SIGTERM, _interrupted)
     try:
+        code = _run(words, as_json="--json" in words)
+        _flush()
+        return code
+    except OutputFailed as failed:
+        with contextlib.suppress(OSError, ValueError):  # or Python would complain once more when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if failed.reader_gone:
+            return 141
+        told = UserError(
+            "the output cannot be written", where="standard output", why=str(failed), fix="free space, or write elsewhere"
+        )
+        print_error(told, as_json=False)
+        return 2
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        raise OutputFailed(error) from error
+
+
+def _run(words: list[str], *, as_json: bool) -> int:
+    try:
         return int(cli.main(words, prog_name="bvtdeploy", standalone_mode=False) or 0)
+    except OutputFailed:
+        raise
     except UserError as error:
         print_error(error, as_json=as_json)
         return 2
@@ -258,13 +310,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except Exit as error:
         return int(error.exit_code)
+    except SystemExit as error:
+        if error.code == 1:  # click's own answer to a broken pipe, while it prints help
+            raise OutputFailed(BrokenPipeError()) from error
+        raise
     except (KeyboardInterrupt, click.Abort):
         print("interrupted", file=sys.stderr)  # noqa: T201
         return 130
-    except BrokenPipeError:  # the reader of our output has gone, as in `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except OSError as error:
+        _flush()  # raises where it is our output that cannot be written
         print_error(UserError(error.strerror or str(error), where=str(error.filename or "")), as_json=as_json)
         if os.environ.get("BVTDEPLOY_TRACEBACK") == "1":
             traceback.print_exception(error)

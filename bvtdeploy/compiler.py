@@ -154,7 +154,7 @@ def _labels(given: Path | Sequence[str] | None, from_source: list[str] | None, c
         except ValueError as error:
             raise UserError(f"{given} does not hold class names", why=str(error), fix="give one name a line") from error
     if not isinstance(labels, list) or not all(isinstance(x, str) and x and x.isprintable() for x in labels):
-        raise UserError("class names must be a list of printable texts", where=where, fix="one name a line, or a JSON list of names")
+        raise UserError("class names must be a list of printable texts", where=where, fix="one name a line, or a JSON list")
     if labels and len(labels) != classes:
         raise UserError(f"{len(labels)} class names for {classes} classes", where=where, fix="give one name a class")
     return labels

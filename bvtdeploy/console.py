@@ -5,16 +5,19 @@ Results go to stdout, progress and errors to stderr. With `--json` stdout carrie
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import sys
 import threading
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console as RichConsole
-from rich.markup import escape
+from rich.markup import escape as _no_markup
 from rich.status import Status
 from rich.table import Table
 
@@ -22,6 +25,45 @@ from bvtdeploy import __version__
 from bvtdeploy.errors import UserError
 
 _NO_TERMINAL_WIDTH = 200  # of a pipe or a file: tables stay whole
+_NARROW = 100  # columns; below, tables leave out what their caller calls optional
+
+
+class OutputFailed(Exception):
+    """Standard output cannot be written. No OSError, so that click does not take it for its own and exit with 1."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error.strerror or str(error))
+        self.error = error
+
+    @property
+    def reader_gone(self) -> bool:
+        """Whether it is a pipe that nobody reads any more, as with `| head`."""
+        return isinstance(self.error, BrokenPipeError)
+
+
+class _Rich(RichConsole):
+    """Of stdout, raises OutputFailed where rich would exit with 1; what stderr does not take is lost."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        try:
+            super().print(*objects, **how)
+        except OSError as error:
+            if not self.stderr:
+                raise OutputFailed(error) from error
+
+
+def visible(text: str) -> str:
+    """A text in which control characters, line ends too, are spelled out: they must not reach the terminal."""
+    hidden = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in hidden else c for c in text)
+
+
+def escape(text: str) -> str:
+    """A text as rich is to print it: no markup, and of the control characters only line ends."""
+    return _no_markup("\n".join(visible(line) for line in text.split("\n")))
 
 
 class Console:
@@ -73,16 +115,35 @@ class Console:
             if not self.as_json:
                 self._out.print(f"[dim]{escape(name.ljust(width))}[/]  {escape(value)}", soft_wrap=True)
 
-    def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "", right: str = "") -> None:
-        """A table. `right` has a letter for each column: r aligns it to the right."""
+    def table(
+        self,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[Any]],
+        *,
+        title: str = "",
+        align: str = "",
+        optional: Sequence[str] = (),
+    ) -> None:
+        """A table.
+
+        Args:
+            columns, rows, title: what is in it.
+            align: a letter for each column: r right (numbers), n left and never broken (names), l left.
+            optional: the columns that a narrow terminal does without.
+        """
         if self.as_json:
             return
+        left_out = {i for i, column in enumerate(columns) if column in optional} if self._out.width < _NARROW else set()
         table = Table(title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for i, column in enumerate(columns):
-            number = i < len(right) and right[i] == "r"
-            table.add_column(column, justify="right" if number else "left", no_wrap=number, overflow="fold", header_style="dim")
+            if i in left_out:
+                continue
+            how = align[i] if i < len(align) else "l"
+            table.add_column(
+                column, justify="right" if how == "r" else "left", no_wrap=how != "l", overflow="fold", header_style="dim"
+            )
         for row in rows:
-            table.add_row(*(escape("" if cell is None else str(cell)) for cell in row))
+            table.add_row(*(escape("" if cell is None else str(cell)) for i, cell in enumerate(row) if i not in left_out))
         self._out.print(table)
 
     def progress(self) -> Progress:
@@ -133,7 +194,7 @@ class Progress:
 
 
 def _rich(*, stderr: bool) -> RichConsole:
-    console = RichConsole(stderr=stderr, highlight=False)
+    console = _Rich(stderr=stderr, highlight=False)
     if not console.is_terminal and console.width < _NO_TERMINAL_WIDTH:
         console.width = _NO_TERMINAL_WIDTH
     return console
@@ -141,8 +202,11 @@ def _rich(*, stderr: bool) -> RichConsole:
 
 def print_json(payload: Mapping[str, Any]) -> None:
     """One object on stdout. What JSON cannot say (NaN, infinities) becomes null."""
-    sys.stdout.write(json.dumps(_plain(payload), ensure_ascii=False, allow_nan=False) + "\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(json.dumps(_plain(payload), ensure_ascii=False, allow_nan=False) + "\n")
+        sys.stdout.flush()
+    except OSError as error:
+        raise OutputFailed(error) from error
 
 
 def _plain(value: Any) -> Any:

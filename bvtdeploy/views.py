@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bvtdeploy.boards import Board
-from bvtdeploy.console import Console, amount, percent, size
+from bvtdeploy.console import Console, amount, percent, size, visible
 
 if TYPE_CHECKING:
     from bvtdeploy.api import RunResult
@@ -51,16 +52,16 @@ def show_inspect(console: Console, facts: Mapping[str, Any]) -> None:
             ("format", facts["format"]),
             ("board", facts["board"]),
             ("multiply-adds", f"{amount(macs['binary'])} binary, {amount(macs['float'])} float"),
-            ("memory while running", size(facts["arena_bytes"])),
+            ("working memory", f"{size(facts['arena_bytes'])} for values, and {size(facts['tile_bytes'])} for each thread"),
             ("sections", ", ".join(f"{name} {size(count)}" for name, count in facts["sections"].items())),
         ]
     )
     rows = [
         (
             i,
+            op["module"],
             op["name"],
             op["kind"],
-            op["module"],
             _shapes(op["out_shape"]),
             amount(op["macs"]["binary"]),
             amount(op["macs"]["float"]),
@@ -68,7 +69,12 @@ def show_inspect(console: Console, facts: Mapping[str, Any]) -> None:
         )
         for i, op in enumerate(facts["ops"])
     ]
-    console.table(["#", "op", "kind", "source module", "output", "binary MACs", "float MACs", "constants"], rows, right="rlllrrrr")
+    console.table(
+        ["#", "source module", "op", "kind", "output", "binary MACs", "float MACs", "constants"],
+        rows,
+        align="rlnnrrrr",
+        optional=("binary MACs", "float MACs", "constants"),
+    )
 
 
 def _shapes(shapes: Sequence[Sequence[int]]) -> str:
@@ -96,7 +102,7 @@ def show_verify(console: Console, report: Mapping[str, Any], *, ok: bool) -> Non
         worst = max(flips, key=lambda flip: float(flip["rate"]))
         console.say(
             f"      binary codes that differ from PyTorch's: at {len(flips)} of {len(report['flips'])} signs, "
-            f"at most {100 * worst['rate']:.3g} % ({worst['op']})"
+            f"at most {100 * worst['rate']:.3g} % (after {worst['module'] or worst['op']})"
         )
 
 
@@ -104,10 +110,14 @@ def show_run(console: Console, result: RunResult) -> None:
     """What the model said."""
     for prediction in result.predictions:
         console.say(prediction.image, style="bold")
-        rows = [(f"{100 * g.share:5.1f} %", g.label or f"class {g.index}", f"{g.logit:.4f}") for g in prediction.top]
-        console.table(["share", "class", "logit"], rows, right="rlr")
+        rows = [(_share(g.share), visible(g.label) or f"class {g.index}", f"{g.logit:.4f}") for g in prediction.top]
+        console.table(["share", "class", "logit"], rows, align="rlr")
     where = f"{result.device}, emulated" if result.emulated else result.device
     console.say(f"{where}; {result.isa} kernels, {result.threads} thread{'s' if result.threads > 1 else ''}", style="dim")
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:5.1f} %" if math.isfinite(share) else "-"
 
 
 def show_build(console: Console, build: Build) -> None:
@@ -133,8 +143,16 @@ def show_profile(console: Console, profile: Profile, *, ops: int | None = None) 
     rows = []
     for t in profile.timings:
         w = t.warm_ms
-        rows.append((t.threads, len(t.samples_ms), *(f"{ms:.3f}" for ms in (t.first_ms, w.min, w.p50, w.p90, w.p99, w.max))))
-    console.table(["threads", "runs", "first ms", "min", "p50", "p90", "p99", "max"], rows, right="rrrrrrrr")
+        runs = len(t.samples_ms)
+        p90, p99 = (f"{ms:.3f}" if runs >= least else "-" for ms, least in ((w.p90, 10), (w.p99, 100)))  # of fewer they say nothing
+        rows.append((t.threads, runs, *(f"{ms:.3f}" for ms in (t.first_ms, w.min, w.p50)), p90, p99, f"{w.max:.3f}"))
+    console.table(["threads", "runs", "first ms", "min", "p50", "p90", "p99", "max"], rows, align="rrrrrrrr")
+    count = profile.timings[0].threads
+    console.heading(
+        f"where the time goes with {count} threads: busy time of all {count} threads together, for one inference"
+        if count > 1
+        else "where the time goes with 1 thread, for one inference"
+    )
     _show_kinds(console, profile)
     _show_ops(console, profile, ops)
     _show_golden(console, profile)
@@ -150,7 +168,7 @@ def _show_kinds(console: Console, profile: Profile) -> None:
     total = sum(op.ms for op in profile.ops) or 1.0
     by_time = sorted(kinds.items(), key=lambda item: -item[1][1])
     rows = [(kind, n, f"{ms:.4f}", percent(ms / total), amount(macs), _rate(macs, ms)) for kind, (n, ms, macs) in by_time]
-    console.table(["kind", "ops", "ms", "share", "MACs", "MAC/s"], rows, right="lrrrrr")
+    console.table(["kind", "ops", "busy ms", "share", "MACs", "MAC/s"], rows, align="nrrrrr")
 
 
 def _show_ops(console: Console, profile: Profile, count: int | None) -> None:
@@ -161,8 +179,13 @@ def _show_ops(console: Console, profile: Profile, count: int | None) -> None:
         above += op.share
         macs = op.macs["binary"] + op.macs["float"]
         times = (f"{op.ms:.4f}", percent(op.share), percent(above))
-        rows.append((op.name, op.kind, op.module, *times, amount(macs), _rate(macs, op.ms), size(op.bytes)))
-    console.table(["op", "kind", "source module", "ms", "share", "sum", "MACs", "MAC/s", "constants"], rows, right="lllrrrrrr")
+        rows.append((op.module, op.name, op.kind, *times, amount(macs), _rate(macs, op.ms), size(op.bytes)))
+    console.table(
+        ["source module", "op", "kind", "busy ms", "share", "sum", "MACs", "MAC/s", "constants"],
+        rows,
+        align="lnnrrrrrr",
+        optional=("MACs", "constants"),
+    )
     if len(shown) < len(ranked):
         rest = percent(sum(op.share for op in ranked[len(shown) :]))
         console.say(
@@ -198,7 +221,7 @@ def show_boards(console: Console, boards: Sequence[Board]) -> None:
         )
         for b in boards
     ]
-    console.table(["board", "what", "core", "arch", "cores", "MHz", "features", "emulated as"], rows, right="llllrrll")
+    console.table(["board", "what", "core", "arch", "cores", "MHz", "features", "emulated as"], rows, align="nlnlrrll")
 
 
 def show_doctor(console: Console, diagnosis: Diagnosis) -> None:
@@ -230,7 +253,7 @@ def show_demo(console: Console, part: str, demo: Demo) -> None:
         devices = list(demo.answers[0].answers) if demo.answers else []
         rows = []
         for answer in demo.answers:
-            told = [f"{label} {100 * share:.1f} %" for label, share in answer.answers.values()]
+            told = [f"{visible(label)} {_share(share).strip()}" for label, share in answer.answers.values()]
             rows.append((answer.image, answer.truth, *told, "equal" if answer.equal else "DIFFERENT"))
         console.table(["image", "it is", *devices, "bits"], rows)
     elif part == "profile":

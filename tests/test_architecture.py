@@ -1,4 +1,4 @@
-"""Who may import whom (DESIGN 2): the data flows one way, and no arrow points back."""
+"""Who may import whom: the data flows one way, and no arrow points back."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ FRONT = {"cli.py", "console.py", "__main__.py", "views.py", "demo.py"}
 
 
 def test_the_library_prints_nothing() -> None:
-    """DESIGN 1: typed results, no printing; spec.py prints the C header when it is run as a program."""
+    """The library returns typed results and prints nothing; spec.py prints the C header when it is run as a program."""
     for file in PACKAGE.rglob("*.py"):
         name = file.relative_to(PACKAGE).as_posix()
         calls = [

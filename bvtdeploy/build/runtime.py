@@ -103,6 +103,10 @@ def build_runtime(
         progress: told what is being done.
     """
     say = progress or (lambda _: None)
+    if output is not None and output.exists() and not output.is_dir():
+        raise UserError(
+            "the output is no folder", where=str(output), why="a file has that name", fix="give another name to --output"
+        )
     compiler = find_toolchain(board, toolchain)
     root = runtime_folder()
     key = _key(root, compiler)
@@ -117,8 +121,14 @@ def build_runtime(
     else:
         cached = True
     if output is not None:
-        for name in (PROGRAM, LIBRARY, HEADER, FACTS):
-            write_whole(output / name, (folder / name).read_bytes(), mode=0o755 if name == PROGRAM else 0o644)
+        try:
+            for name in (PROGRAM, LIBRARY, HEADER, FACTS):
+                write_whole(output / name, (folder / name).read_bytes(), mode=0o755 if name == PROGRAM else 0o644)
+        except OSError as error:
+            fix = "give a folder to --output that can be written"
+            raise UserError(
+                "the runtime cannot be written", where=str(output), why=error.strerror or str(error), fix=fix
+            ) from error
         folder = output
     elf = check_elf(folder / PROGRAM, machine=compiler.machine, static=compiler.static)
     return Build(board.name, folder, facts["toolchain"], facts["files"], elf, facts["seconds"], cached)

@@ -24,6 +24,7 @@ from bvtdeploy.errors import UserError
 GET_GCC = "apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
 GET_ZIG = "pip install ziglang"
 GET_CC = "apt-get install build-essential"
+_OTHER = "give --toolchain auto, gcc, zig, or the path of a GCC or Clang"
 
 
 @dataclass(frozen=True)
@@ -152,10 +153,11 @@ def _ask(command: list[str], *arguments: str) -> str:
             line, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL, env={**os.environ, "LC_ALL": "C"}
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise UserError("the compiler cannot be run", where=shlex.join(line), why=str(error)) from error
+        raise UserError("the compiler cannot be run", where=shlex.join(line), why=str(error), fix=_OTHER) from error
     if done.returncode or not done.stdout.strip():
         why = (done.stderr or done.stdout).strip()[:400]
-        raise UserError("the compiler cannot be used", where=shlex.join(line), why=why or f"it ended with code {done.returncode}")
+        silent = f"it ended with code {done.returncode}" if done.returncode else "it answers nothing, so it is no GCC or Clang"
+        raise UserError("the compiler cannot be used", where=shlex.join(line), why=why or silent, fix=_OTHER)
     return done.stdout.strip()
 
 

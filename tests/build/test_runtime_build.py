@@ -117,3 +117,15 @@ def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_pat
     with pytest.raises(UserError, match="cache folder cannot be written") as caught:
         build_runtime(load_board("host"))
     assert "BVTDEPLOY_CACHE" in caught.value.fix
+
+
+def test_an_output_that_is_a_file_and_a_compiler_that_is_none_are_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError) as caught:
+        build_runtime(load_board("host"), output=tmp_path / "file")
+    assert caught.value.why
+    assert caught.value.fix
+    with pytest.raises(UserError) as caught:
+        build_runtime(load_board("host"), toolchain="/bin/true")
+    assert "answers nothing" in caught.value.why
+    assert "--toolchain" in caught.value.fix

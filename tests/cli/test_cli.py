@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 
 from bvtdeploy import __version__, api, cli
@@ -184,6 +185,8 @@ WRONG = [
     (("profile", "a.bvt", "--threads", "0"), "threads go from 1 to 64", ""),
     (("profile", "a.bvt", "--runs", "0"), "a number from 1 on", ""),
     (("profile", "a.bvt", "--warmup", "x"), "a number from 0 on", ""),
+    (("compile", "none.pt", "-o", "x.bvt", "--input-shape", "3,224"), "for example 3,224,224", "--help"),
+    (("verify", "a.pt", "b.bvt", "--input-shape", "3,0,224"), "for example 3,224,224", "--help"),
     (("bild",), "no command 'bild'", ""),
     (("build", "--bord", "x"), "--bord", ""),
 ]
@@ -223,6 +226,16 @@ def test_bad_files_exit_2_and_nothing_is_written(artifact: Path, images: list[Pa
 def test_an_unknown_device_exits_2(artifact: Path, images: list[Path]) -> None:
     told = call_json("run", artifact, images[0], "--device", "locla", code=2)
     assert "did you mean local" in told["error"]["fix"]
+
+
+def test_a_board_is_no_device(artifact: Path, images: list[Path]) -> None:
+    told = call_json("run", artifact, images[0], "--device", "rpi4", code=2)
+    assert "rpi4 is a board" in told["error"]["what"]
+    assert "local, host, qemu" in told["error"]["why"]
+    assert "bvtdeploy build --board rpi4" in told["error"]["fix"]
+    assert "host, " in call_json("run", artifact, images[0], "--device", "zzz", code=2)["error"]["fix"]
+    assert "host, " not in call_json("profile", artifact, "--device", "zzz", code=2)["error"]["fix"]
+    assert "local" in call_json("profile", artifact, "--device", "host", code=2)["error"]["fix"]
 
 
 def test_a_bug_of_ours_is_called_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,6 +292,32 @@ def test_a_reader_that_leaves_early_gets_no_traceback() -> None:
     assert done.stderr == ""
 
 
+def shell(line: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", line.replace("CLI", f"{sys.executable} -m bvtdeploy"), "bash", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("line", ["CLI inspect $1", "CLI inspect $1 --json", "CLI --help", "CLI inspect none.bvt --json"])
+def test_a_pipe_that_nobody_reads_exits_141(artifact: Path, line: str) -> None:
+    done = shell(f"{{ sleep 1; {line}; echo $? >&2; }} | true", artifact)
+    assert done.stderr == "141\n"
+
+
+@pytest.mark.parametrize("line", ["CLI inspect $1", "CLI inspect $1 --json", "CLI inspect none.bvt --json"])
+def test_output_that_cannot_be_written_exits_2(artifact: Path, line: str) -> None:
+    for where, what in (("> /dev/full", "the output cannot be written"), (">&-", "standard output is closed")):
+        done = shell(f"{line} {where}", artifact)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"error: {what}")
+        assert done.stderr.count("error") == 1
+        assert "Traceback" not in done.stderr
+
+
 def test_looking_around_needs_no_torch() -> None:
     """What does not compile or verify starts quickly."""
     code = "import sys; from bvtdeploy.cli import main; main(['boards']); main(['doctor']); sys.exit('torch' in sys.modules)"
@@ -290,6 +329,30 @@ def test_text_in_a_pipe_is_not_cut(artifact: Path) -> None:
     names = [op["name"] for op in api.inspect(artifact)["ops"]]
     assert all(name in done.stdout for name in names)
     assert "\x1b" not in done.stdout
+
+
+def test_control_characters_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    from bvtdeploy import views
+    from bvtdeploy.console import Console
+
+    guess = api.Guess(0, "a\x1b[31m\nb[red]", float("nan"), float("nan"))
+    prediction = api.Prediction("x\x1b.png", (guess,), np.zeros(1, np.float32))
+    views.show_run(Console(False), api.RunResult("m.bvt", "host", False, "ref", 1, (prediction,)))
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "x\\x1b.png" in out
+    assert ["-", "a\\x1b[31m\\nb[red]", "nan"] in [line.split() for line in out.splitlines()]
+
+
+def test_a_narrow_terminal_keeps_the_names(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bvtdeploy.console._NO_TERMINAL_WIDTH", 0)
+    monkeypatch.setenv("COLUMNS", "80")
+    out = call("inspect", artifact)[1]
+    assert all(op["name"] in out and op["kind"] in out for op in api.inspect(artifact)["ops"])
+    assert "float MACs" not in out
+    assert "for each thread" in out
+    monkeypatch.setenv("COLUMNS", "140")
+    assert "float MACs" in call("inspect", artifact)[1]
 
 
 # -- the Python interface --------------------------------------------------------------------------------------------------
@@ -306,6 +369,27 @@ def test_the_api_prints_nothing_and_is_the_same(artifact: Path, images: list[Pat
         bvtdeploy.run(artifact, [])
     with pytest.raises(AttributeError):
         _ = bvtdeploy.nothing
+
+
+def test_one_image_needs_no_list(artifact: Path, images: list[Path]) -> None:
+    expected = api.run(artifact, images[:1]).predictions[0].logits.tobytes()
+    for one in (images[0], str(images[0]), read_image(images[0]), read_image(images[0])[:, :, 0]):
+        (prediction,) = api.run(artifact, one).predictions
+        assert prediction.logits.tobytes() == expected
+
+
+def test_logits_that_are_not_finite_have_no_share() -> None:
+    prediction = api._predict("x", np.array([1, np.nan, np.inf], np.float32), (), 3)
+    assert all(np.isnan(guess.share) for guess in prediction.top)
+
+
+def test_what_a_caller_has_at_hand_is_taken(checkpoint: Path, artifact: Path, tmp_path: Path) -> None:
+    names = [f"class number {i}" for i in range(10)]
+    api.compile(checkpoint, tmp_path / "m.bvt", labels=names, example_input=np.zeros((1, 1, 32, 32)))
+    assert api.inspect(tmp_path / "m.bvt")["labels"] == names
+    assert api.verify(checkpoint, artifact, random=1, example_input=(1, 1, 32, 32)).ok
+    assert call("verify", checkpoint, artifact, "--random", "1", "--input-shape", "1,32,32")[0] == 0
+    call_json("compile", checkpoint, "-o", tmp_path / "no.bvt", "--input-shape", "3,32,32", code=2)
 
 
 def test_an_option_that_is_no_api_argument_would_be_a_bug() -> None:
