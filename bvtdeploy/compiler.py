@@ -17,7 +17,7 @@ import numpy.typing as npt
 from bvtdeploy.artifact import preprocess as preprocessing
 from bvtdeploy.artifact.inspect import describe as describe_artifact
 from bvtdeploy.artifact.reader import parse
-from bvtdeploy.artifact.writer import Content, Preprocess, to_bytes, write_aside
+from bvtdeploy.artifact.writer import Content, to_bytes, write_aside
 from bvtdeploy.errors import UserError
 from bvtdeploy.ir import text
 from bvtdeploy.ir.graph import Graph
@@ -247,4 +247,4 @@ def _meta(imported: Any, compiled: Compiled, board: str) -> dict[str, int | floa
     }
 
 
-__all__ = ["CompileReport", "Compiled", "Preprocess", "compile_graph", "compile_model", "golden_inputs", "package_version"]
+__all__ = ["CompileReport", "Compiled", "compile_graph", "compile_model", "golden_inputs", "package_version"]

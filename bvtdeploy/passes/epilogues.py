@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bvtdeploy.ir.graph import Graph, Op, Value, single_use
-from bvtdeploy.ops.epilogue import RESIDUALS, THRESHOLDS
+from bvtdeploy.ops.epilogue import RESIDUALS, ROLES, THRESHOLDS
 from bvtdeploy.passes.base import REASSOCIATES, Pass, Report, row
 
 F64 = npt.NDArray[np.float64]
@@ -170,7 +170,7 @@ def _build(
     for role, value in plan.inputs.items():
         at[role] = value if isinstance(value, Value) else graph.constant(row(value), before=before)
     at |= {role: value for role, (value, _) in zip(THRESHOLDS, signs, strict=False)}
-    roles = tuple(r for r in _ROLE_ORDER if r in at)
+    roles = tuple(r for r in ROLES if r in at)
     attrs = {
         "roles": roles,
         "results": ("f32",) * real + ("bits",) * len(signs),
@@ -179,9 +179,6 @@ def _build(
         "packed": tuple(packed for _, packed in signs),
     }
     return graph.create("epilogue", [at[r] for r in roles], attrs, module=module, before=before)
-
-
-_ROLE_ORDER = ("x", *RESIDUALS, "scale", "shift", "pre", "slope", "post", "scale2", "shift2", *THRESHOLDS)
 
 
 def _only_sign(op: Op) -> bool:
@@ -210,7 +207,6 @@ def _merge_chain(graph: Graph, op: Op, report: Report) -> bool:
     first = steps[0] if steps else None
     if isinstance(first, R) and first.factor == 1 and first.value.type == op.inputs[0].type:
         candidates.append(op.inputs.index(first.value))
-    reasons = []
     for at in candidates:
         source = op.inputs[at].producer
         if source is None or source.kind != "epilogue" or source.attrs["results"] != ("f32",):
@@ -220,7 +216,6 @@ def _merge_chain(graph: Graph, op: Op, report: Report) -> bool:
         rest = [R(op.inputs[0]), *steps[1:]] if at else steps
         plan = assign(normalise([*_steps(source), *rest]))
         if plan is None:
-            reasons.append("the merged chain would not fit one epilogue")
             continue
         real = op.attrs["results"][0] == "f32"
         merged = _build(graph, source.inputs[0], plan, real, _thresholds(op), source.module or op.module, op)
