@@ -7,6 +7,7 @@ and activations, real attention probabilities, and queries, keys and values clip
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -15,13 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bvtdeploy.models.blocks import AttentionOutput, Intermediate, Output
+from bvtdeploy.models.inference import PYRAMID_NAMES, configure, count, norm_kind, renamed, tensor
 from bvtdeploy.models.layers import (
-    BatchNorm,
     BinaryConv2x2,
     BinaryLinear,
     LayerScale,
     RPReLU,
     binary_sign,
+    make_norm,
     quantise_probabilities,
     to_grid,
     to_tokens,
@@ -44,9 +47,12 @@ class BinaryViTLeConfig:
     pool3: bool = True
     pool5: bool = True
     some_fp: bool = False
+    norm: str = "batch"
     float_twin: bool = False
 
     def __post_init__(self) -> None:
+        if self.norm not in ("batch", "layer"):
+            raise ValueError(f"norm is 'batch' or 'layer', got {self.norm!r}")
         for name in ("dims", "depths", "heads", "intermediate", "reduction"):
             value = tuple(int(v) for v in getattr(self, name))
             if not value or any(v < 1 for v in value):
@@ -101,7 +107,7 @@ class Embeddings(nn.Module):
         super().__init__()
         self.position_embeddings = nn.Parameter(torch.zeros(1, config.side(0) ** 2, config.dims[0]))
         self.patch_embeddings = PatchEmbeddings(config)
-        self.norm = BatchNorm(config.dims[0])
+        self.norm = make_norm(config.norm, config.dims[0])
 
     def forward(self, pixels: Tensor) -> Tensor:
         out: Tensor = self.norm(self.patch_embeddings(pixels)) + self.position_embeddings
@@ -111,7 +117,7 @@ class Embeddings(nn.Module):
 class SelfAttention(nn.Module):
     """Binary attention; its input is the normalised token tensor, which also feeds the inner shortcuts."""
 
-    def __init__(self, dim: int, heads: int, side: int, reduction: int, binary: bool) -> None:
+    def __init__(self, dim: int, heads: int, side: int, reduction: int, binary: bool, norm: str) -> None:
         super().__init__()
         self.heads, self.side, self.ratio, self.binary = heads, side, reduction, binary
         self.moveq = nn.Parameter(torch.zeros(dim))
@@ -127,15 +133,15 @@ class SelfAttention(nn.Module):
         if reduction > 1:
             self.mover = nn.Parameter(torch.zeros(dim))
             self.reduction = BinaryLinear(dim, dim, binary)
-            self.norm_r = BatchNorm(dim)
+            self.norm_r = make_norm(norm, dim)
             self.rprelur = RPReLU(dim)
-        self.normq = BatchNorm(dim)
-        self.normk = BatchNorm(dim)
-        self.normv = BatchNorm(dim)
+        self.normq = make_norm(norm, dim)
+        self.normk = make_norm(norm, dim)
+        self.normv = make_norm(norm, dim)
         self.rpreluq = RPReLU(dim)
         self.rpreluk = RPReLU(dim)
         self.rpreluv = RPReLU(dim)
-        self.norm_context = BatchNorm(dim)
+        self.norm_context = make_norm(norm, dim)
         self.rprelu_context = RPReLU(dim)
 
     def _codes(self, x: Tensor, move: Tensor) -> Tensor:
@@ -169,63 +175,14 @@ class SelfAttention(nn.Module):
         return out
 
 
-class AttentionOutput(nn.Module):
-    def __init__(self, dim: int, binary: bool) -> None:
-        super().__init__()
-        self.move = nn.Parameter(torch.zeros(dim))
-        self.dense = BinaryLinear(dim, dim, binary)
-        self.norm = BatchNorm(dim)
-        self.rprelu = RPReLU(dim)
-        self.layerscale = LayerScale(dim, 0.1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.layerscale(self.rprelu(self.norm(self.dense(x, self.move)) + x))
-        return out
-
-
 class Attention(nn.Module):
-    def __init__(self, dim: int, heads: int, side: int, reduction: int, binary: bool) -> None:
+    def __init__(self, dim: int, heads: int, side: int, reduction: int, binary: bool, norm: str) -> None:
         super().__init__()
-        self.attention = SelfAttention(dim, heads, side, reduction, binary)
-        self.output = AttentionOutput(dim, binary)
+        self.attention = SelfAttention(dim, heads, side, reduction, binary, norm)
+        self.output = AttentionOutput(dim, binary, norm)
 
     def forward(self, h: Tensor) -> Tensor:
         out: Tensor = self.output(self.attention(h))
-        return out
-
-
-class Intermediate(nn.Module):
-    """Expansion; the shortcut repeats the input channels as whole blocks."""
-
-    def __init__(self, dim: int, hidden: int, binary: bool) -> None:
-        super().__init__()
-        self.ratio = hidden // dim
-        self.move = nn.Parameter(torch.zeros(dim))
-        self.dense = BinaryLinear(dim, hidden, binary)
-        self.norm = BatchNorm(hidden)
-        self.rprelu = RPReLU(hidden)
-
-    def forward(self, x: Tensor) -> Tensor:
-        shortcut = torch.cat([x] * self.ratio, dim=-1)
-        out: Tensor = self.rprelu(self.norm(self.dense(x, self.move)) + shortcut)
-        return out
-
-
-class Output(nn.Module):
-    """Contraction; the shortcut averages neighbouring channels."""
-
-    def __init__(self, dim: int, hidden: int, binary: bool) -> None:
-        super().__init__()
-        self.ratio = hidden // dim
-        self.move = nn.Parameter(torch.zeros(hidden))
-        self.dense = BinaryLinear(hidden, dim, binary)
-        self.norm = BatchNorm(dim)
-        self.rprelu = RPReLU(dim)
-        self.layerscale = LayerScale(dim, 0.1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        shortcut = F.avg_pool1d(x, self.ratio)
-        out: Tensor = self.layerscale(self.rprelu(self.norm(self.dense(x, self.move)) + shortcut))
         return out
 
 
@@ -235,11 +192,11 @@ class Layer(nn.Module):
         dim, hidden = config.dims[stage], config.intermediate[stage]
         binary = not config.float_twin
         self.side = config.side(stage)
-        self.attention = Attention(dim, config.heads[stage], self.side, config.reduction[stage], binary)
-        self.intermediate = Intermediate(dim, hidden, binary)
-        self.output = Output(dim, hidden, binary)
-        self.layernorm_before = BatchNorm(dim)
-        self.layernorm_after = BatchNorm(dim)
+        self.attention = Attention(dim, config.heads[stage], self.side, config.reduction[stage], binary, config.norm)
+        self.intermediate = Intermediate(dim, hidden, binary, config.norm)
+        self.output = Output(dim, hidden, binary, config.norm)
+        self.layernorm_before = make_norm(config.norm, dim)
+        self.layernorm_after = make_norm(config.norm, dim)
         self.widths = [w for w, on in ((3, config.pool3), (5, config.pool5)) if on]
         for width in self.widths:
             self.add_module(f"layerscale_h{width}", LayerScale(dim, 0.0))
@@ -267,12 +224,12 @@ class Downsample(nn.Module):
         self.side = config.side(stage - 1)
         self.copies = out // dim
         self.some_fp = config.some_fp
-        self.norm0 = BatchNorm(dim)
+        self.norm0 = make_norm(config.norm, dim)
         if not config.some_fp:
             self.move = nn.Parameter(torch.zeros(1, dim, 1, 1))
             self.rprelu = RPReLU(out)
         self.proj = BinaryConv2x2(dim, out, binary=not (config.some_fp or config.float_twin))
-        self.norm = BatchNorm(out)
+        self.norm = make_norm(config.norm, out)
         self.position_embeddings = nn.Parameter(torch.zeros(1, config.side(stage) ** 2, out))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -311,7 +268,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)
-        self.layernorm = BatchNorm(config.dims[-1])
+        self.layernorm = make_norm(config.norm, config.dims[-1])
 
     def forward(self, pixels: Tensor) -> Tensor:
         out: Tensor = self.layernorm(self.encoder(self.embeddings(pixels)))
@@ -330,3 +287,62 @@ class BinaryViTLe(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.vit(pixels).mean(dim=1))
         return logits
+
+
+CONFIGS = {
+    "binaryvit_le_nano": BinaryViTLeConfig(
+        image_size=64,
+        dims=(32, 64, 128, 256),
+        depths=(1, 1, 1, 1),
+        heads=(1, 1, 2, 4),
+        intermediate=(128, 256, 256, 512),
+        reduction=(8, 4, 1, 1),
+        num_classes=10,
+    ),
+    "binaryvit_le_small": BinaryViTLeConfig(),
+}
+
+
+def matches(state: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict has this family's keys, wherever they fit no configuration."""
+    return any(k.startswith("vit.encoder.layer.") for k in state)
+
+
+def infer_config(state: Mapping[str, Tensor], stated: Mapping[str, Any] | None = None, where: str = "") -> BinaryViTLeConfig:
+    """The configuration that a state dict implies; ``stated`` entries take precedence. What keys do not tell is assumed as
+    published: heads of 64 channels, keys and values reduced to the token grid of the last stage."""
+    layers = count(state, "vit.encoder.layer.", ".attention.attention.moveq")
+    stages = 1 + count(state, "vit.encoder.patch_embed", ".position_embeddings", first=1)
+    names = ["vit.embeddings", *(f"vit.encoder.patch_embed{i}" for i in range(1, stages))]
+    tables = [tensor(state, f"{name}.position_embeddings", 3, where) for name in names]
+    stem = tensor(state, "vit.embeddings.patch_embeddings.projection.weight", 4, where)
+    head = tensor(state, "classifier.weight", 2, where)
+    dims = [p.shape[2] for p in tables]
+    sides = [math.isqrt(p.shape[1]) for p in tables]
+    prefixes = [f"vit.encoder.layer.{i}." for i in range(layers)]
+    widths = [tensor(state, p + "attention.attention.moveq", 1, where).shape[0] for p in prefixes]
+    first = {width: prefix for prefix, width in reversed(list(zip(prefixes, widths, strict=True)))}
+
+    def in_stage(dim: int, key: str) -> Tensor | None:
+        return state.get(first.get(dim, "") + key)
+
+    hidden = [in_stage(d, "intermediate.dense.weight") for d in dims]
+    values: dict[str, Any] = {
+        "image_size": sides[0] * stem.shape[2],
+        "in_channels": stem.shape[1],
+        "patch_size": stem.shape[2],
+        "dims": dims,
+        "depths": [widths.count(d) for d in dims],
+        "heads": [max(1, d // 64) for d in dims],
+        "intermediate": [d if w is None else w.shape[0] for d, w in zip(dims, hidden, strict=True)],
+        "reduction": [
+            1 if in_stage(d, "attention.attention.mover") is None else side // max(1, sides[-1])
+            for d, side in zip(dims, sides, strict=True)
+        ],
+        "num_classes": head.shape[0],
+        "pool3": any(k.endswith(".layerscale_w3.alpha") for k in state),
+        "pool5": any(k.endswith(".layerscale_w5.alpha") for k in state),
+        "some_fp": stages > 1 and not any(k.startswith("vit.encoder.patch_embed") and k.endswith(".move") for k in state),
+        "norm": norm_kind(state),
+    }
+    return configure(BinaryViTLeConfig, values, renamed(stated, PYRAMID_NAMES), where)

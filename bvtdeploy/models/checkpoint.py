@@ -1,14 +1,13 @@
 """Reading checkpoints: weights only, never code.
 
 A file is either a bare state dict or ``{"model": state dict, ...}``; beside the model it may carry a ``"config"`` dict of
-plain types. The configuration is inferred from key names and shapes; what cannot be inferred is taken from ``"config"``,
-else assumed as in the published model (heads of 64 channels, keys and values reduced to the token grid of the last stage).
+plain types, under our names or those of the published configuration files. The family and its configuration are inferred from
+key names and shapes; what cannot be inferred is taken from ``"config"``, else assumed as in the published model.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import pickle
 import re
 from collections.abc import Mapping
@@ -20,15 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from bvtdeploy.errors import UserError
-from bvtdeploy.models.binaryvit_le import BinaryViTLe, BinaryViTLeConfig
+from bvtdeploy.models.families import FAMILIES, Family
 
 _COUNTER = "num_batches_tracked"
-_PUBLISHED_NAMES = {
-    "hidden_size": "dims",
-    "num_attention_heads": "heads",
-    "intermediate_size": "intermediate",
-    "reduction_ratio": "reduction",
-}
+_SWITCH = "init_state"  # of a quantiser: 0 until its scales were set
 
 
 @dataclass
@@ -81,63 +75,7 @@ def unwrap(loaded: Any, where: str = "") -> Checkpoint:
     tensors = {str(k): v for k, v in state.items()}
     if all(k.startswith("module.") for k in tensors):
         tensors = {k.removeprefix("module."): v for k, v in tensors.items()}
-    return Checkpoint(tensors, {_PUBLISHED_NAMES.get(str(k), str(k)): v for k, v in config.items()}, extra)
-
-
-def infer_config(state: Mapping[str, Tensor], stated: Mapping[str, Any] | None = None, where: str = "") -> BinaryViTLeConfig:
-    """The configuration that a state dict in the BinaryViT layout implies; ``stated`` entries take precedence."""
-    layers = 0
-    while f"vit.encoder.layer.{layers}.attention.attention.moveq" in state:
-        layers += 1
-    positions = [state.get("vit.embeddings.position_embeddings")]
-    while (table := state.get(f"vit.encoder.patch_embed{len(positions)}.position_embeddings")) is not None:
-        positions.append(table)
-    stem, head = state.get("vit.embeddings.patch_embeddings.projection.weight"), state.get("classifier.weight")
-    tables = [p for p in positions if p is not None and p.dim() == 3]
-    if not layers or len(tables) < len(positions) or stem is None or stem.dim() != 4 or head is None or head.dim() != 2:
-        raise UserError(
-            what="the checkpoint does not have the BinaryViT key layout",
-            where=where,
-            why="keys found: " + ", ".join(sorted(state)[:5]) + ", ...",
-            fix="expected vit.embeddings.*, vit.encoder.layer.N.*, vit.layernorm.*, classifier.*",
-        )
-    dims = [p.shape[2] for p in tables]
-    sides = [math.isqrt(p.shape[1]) for p in tables]
-    prefixes = [f"vit.encoder.layer.{i}." for i in range(layers)]
-    widths = [state[p + "attention.attention.moveq"].shape[0] for p in prefixes]
-    first = {width: prefix for prefix, width in reversed(list(zip(prefixes, widths, strict=True)))}
-
-    def in_stage(dim: int, key: str) -> Tensor | None:
-        return state.get(first.get(dim, "") + key)
-
-    hidden = [in_stage(d, "intermediate.dense.weight") for d in dims]
-    values: dict[str, Any] = {
-        "image_size": sides[0] * stem.shape[2],
-        "in_channels": stem.shape[1],
-        "patch_size": stem.shape[2],
-        "dims": dims,
-        "depths": [widths.count(d) for d in dims],
-        "heads": [max(1, d // 64) for d in dims],
-        "intermediate": [d if w is None else w.shape[0] for d, w in zip(dims, hidden, strict=True)],
-        "reduction": [
-            1 if in_stage(d, "attention.attention.mover") is None else side // max(1, sides[-1])
-            for d, side in zip(dims, sides, strict=True)
-        ],
-        "num_classes": head.shape[0],
-        "pool3": prefixes[0] + "layerscale_w3.alpha" in state,
-        "pool5": prefixes[0] + "layerscale_w5.alpha" in state,
-        "some_fp": len(dims) > 1 and "vit.encoder.patch_embed1.move" not in state,
-    }
-    values.update(stated or {})
-    try:
-        return BinaryViTLeConfig.from_dict(values)
-    except (ValueError, TypeError) as error:
-        raise UserError(
-            what="the checkpoint's shapes make no BinaryViT configuration",
-            where=where,
-            why=str(error),
-            fix='state what cannot be inferred in the file\'s "config" entry, for example {"heads": [...], "reduction": [...]}',
-        ) from error
+    return Checkpoint(tensors, {str(k): v for k, v in config.items()}, extra)
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor], where: str = "") -> None:
@@ -152,6 +90,8 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], where: str = "") ->
             problems.append(f"shape of {key} is {list(given[key].shape)}, the model needs {list(wanted[key].shape)}")
         elif not bool(torch.isfinite(given[key]).all()):
             problems.append(f"values of {key} are not all finite")
+        elif key.rsplit(".", 1)[-1] == _SWITCH and not bool((given[key] != 0).all()):
+            problems.append(f"the scales beside {key} were never set: it is 0")
     if problems:
         raise UserError(
             what=f"the checkpoint does not fit the model: {len(problems)} problem(s)",
@@ -166,7 +106,22 @@ def load_model(source: str | Path | Mapping[str, Any], config: Mapping[str, Any]
     """A model in eval mode from a checkpoint file, or from a state dict, bare or wrapped. ``config`` entries win."""
     where = str(source) if isinstance(source, (str, Path)) else ""
     checkpoint = read_checkpoint(source) if isinstance(source, (str, Path)) else unwrap(source)
-    stated = {**checkpoint.config, **{_PUBLISHED_NAMES.get(k, k): v for k, v in (config or {}).items()}}
-    model = BinaryViTLe(infer_config(checkpoint.state, stated, where))
+    family = family_of(checkpoint.state, where)
+    model = family.build(family.infer_config(checkpoint.state, {**checkpoint.config, **(config or {})}, where))
     load_into(model, checkpoint.state, where)
     return model.eval()
+
+
+def family_of(state: Mapping[str, Tensor], where: str = "") -> Family:
+    """The family whose keys a state dict has."""
+    found = next((family for family in FAMILIES if family.matches(state)), None)
+    if found is None:
+        keys = sorted(state)
+        raise UserError(
+            "the checkpoint is of no model family that is known",
+            where=where,
+            why="keys found: " + ", ".join(keys[:6]) + (", ..." if len(keys) > 6 else ""),
+            fix="known families: " + "; ".join(f"{f.title} ({f.keys})" for f in FAMILIES) + ". Any other model compiles from the "
+            "program that torch.export makes of it (.pt2)",
+        )
+    return found

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+LAYER_NORM_EPS = 1e-12  # of the published configuration, where layer norms were not replaced by batch norms
+
 
 class _SignSTE(torch.autograd.Function):
     """sign(x) forward; triangular gradient 2 - 2|x| on [-1, 1] backward."""
@@ -57,6 +59,11 @@ def binary_sign(x: Tensor, training: bool) -> Tensor:
     return torch.sign(x)
 
 
+def ste(x: Tensor, value: Tensor, training: bool) -> Tensor:
+    """``value``; where the model trains, with the gradient of ``x``."""
+    return x + (value - x).detach() if training else value
+
+
 def binary_weight(weight: Tensor, centred: bool, training: bool) -> Tensor:
     """The one-bit weight: mean|w| of each output row times sign(w), or times sign(w - row mean) when ``centred``."""
     dims = list(range(1, weight.dim()))
@@ -74,6 +81,11 @@ class BatchNorm(nn.BatchNorm1d):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.flatten(0, -2)).view(x.shape)
+
+
+def make_norm(kind: str, channels: int) -> nn.Module:
+    """The normalisation of every branch: "batch", or "layer" (of each token alone)."""
+    return BatchNorm(channels) if kind == "batch" else nn.LayerNorm(channels, eps=LAYER_NORM_EPS)
 
 
 class RPReLU(nn.Module):
@@ -118,18 +130,31 @@ class BinaryLinear(nn.Linear):
 
 
 class BinaryConv2x2(nn.Conv2d):
-    """2x2 convolution of stride 2 without bias; its one-bit weight is not centred."""
+    """2x2 convolution of stride 2 without bias: signs of the shifted input times the scaled one-bit weight of each output
+    channel. ``centred`` subtracts the channel's mean before the weight's sign."""
 
-    def __init__(self, in_channels: int, out_channels: int, binary: bool = True) -> None:
+    def __init__(self, in_channels: int, out_channels: int, binary: bool = True, centred: bool = False) -> None:
         super().__init__(in_channels, out_channels, kernel_size=2, stride=2, bias=False)
-        self.binary = binary
+        self.binary, self.centred = binary, centred
 
     def forward(self, x: Tensor, move: Tensor | None = None) -> Tensor:
         shifted = x if move is None else x + move
         if not self.binary:
             return F.conv2d(shifted, self.weight, stride=2)
-        weight = binary_weight(self.weight, centred=False, training=self.training)
+        weight = binary_weight(self.weight, centred=self.centred, training=self.training)
         return F.conv2d(binary_sign(shifted, self.training), weight, stride=2)
+
+
+class BinaryDilatedConv(nn.Conv2d):
+    """3x3 grouped convolution over codes that are signs already, with a bias and a centred one-bit weight. The padding keeps the
+    size and is of zeros, not of codes: a tap outside adds nothing."""
+
+    def __init__(self, channels: int, groups: int, dilation: int) -> None:
+        super().__init__(channels, channels, kernel_size=3, padding=dilation, dilation=dilation, groups=groups)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        weight = binary_weight(self.weight, centred=True, training=self.training)
+        return F.conv2d(codes, weight, self.bias, padding=self.padding, dilation=self.dilation, groups=self.groups)
 
 
 def quantise_probabilities(p: Tensor, clip: Tensor, training: bool) -> Tensor:

@@ -103,7 +103,11 @@ def test_training_forward_has_the_same_values_and_gradients() -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("changes", [{}, {"some_fp": True}, {"pool5": False}], ids=["binary", "some_fp", "pool3"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"some_fp": True}, {"pool5": False}, {"norm": "layer"}],
+    ids=["binary", "some_fp", "pool3", "layer_norm"],
+)
 def test_file_round_trip_infers_the_configuration(tmp_path: Path, changes: dict[str, Any]) -> None:
     model = small_model(**changes)
     pixels = torch.randn(1, 1, 16, 16)
