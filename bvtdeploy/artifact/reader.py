@@ -19,12 +19,15 @@ from bvtdeploy.artifact import spec
 from bvtdeploy.artifact.writer import Preprocess
 from bvtdeploy.errors import UserError
 from bvtdeploy.ir.graph import Graph, Value
-from bvtdeploy.ir.types import Type, bits
+from bvtdeploy.ir.types import TERNARY, Type, bits
 from bvtdeploy.lower.pack import unpack_lanes16
-from bvtdeploy.ops.epilogue import RESIDUALS, ROLES, THRESHOLDS
+from bvtdeploy.ops.activation import KINDS as ACTIVATIONS
+from bvtdeploy.ops.attention import ROLES as ATTENTION_ROLES
+from bvtdeploy.ops.epilogue import RESIDUALS, ROLES
 
 Record = dict[str, Any]
 _TABLES = {"VALUES": "value", "OPS": "op", "GROUPS": "group", "PREPROCESS": "preprocess"}
+_CODES = (spec.DTYPES["BITS"], spec.DTYPES["TRITS"])
 F32 = npt.NDArray[np.float32]
 
 
@@ -241,6 +244,8 @@ def _constant(artifact: Artifact, record: Record) -> tuple[npt.NDArray[Any], Typ
         raise ValueError("a constant goes beyond its section")
     rows, cols = record["rows"], record["cols"]
     dtype = _key(spec.DTYPES, record["dtype"])
+    if dtype == "TRITS":
+        raise ValueError("a constant of codes -1, 0, +1")
     if dtype == "BITS":
         packed = np.frombuffer(raw, np.uint8).reshape(-1, -(-cols // 8), 16)
         return unpack_lanes16(packed, rows, cols), bits(rows, cols)
@@ -248,27 +253,60 @@ def _constant(artifact: Artifact, record: Record) -> tuple[npt.NDArray[Any], Typ
     return array, Type(dtype.lower(), (rows, cols))
 
 
-def _attrs(kind: str, a: Sequence[int], inputs: Sequence[int], outputs: Sequence[int], packed: Sequence[int]) -> Record:
+def _attrs(kind: str, op: Record, outputs: Sequence[Record], inputs: Sequence[Record]) -> Record:
+    """The attributes of an op of the graph; `outputs` and `inputs` are the records of its operands."""
+    a = op["attr"]
+    packed = tuple(int(v["layout"] != spec.LAYOUTS["COLS"]) for v in outputs if v["dtype"] in _CODES)
+
     def window(at: int) -> Record:
         return dict(zip(("height", "width", "kernel", "stride"), a[at : at + 4], strict=True))
 
     if kind == "patches":
         return {"channels": a[0], **window(1)}
-    if kind in ("row_patches", "avg_pool"):
-        return window(0)
+    if kind == "row_patches":
+        return {**window(0), "padding": a[4], "dilation": a[5] or 1, "groups": a[6] or 1}
+    if kind in ("avg_pool", "max_pool"):
+        return {**window(0), "padding": a[4]}
+    if kind in ("bgemm", "mean_rows"):
+        return {"groups": a[0] or 1}
+    if kind == "layer_norm_rows":
+        return {"groups": a[0], "eps": op["fattr"][0]}
+    if kind == "norm_sign":
+        return {"groups": a[0], "eps": op["fattr"][0], "packed": packed[0]}
+    if kind == "gather":
+        return {"ternary": outputs[0]["dtype"] == spec.DTYPES["TRITS"] and inputs[1]["dtype"] == spec.DTYPES["BITS"]}
+    if kind == "activation":
+        name = ACTIVATIONS[a[0]]
+        return {"kind": name, "low": op["fattr"][0], "high": op["fattr"][1]} if name == "clamp" else {"kind": name}
     if kind == "stencil":
         taps = [((t & 255 ^ 128) - 128, (t >> 8 & 255 ^ 128) - 128) for t in a[4 : 4 + a[2]]]
         return {"height": a[0], "width": a[1], "offsets": tuple(taps), "boundary": ("zero", "circular")[a[3]]}
     if kind == "attention":
-        return {"heads": a[0]}
+        bipolar = all(v["dtype"] == spec.DTYPES["BITS"] for v in inputs[:2])
+        return _attention(op, 2 if bipolar else 1)
     if kind == "channel_pool":
         return {"group": a[0]}
     if kind == "epilogue":
-        roles = tuple(role for role, i in zip(ROLES, inputs, strict=False) if i != spec.NONE)
+        roles = tuple(role for role, i in zip(ROLES, op["inputs"], strict=False) if i != spec.NONE)
         factors = tuple(f for role, f in zip(RESIDUALS, a[1:7], strict=True) if role in roles)
-        results = ("f32",) * (outputs[0] != spec.NONE) + ("bits",) * sum(r in THRESHOLDS for r in roles)
-        return {"roles": roles, "factors": factors, "width": a[0], "results": results, "packed": tuple(packed)}
+        results = tuple("f32" if v["dtype"] not in _CODES else _key(spec.DTYPES, v["dtype"]).lower() for v in outputs)
+        return {"roles": roles, "factors": factors, "width": a[0], "results": results, "packed": packed}
     return {}
+
+
+def _attention(op: Record, unit: int) -> Record:
+    heads, windows, planes, of_max, inclusive = op["attr"][:5]
+    roles = tuple(role for role, i in zip(ATTENTION_ROLES, op["inputs"], strict=False) if i != spec.NONE)
+    references = tuple("max" if of_max >> t & 1 else "sum" for t in range(planes or 1))
+    return {
+        "heads": heads,
+        "roles": roles,
+        "windows": windows or 1,
+        "planes": planes or 1,
+        "unit": unit,
+        "references": references,
+        "inclusive": tuple(bool(inclusive >> t & 1) for t in range(planes or 1)),
+    }
 
 
 def to_graph(artifact: Artifact) -> Graph:
@@ -287,19 +325,16 @@ def to_graph(artifact: Artifact) -> Graph:
         for op in artifact.ops:
             kind = kinds[op["opcode"]]
             out_ids = [i for i in op["outputs"] if i != spec.NONE]
-            packed = [
-                int(artifact.values[i]["layout"] != spec.LAYOUTS["COLS"])
-                for i in out_ids
-                if artifact.values[i]["dtype"] == spec.DTYPES["BITS"]
-            ]
-            attrs = _attrs(kind, op["attr"], op["inputs"], op["outputs"], packed)
+            in_ids = [i for i in op["inputs"] if i != spec.NONE]
+            attrs = _attrs(kind, op, [artifact.values[i] for i in out_ids], [artifact.values[i] for i in in_ids])
+            if kind == "gather":  # the record has the index first
+                in_ids = [*in_ids[1:], in_ids[0]]
             names = [artifact.name(artifact.values[i]["name"]) for i in out_ids]
-            inputs = [at[i] for i in op["inputs"] if i != spec.NONE]
-            created = graph.create(kind, inputs, attrs, module=artifact.name(op["module"]), names=names)
+            created = graph.create(kind, [at[i] for i in in_ids], attrs, module=artifact.name(op["module"]), names=names)
             for i, value in zip(out_ids, created.outputs, strict=True):
                 record = artifact.values[i]
                 said = (_key(spec.DTYPES, record["dtype"]).lower(), (record["rows"], record["cols"]))
-                if (value.type.elem, value.type.shape) != said:
+                if ("trits" if value.type.alphabet == TERNARY else value.type.elem, value.type.shape) != said:
                     raise ValueError(f"%{value.name} is {value.type}, its record says {said[0]}[{said[1][0]}x{said[1][1]}]")
                 at[i] = value
         graph.set_outputs([at[i] for i, v in enumerate(artifact.values) if v["storage"] == spec.STORAGES["OUTPUT"]])

@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import Final
 
 MAGIC: Final = b"\x89BVT\r\n\x1a\n"
-VERSION: Final = 1
+VERSION: Final = 2
 ALIGN: Final = 64
 NONE: Final = 0xFFFFFFFF  # "no value" in an op record
 
@@ -118,11 +118,14 @@ SECTIONS: Final = {
     "PREPROCESS": 9,  # one preprocess record; may be absent
 }
 META_TYPES: Final = {"U64": 1, "F64": 2, "STR": 3, "BYTES": 4}
-DTYPES: Final = {"F32": 1, "I32": 2, "BITS": 3, "U64": 4, "F64": 5}
+DTYPES: Final = {"F32": 1, "I32": 2, "BITS": 3, "U64": 4, "F64": 5, "TRITS": 6}
 STORAGES: Final = {"CONST": 1, "ARENA": 2, "TILE": 3, "INPUT": 4, "OUTPUT": 5}
+# TRITS are codes -1, 0, +1 in two planes of bits: plane 1 has the bits of the codes +1, plane 2 those of the codes that are not 0.
 LAYOUTS: Final = {
-    "ROWS": 1,     # row after row; of BITS: column c of a row is bit c%8 of byte c/8, the row's last bytes zeros up to the stride
-    "COLS": 2,     # BITS only: column after column; row r of a column is bit r%8 of byte r/8, zero-padded to the stride
+    "ROWS": 1,     # row after row; of BITS: column c of a row is bit c%8 of byte c/8, the row's last bytes zeros up to the stride;
+                   # of TRITS: plane 1 as BITS in P = align8(ceil(cols/8)) bytes, then plane 2; the stride is 2*P
+    "COLS": 2,     # BITS and TRITS only: column after column; row r of a column is bit r%8 of byte r/8, zero-padded to the stride;
+                   # of TRITS: two planes of P = align8(ceil(rows/8)) bytes, the stride is 2*P
     "LANES16": 3,  # BITS only, rows = output channels: [ceil(rows/16)] tiles of [ceil(cols/8)] steps of 16 bytes, lane = channel
                    # within the tile, bit b of step s = column 8*s+b; unused lanes and bits are zero
 }
@@ -134,14 +137,21 @@ FILTERS: Final = {"BILINEAR": 0, "BICUBIC": 1, "NEAREST": 2}
 OPCODES: Final = {
     "patches": 1,       # image -> rows of flattened patches
     "dense": 2,         # f32 rows x f32 weights (+ bias)
-    "bgemm": 3,         # +-1 rows x +-1 weights -> i32 dots
-    "epilogue": 4,      # scale/shift, residuals, RPReLU, scale/shift, residuals -> f32 and/or sign bits
+    "bgemm": 3,         # +-1 or {-1,0,+1} rows x +-1 weights -> i32 dots
+    "epilogue": 4,      # scale/shift, residuals, RPReLU, scale/shift, residuals -> f32, sign bits, trits
     "row_patches": 5,   # rows on a grid, packed or f32 -> rows of k x k neighbourhoods
     "avg_pool": 6,      # f32 rows on a grid -> rows on the smaller grid
     "stencil": 7,       # per-channel taps on the grid
     "attention": 8,     # binary attention with a table softmax and an integer threshold a row
-    "mean_rows": 9,     # mean over the rows
+    "mean_rows": 9,     # mean over the rows, or over groups of rows
     "channel_pool": 10, # mean of consecutive channels
+    "layer_norm_rows": 11,  # LayerNorm over the channels, or groups of channels
+    "norm_sign": 12,    # LayerNorm -> sign bits
+    "gather": 13,       # rows picked by a constant table
+    "mixed_gemm": 14,   # f32 rows x +-1 weights
+    "max_pool": 15,     # f32 rows on a grid -> rows on the smaller grid
+    "activation": 16,   # GELU or clamp, elementwise
+    "multiply": 17,     # elementwise product of two values
 }
 
 _C_TYPES = {"B": "uint8_t", "I": "uint32_t", "Q": "uint64_t", "i": "int32_t", "f": "float"}

@@ -126,6 +126,7 @@ def to_bytes(content: Content) -> bytes:
             inputs=_filled(op.inputs, spec.N_IN),
             outputs=_filled(op.outputs, spec.N_OUT),
             attr=op.attr,
+            fattr=op.fattr,
         )
         for op in low.ops
     )

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bvtdeploy.errors import UserError
+from bvtdeploy.lower.pack import unpack_trits
 
 Floats = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
@@ -223,7 +224,8 @@ class Session:
 
     @property
     def op_outputs(self) -> dict[str, list[npt.NDArray[Any]]]:
-        """After a run with `capture`: every output of every op, rows x cols. Packed bits come as uint8 zeros and ones."""
+        """After a run with `capture`: every output of every op, rows x cols. Packed bits come as uint8 zeros and ones,
+        three codes as int8 of -1, 0, +1."""
         out: dict[str, list[npt.NDArray[Any]]] = {op.name: [] for op in self.ops}
         for index, which, data in sorted(self._session.captured()):
             op = self.ops[index]
@@ -247,6 +249,8 @@ def _unpack(data: bytes, value: ValueFacts) -> npt.NDArray[Any]:
     if value.dtype == "bits":
         packed = np.frombuffer(data, np.uint8).reshape(lines, -1)
         array: npt.NDArray[Any] = np.unpackbits(packed, axis=1, count=wide, bitorder="little")
+    elif value.dtype == "trits":
+        array = unpack_trits(np.frombuffer(data, np.uint8).reshape(lines, -1), wide)
     else:
         kind = {"f32": np.float32, "i32": np.int32, "u64": np.uint64, "f64": np.float64}[value.dtype]
         array = np.frombuffer(data, kind).reshape(lines, wide)

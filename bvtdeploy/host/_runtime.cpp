@@ -232,11 +232,13 @@ class Session {
         auto *self = static_cast<Session *>(user);
         const bvt_model *model = self->model_->get();
         bvt_value_info value = bvt_get_value(model, bvt_get_op(model, op).outputs[output]);
-        bool bits = std::strcmp(value.dtype, "bits") == 0, cols = std::strcmp(value.layout, "cols") == 0;
+        bool bits = std::strcmp(value.dtype, "bits") == 0, trits = std::strcmp(value.dtype, "trits") == 0, cols = std::strcmp(value.layout, "cols") == 0;
         // In layout "cols" the lines are columns, and they come all at once.
         size_t lines = cols ? value.cols : rows, first = cols ? 0 : row0, total = cols ? value.cols : value.rows;
         size_t wide = cols ? value.rows : value.cols;
-        size_t line_bytes = bits ? (wide + 7) / 8 : wide * (std::strcmp(value.dtype, "u64") == 0 || std::strcmp(value.dtype, "f64") == 0 ? 8 : 4);
+        // Three codes are two planes; the second one stands at half of the line's stride.
+        size_t plane = (wide + 7) / 8;
+        size_t line_bytes = bits ? plane : trits ? 2 * plane : wide * (std::strcmp(value.dtype, "u64") == 0 || std::strcmp(value.dtype, "f64") == 0 ? 8 : 4);
         Captured *into = nullptr;
         for (size_t i = self->captured_.size(); i-- > 0 && !into;)
             if (self->captured_[i].op == op && self->captured_[i].output == output) into = &self->captured_[i];
@@ -244,8 +246,12 @@ class Session {
             self->captured_.push_back({op, output, std::vector<uint8_t>(total * line_bytes)});
             into = &self->captured_.back();
         }
-        for (size_t i = 0; i < lines; i++)
-            std::memcpy(into->bytes.data() + (first + i) * line_bytes, static_cast<const uint8_t *>(data) + i * stride, line_bytes);
+        for (size_t i = 0; i < lines; i++) {
+            uint8_t *to = into->bytes.data() + (first + i) * line_bytes;
+            const uint8_t *from = static_cast<const uint8_t *>(data) + i * stride;
+            std::memcpy(to, from, trits ? plane : line_bytes);
+            if (trits) std::memcpy(to + plane, from + (wide + 63) / 64 * 8, plane);
+        }
     }
 
     std::shared_ptr<Model> model_;

@@ -20,7 +20,8 @@ DTYPES: Final[dict[str, type[np.generic[Any]]]] = {
 ELEMS: Final = tuple(DTYPES)
 BIPOLAR: Final = "{-1,+1}"
 UNIPOLAR: Final = "{0,1}"
-ALPHABETS: Final = (BIPOLAR, UNIPOLAR)
+TERNARY: Final = "{-1,0,+1}"
+ALPHABETS: Final = (BIPOLAR, UNIPOLAR, TERNARY)
 
 _TEXT = re.compile(r"(?P<elem>[a-z]+[0-9]*)(?P<alphabet>\{[^}]*\})?\[(?P<shape>[0-9x]*)(?:; packed (?P<packed>\d+))?\]")
 

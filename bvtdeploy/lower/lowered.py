@@ -10,10 +10,12 @@ import numpy as np
 
 from bvtdeploy.artifact.spec import NONE, OPCODES
 from bvtdeploy.ir.graph import Graph, Op, Value
+from bvtdeploy.ir.types import BIPOLAR, TERNARY
 from bvtdeploy.lower.memory import Request, align, plan
-from bvtdeploy.lower.pack import pack_lanes16
+from bvtdeploy.lower.pack import pack_lanes16, trit_stride
 from bvtdeploy.lower.schedule import Group, schedule, whole_inputs
-from bvtdeploy.ops import REGISTRY
+from bvtdeploy.ops import REGISTRY, attention
+from bvtdeploy.ops.activation import KINDS as ACTIVATIONS
 from bvtdeploy.ops.epilogue import RESIDUALS, ROLES
 
 BLOCKS: Final = (64, 32, 16, 8)
@@ -52,6 +54,7 @@ class LoweredOp:
     scratch: int
     macs_binary: int
     macs_float: int
+    fattr: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -81,6 +84,14 @@ def _window(op: Op) -> list[int]:
     return [op.attrs[n] for n in ("height", "width", "kernel", "stride")]
 
 
+def _padded_window(op: Op) -> list[int]:
+    return [*_window(op), op.attrs.get("padding", 0)]
+
+
+def _groups(op: Op) -> list[int]:
+    return [op.attrs.get("groups", 1)]
+
+
 def _stencil(op: Op) -> list[int]:
     a = op.attrs
     taps = [(dy & 255) | (dx & 255) << 8 for dy, dx in a["offsets"]]
@@ -95,20 +106,32 @@ def _epilogue(op: Op) -> list[int]:
 # Attributes of each op record, as its file in bvtdeploy/ops/ says.
 _ATTR: Final[Mapping[str, Any]] = {
     "patches": lambda op: [op.attrs["channels"], *_window(op)],
-    "row_patches": _window,
-    "avg_pool": _window,
+    "row_patches": lambda op: [*_padded_window(op), op.attrs.get("dilation", 1), *_groups(op)],
+    "avg_pool": _padded_window,
+    "max_pool": _padded_window,
+    "bgemm": _groups,
+    "mean_rows": _groups,
+    "layer_norm_rows": _groups,
+    "norm_sign": _groups,
+    "activation": lambda op: [ACTIVATIONS.index(op.attrs["kind"])],
     "stencil": _stencil,
     "epilogue": _epilogue,
-    "attention": lambda op: [op.attrs["heads"]],
+    "attention": attention.record_attr,
     "channel_pool": lambda op: [op.attrs["group"]],
+}
+
+# Likewise the floating-point attributes.
+_FATTR: Final[Mapping[str, Any]] = {
+    "layer_norm_rows": lambda op: [op.attrs["eps"]],
+    "norm_sign": lambda op: [op.attrs["eps"]],
+    "activation": lambda op: [op.attrs["low"], op.attrs["high"]] if op.attrs["kind"] == "clamp" else [],
 }
 
 
 def scratch_bytes(op: Op) -> int:
     """Tile memory that the kernel of an op needs while it runs (runtime_arm/README.md, "Scratch")."""
     if op.kind == "attention":
-        keys = op.inputs[1].type.shape[0]
-        return align(2 * keys) + align(-(-keys // 64) * 8)
+        return attention.scratch_bytes(op)
     return 0
 
 
@@ -117,7 +140,8 @@ def _stride(value: Value, layout: str) -> int:
     if layout == "LANES16":
         return -(-cols // 8) * 16
     if value.type.elem == "bits":
-        return align(-(-(rows if layout == "COLS" else cols) // 8), 8)
+        line = rows if layout == "COLS" else cols
+        return trit_stride(line) if value.type.alphabet == TERNARY else align(-(-line // 8), 8)
     return cols * _BYTES[value.type.elem]
 
 
@@ -125,6 +149,8 @@ def _layout(value: Value) -> str:
     if value.type.elem != "bits":
         return "ROWS"
     if value.data is not None:
+        if value.type.alphabet != BIPOLAR:
+            raise ValueError(f"%{value.name} is a constant {value.type}: only {BIPOLAR} constants have a layout")
         return "LANES16"
     return "COLS" if value.type.packed == 0 else "ROWS"
 
@@ -175,7 +201,8 @@ class _Lowering:
     def _add(self, value: Value, storage: str) -> int:
         layout = _layout(value)
         rows, cols = value.type.shape
-        record = LoweredValue(value.name, _DTYPE[value.type.elem], storage, layout, rows, cols, _stride(value, layout))
+        dtype = "TRITS" if value.type.alphabet == TERNARY else _DTYPE[value.type.elem]
+        record = LoweredValue(value.name, dtype, storage, layout, rows, cols, _stride(value, layout))
         record.bytes = _size(record, rows)
         self.index[value] = len(self.result.values)
         self.result.values.append(record)
@@ -202,13 +229,19 @@ class _Lowering:
             inputs = [self.index[at[r]] if r in at else NONE for r in ROLES]
             real = [v for v in op.outputs if v.type.elem == "f32"]
             outputs = [self.index[real[0]] if real else NONE, *(self.index[v] for v in op.outputs if v.type.elem == "bits")]
+        elif op.kind == "attention":
+            inputs = [NONE if v is None else self.index[v] for v in attention.record_inputs(op)]
+            outputs = [self.index[v] for v in op.outputs]
         else:
             inputs = [self.index[v] for v in op.inputs]
+            if op.kind == "gather":  # the record has the index first
+                inputs = [inputs[-1], *inputs[:-1]]
             outputs = [self.index[v] for v in op.outputs]
         cost = REGISTRY[op.kind].cost([v.type for v in op.inputs], [v.type for v in op.outputs], op.attrs)
         attr = [int(a) for a in _ATTR[op.kind](op)] if op.kind in _ATTR else []
-        name = op.outputs[0].name
-        return LoweredOp(op.kind, name, op.module, inputs, outputs, attr, scratch_bytes(op), cost.macs_binary, cost.macs_float)
+        fattr = [float(a) for a in _FATTR[op.kind](op)] if op.kind in _FATTR else []
+        name, scratch = op.outputs[0].name, scratch_bytes(op)
+        return LoweredOp(op.kind, name, op.module, inputs, outputs, attr, scratch, cost.macs_binary, cost.macs_float, fattr)
 
     def _plan_arena(self, group_of: dict[Op, int]) -> None:
         values = [v for v, i in self.index.items() if self.result.values[i].storage == "ARENA"]

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bvtdeploy.ir.types import TERNARY
+
 Codes = npt.NDArray[np.int8]
 
 
@@ -40,8 +42,32 @@ def unpack_lanes16(packed: npt.NDArray[np.uint8], rows: int, cols: int) -> Codes
     return unpack_rows(flat[:rows], cols)
 
 
-def logical_bytes(array: npt.NDArray[Any], packed: int | None) -> bytes:
-    """A result as the runtime's per-op CRC sees it: rows of f32 or i32, or bits packed along `packed` without padding."""
+def trit_stride(length: int) -> int:
+    """Bytes of a line of `length` codes -1, 0, +1: two planes, each rounded up to 8 bytes."""
+    return 2 * (-(-length // 64) * 8)
+
+
+def pack_trits(codes: Codes) -> npt.NDArray[np.uint8]:
+    """-1, 0, +1 codes [rows, cols] -> uint8 [rows, trit_stride(cols)]: the plane of the +1, then the plane of what is not 0."""
+    plane = trit_stride(codes.shape[1]) // 2
+    return np.concatenate([pack_rows(codes, plane), pack_rows(np.abs(codes), plane)], axis=1)
+
+
+def unpack_trits(packed: npt.NDArray[np.uint8], cols: int) -> Codes:
+    """The inverse of `pack_trits`."""
+    plane = packed.shape[1] // 2
+    ones, some = (np.unpackbits(p, axis=1, count=cols, bitorder="little") for p in (packed[:, :plane], packed[:, plane:]))
+    return (2 * ones.astype(np.int8) - some.astype(np.int8)).astype(np.int8)
+
+
+def logical_bytes(array: npt.NDArray[Any], packed: int | None, alphabet: str = "") -> bytes:
+    """A result as the runtime's per-op CRC sees it: rows of f32 or i32, or codes packed along `packed` without padding.
+
+    Of codes of TERNARY: each row's (or column's) plane of the +1, then its plane of what is not 0.
+    """
     if packed is None:
         return np.ascontiguousarray(array).tobytes()
-    return pack_rows(np.ascontiguousarray(array if packed == 1 else array.T)).tobytes()
+    lines = np.ascontiguousarray(array if packed == 1 else array.T)
+    if alphabet == TERNARY:
+        return np.concatenate([pack_rows(lines), pack_rows(np.abs(lines))], axis=1).tobytes()
+    return pack_rows(lines).tobytes()

@@ -4,6 +4,7 @@
 """
 
 from bvtdeploy.ops import (  # noqa: F401  (each module registers its ops)
+    activation,
     attention,
     avg_pool,
     bgemm,
@@ -13,8 +14,15 @@ from bvtdeploy.ops import (  # noqa: F401  (each module registers its ops)
     dense,
     elementwise,
     epilogue,
+    gather,
+    layer_norm_rows,
     layout,
+    max_pool,
     mean_rows,
+    mixed,
+    mixed_gemm,
+    multiply,
+    norm_sign,
     norms_pools,
     patches,
     products,

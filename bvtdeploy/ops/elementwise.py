@@ -1,14 +1,15 @@
 """Elementwise source ops on tensors of any rank, with numpy broadcasting, rounded to fp32 after each (the first
-operand may be i32 dots below 2^24): add sub mul div neg sign round clamp prelu softmax.
+operand may be i32 dots below 2^24): add sub mul div neg sign round clamp gelu prelu softmax.
 
-sign: the canonical semantics has no zero: sign(0) = +1 (also of -0), NaN gives -1. PyTorch gives 0 there; `verify` counts how
-often it happens. round: half to even. clamp: attrs min, max (None: open). prelu: x > 0 ? x : slope*x with the
-slope broadcast along attrs axis. softmax: along attrs axis, in fp64 and then rounded (a reference for what passes replace; the
-runtime has no such op).
+sign: torch's: 0 of 0 and of -0, and of NaN; optional attr zero (-1, 0 or +1, default 0): what 0 gives, where the source compares
+(x >= 0 is zero=+1, x > 0 is zero=-1). round: half to even. clamp: attrs min, max (None: open). gelu: x*Phi(x), the erf form, in
+fp64 and then rounded. prelu: x > 0 ? x : slope*x with the slope broadcast along attrs axis. softmax: along attrs axis, in fp64
+and then rounded (a reference for what passes replace; the runtime has no such op).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -50,6 +51,25 @@ def _softmax(x: Array, attrs: Attrs) -> Array:
     return np.asarray(e / e.sum(axis=attrs["axis"], keepdims=True))
 
 
+def _sign(x: Array, attrs: Attrs) -> Array:
+    above, below = x > 0, x < 0
+    zero = np.where(np.isnan(x), 0, attrs.get("zero", 0))
+    return np.asarray(np.where(above, 1, np.where(below, -1, zero)))
+
+
+def _infer_sign(inputs: Sequence[Type], attrs: Attrs) -> list[Type]:
+    expect(attrs.get("zero", 0) in (-1, 0, 1), f"sign: {attrs.get('zero')} is no code of 0")
+    return _infer_unary(inputs, attrs)
+
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def _gelu(x: Array, attrs: Attrs) -> Array:
+    y = x.astype(np.float64)
+    return np.asarray(y * 0.5 * (1 + _erf(y * math.sqrt(0.5)))) if y.size else y
+
+
 def _clamp(x: Array, attrs: Attrs) -> Array:
     lo, hi = attrs["min"], attrs["max"]
     x = x if lo is None else np.maximum(x, np.float32(lo))
@@ -78,8 +98,9 @@ _binary("sub", np.subtract)
 _binary("mul", np.multiply)
 _binary("div", np.divide)
 _unary("neg", lambda x, attrs: -x)
-_unary("sign", lambda x, attrs: np.where(x >= 0, 1, -1))
 _unary("round", lambda x, attrs: np.rint(x))
 _unary("clamp", _clamp)
+_unary("gelu", _gelu)
 _unary("softmax", _softmax)
+register(OpDef("sign", _infer_sign, lambda attrs, inputs: [_sign(inputs[0], attrs).astype(np.float32)]))
 register(OpDef("prelu", _infer_prelu, _prelu))

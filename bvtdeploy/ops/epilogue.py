@@ -4,7 +4,6 @@
     v = fma(v, scale[c], shift[c])                     if scale is there (shift may then be absent: v = v * scale[c]);
                                                        shift alone: v = v + shift[c]
     v = v + res_j[row_j(r)][c mod cols_j]              for j = 0, 1, 2 in this order, those that are there
-    v = v - pre[c]                                     if there
     v = v > 0 ? v : v * slope[c]                       if slope is there (PReLU; NaN takes the second branch)
     v = v + post[c]                                    if there
     v = fma(v, scale2[c], shift2[c])                   same rule as scale/shift
@@ -13,14 +12,17 @@
     bits output i: v >= threshold_i[c] ? +1 : -1       up to 4; NaN gives -1. sign(v + move) with 0 -> +1 is threshold = -move: the
                                                        fp32 sum v + move is 0 only if v == -move (gradual underflow), so the
                                                        compare is exact
+    trits output i: v >= threshold_i[1][c] ? +1 : v < threshold_i[0][c] ? -1 : 0           NaN gives 0; row 0 <= row 1
 
 Residuals are f32[R x C'] with C' dividing C (channel c reads c mod C': the expansion shortcut that tiles its input). row_j(r) = r,
-or, with factor f > 1 on a grid of width W: (y/f)*(W/f) + x/f for r = y*W + x (nearest-neighbour upsampling of a smaller grid).
+or, with factor f > 1 on a grid of width W: (y/f)*(W/f) + x/f for r = y*W + x (nearest-neighbour upsampling of a smaller grid),
+or, with factor 0: rows[0][r], a constant table of row numbers; the residual then has any number of rows.
 
 In the IR the inputs are named by attrs["roles"], one of ROLES each, and the outputs by attrs["results"]: "f32" (at most one,
-first) and "bits". attrs["factors"]: a factor for every residual role present, in order of presence; attrs["width"]: W (0 where
-all factors are 1). attrs["packed"]: for every bits result the packed axis: 1 (layout ROWS) or 0 (layout COLS).
-record: inputs[i] = the value whose role is ROLES[i], or NONE; outputs[0] = f32 or NONE, outputs[1..4] = bits;
+first), then "bits" and "trits" in any order, one for each threshold. attrs["factors"]: a factor for every residual role present,
+in order of presence; attrs["width"]: W (0 where all factors are 0 or 1). attrs["packed"]: for every bits or trits result the
+packed axis: 1 (layout ROWS) or 0 (layout COLS).
+record: inputs[i] = the value whose role is ROLES[i], or NONE; outputs[0] = f32 or NONE, outputs[1..4] = bits or trits;
         attr[0] = W, attr[1+j] = factor of residual slot j (0..2 res, 3..5 post_res), 1 where unused
 """
 
@@ -31,14 +33,14 @@ from typing import Final
 
 import numpy as np
 
-from bvtdeploy.ir.types import BIPOLAR, Type, bits, f32
+from bvtdeploy.ir.types import BIPOLAR, TERNARY, Type, bits, f32, i32
 from bvtdeploy.ops.base import Array, Attrs, OpDef, as_f32, expect, register
 from bvtdeploy.ops.numerics import F32, fma
 
 RESIDUALS: Final = ("res0", "res1", "res2", "post_res0", "post_res1", "post_res2")
-PARAMETERS: Final = ("scale", "shift", "pre", "slope", "post", "scale2", "shift2")
+PARAMETERS: Final = ("scale", "shift", "slope", "post", "scale2", "shift2")
 THRESHOLDS: Final = ("threshold0", "threshold1", "threshold2", "threshold3")
-ROLES: Final = ("x", *RESIDUALS, *PARAMETERS, *THRESHOLDS)
+ROLES: Final = ("x", *RESIDUALS, *PARAMETERS, *THRESHOLDS, "rows")
 
 
 def _infer(inputs: Sequence[Type], attrs: Attrs) -> list[Type]:
@@ -48,21 +50,30 @@ def _infer(inputs: Sequence[Type], attrs: Attrs) -> list[Type]:
     x = inputs[0]
     expect(x.elem in ("f32", "i32") and len(x.shape) == 2, f"epilogue of {x}")
     n, c = x.shape
-    factors = iter(attrs["factors"])
+    results = attrs["results"]
+    codes = [r for r in results if r != "f32"]
+    expect(set(codes) <= {"bits", "trits"} and len(results) > 0 and "f32" not in results[1:], "epilogue: results")
+    expect(len(codes) == sum(r in THRESHOLDS for r in roles) == len(attrs["packed"]), "epilogue: a threshold for each bits result")
+    factors, kinds = iter(attrs["factors"]), iter(codes)
+    by_table = 0
     for role, t in zip(roles[1:], inputs[1:], strict=True):
         if role in RESIDUALS:
             f = next(factors)
-            expect(t.elem == "f32" and len(t.shape) == 2 and c % t.shape[1] == 0, f"epilogue: residual {t} of {n}x{c}")
-            expect(t.shape[0] * f * f == n, f"epilogue: residual {t} with factor {f} does not give {n} rows")
-            expect(f == 1 or (attrs["width"] % f == 0 and n % (attrs["width"] * f) == 0), "epilogue: grid and factor differ")
+            fits = t.elem == "f32" and len(t.shape) == 2 and t.size > 0 and c % t.shape[1] == 0
+            expect(fits, f"epilogue: residual {t} of {n}x{c}")
+            expect(f == 0 or t.shape[0] * f * f == n, f"epilogue: residual {t} with factor {f} does not give {n} rows")
+            expect(f < 2 or (attrs["width"] % f == 0 and n % (attrs["width"] * f) == 0), "epilogue: grid and factor differ")
+            by_table += f == 0
+        elif role == "rows":
+            expect(t == i32(1, n), f"epilogue: rows is {t}, not one row of {n}")
+        elif role in THRESHOLDS and next(kinds) == "trits":
+            expect(t == f32(2, c), f"epilogue: {role} is {t}, not two rows of {c}")
         else:
             expect(t == f32(1, c), f"epilogue: {role} is {t}, not one row of {c}")
-    results = attrs["results"]
-    n_bits = sum(r == "bits" for r in results)
-    expect(list(results) in ([*["f32"] * k, *["bits"] * n_bits] for k in (0, 1)) and len(results) > 0, "epilogue: results")
-    expect(n_bits == sum(r in THRESHOLDS for r in roles) == len(attrs["packed"]), "epilogue: a threshold for each bits result")
+    expect(bool(by_table) == ("rows" in roles), "epilogue: rows belongs to residuals of factor 0")
     packed = iter(attrs["packed"])
-    return [f32(n, c) if r == "f32" else bits(n, c, alphabet=BIPOLAR, packed=next(packed)) for r in results]
+    alphabets = {"bits": BIPOLAR, "trits": TERNARY}
+    return [f32(n, c) if r == "f32" else bits(n, c, alphabet=alphabets[r], packed=next(packed)) for r in results]
 
 
 def row_map(n: int, factor: int, width: int) -> Array:
@@ -87,22 +98,25 @@ def _reference(attrs: Attrs, inputs: Sequence[Array]) -> list[Array]:
     def add(v: F32, roles: Sequence[str]) -> F32:
         for role in roles:
             if role in at:
-                rows = row_map(n, factors[role], attrs["width"])
+                rows = row_map(n, factors[role], attrs["width"]) if factors[role] else at["rows"][0]
+                expect(bool((rows >= 0).all()), "epilogue: a negative row number")
                 v = v + np.tile(at[role], (1, c // at[role].shape[1]))[rows]
         return v
 
     v = add(affine(v, "scale", "shift"), RESIDUALS[:3])
-    v = v - at["pre"] if "pre" in at else v
     v = np.where(v > 0, v, v * at["slope"]).astype(np.float32) if "slope" in at else v
     v = v + at["post"] if "post" in at else v
     v = add(affine(v, "scale2", "shift2"), RESIDUALS[3:])
-    codes = [np.where(v >= at[t], 1, -1).astype(np.int8) for t in THRESHOLDS if t in at]
-    return [v, *codes] if "f32" in attrs["results"] else [*codes]
+    codes = []
+    for kind, t in zip([r for r in attrs["results"] if r != "f32"], [at[t] for t in THRESHOLDS if t in at], strict=True):
+        below = np.where(v < t[0], -1, 0) if kind == "trits" else -1
+        codes.append(np.where(v >= t[-1], 1, below).astype(np.int8))
+    return [v, *codes] if "f32" in attrs["results"] else codes
 
 
 def _whole(attrs: Attrs, n: int) -> frozenset[int]:
     factors = iter(attrs["factors"])
-    return frozenset(i for i, r in enumerate(attrs["roles"]) if r in RESIDUALS and next(factors) != 1)
+    return frozenset(i for i, r in enumerate(attrs["roles"]) if r == "rows" or (r in RESIDUALS and next(factors) != 1))
 
 
 register(OpDef("epilogue", _infer, _reference, compiled=True, whole_inputs=_whole))

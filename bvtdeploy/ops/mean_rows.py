@@ -1,7 +1,8 @@
-"""mean_rows: mean over all rows.
+"""mean_rows: mean over all rows, or over each of G groups of consecutive rows.
 
-    in   f32[N x C]      out  f32[1 x C]
-    sum of the rows, first to last, rounded after every addition; times fp32(1/N)
+    in   f32[G*n x C]      out  f32[G x C]
+    sum of a group's rows, first to last, rounded after every addition; times fp32(1/n)
+    attrs: groups G (default 1)       record: attr[0] = G (0: 1)
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ from bvtdeploy.ops.numerics import reciprocal, sum_in_order
 def _infer(inputs: Sequence[Type], attrs: Attrs) -> list[Type]:
     (x,) = inputs
     expect(x.elem == "f32" and len(x.shape) == 2, f"mean_rows of {x}")
-    return [f32(1, x.shape[1])]
+    groups = attrs.get("groups", 1)
+    expect(groups > 0 and x.shape[0] % groups == 0, f"mean_rows: {groups} groups of {x.shape[0]} rows")
+    return [f32(groups, x.shape[1])]
 
 
 def _reference(attrs: Attrs, inputs: Sequence[Array]) -> list[Array]:
-    return [(sum_in_order(inputs[0], 0) * reciprocal(inputs[0].shape[0])).reshape(1, -1)]
+    groups = attrs.get("groups", 1)
+    parts = inputs[0].reshape(groups, inputs[0].shape[0] // groups, -1)
+    return [sum_in_order(parts, 1) * reciprocal(parts.shape[1])]
 
 
 register(OpDef("mean_rows", _infer, _reference, compiled=True, whole_inputs=lambda attrs, n: frozenset({0})))

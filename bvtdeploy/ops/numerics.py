@@ -6,6 +6,8 @@ how numpy happens to sum: every reduction is written as a loop in its defined or
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 import numpy.typing as npt
 
@@ -48,3 +50,24 @@ def sum_in_order(x: F32, axis: int) -> F32:
 def reciprocal(n: int) -> np.float32:
     """1/n rounded to fp32: means are sums times this."""
     return np.float32(np.float64(1.0) / np.float64(n))
+
+
+LANES: Final = 8
+
+
+def lane_sum(x: F32, *, squares: bool = False) -> F32:
+    """Sum (or sum of squares) along the last axis in the order that vectors of 8 take.
+
+    Lane l starts at +0 and takes the elements l, l+8, l+16, ... in order: acc + x, or fma(x, x, acc). The lanes then meet as
+    ((0+4)+(2+6))+((1+5)+(3+7)). (An element that is not there counts as +0, which changes no lane.)
+    """
+    n = x.shape[-1]
+    padded = np.zeros((*x.shape[:-1], -(-n // LANES) * LANES), np.float32)
+    padded[..., :n] = x
+    acc = np.zeros((*x.shape[:-1], LANES), np.float32)
+    for at in range(0, n, LANES):
+        part = padded[..., at : at + LANES]
+        acc = fma(part, part, acc) if squares else acc + part
+    four = acc[..., :4] + acc[..., 4:]
+    total: F32 = (four[..., 0] + four[..., 2]) + (four[..., 1] + four[..., 3])
+    return total

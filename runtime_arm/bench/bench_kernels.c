@@ -52,8 +52,8 @@ static job prepare(int opcode) {
         break;
     case BVT_OP_EPILOGUE: /* scale, shift, residual, RPReLU -> f32 and bits */
         in[0] = I32(N, C), in[1] = F32(N, C), out[0] = F32(N, C), out[1] = BITS(ROWS, N, C), j.work = N * C;
-        for (int i = 7; i <= 11; i++) in[i] = F32(1, C);
-        in[14] = F32(1, C);
+        for (int i = 7; i <= 10; i++) in[i] = F32(1, C);
+        in[13] = F32(1, C);
         for (int i = 1; i <= 6; i++) a[i] = 1;
         break;
     case BVT_OP_ROW_PATCHES:
@@ -73,13 +73,28 @@ static job prepare(int opcode) {
         in[3] = make(BVT_DTYPE_U64, BVT_LAYOUT_ROWS, 1, D + 1);
         in[4] = make(BVT_DTYPE_F64, BVT_LAYOUT_ROWS, 1, HEADS), out[0] = I32(N, C), a[0] = HEADS, j.work = 2.0 * N * N * C,
         j.unit = "MAC";
-        for (int i = 0; i <= D; i++) ((uint64_t *)(void *)in[3].base)[i] = 1u << 30 >> i / 2;
+        for (int i = 0; i <= D; i++) ((uint64_t *)(void *)in[3].base)[i] = (uint64_t)1 << 30 >> i / 2;
         for (int i = 0; i < HEADS; i++) ((double *)(void *)in[4].base)[i] = 0.002;
         j.op.scratch = (uint32_t)(bvt_align64(16 * N) + bvt_align64(16 * ((N + 7) / 8)));
         if (posix_memalign(&j.call.scratch, 64, j.op.scratch)) abort();
         break;
     case BVT_OP_MEAN_ROWS: in[0] = F32(N, C), out[0] = F32(1, C), j.rows = 1, j.work = N * C; break;
     case BVT_OP_CHANNEL_POOL: in[0] = F32(N, 4 * C), out[0] = F32(N, C), a[0] = 4, j.work = N * 4.0 * C; break;
+    case BVT_OP_LAYER_NORM_ROWS:
+        in[0] = F32(N, C), in[1] = F32(1, C), in[2] = F32(1, C), out[0] = F32(N, C), a[0] = 1, j.work = N * C;
+        break;
+    case BVT_OP_NORM_SIGN:
+        in[0] = F32(N, C), in[1] = F32(1, C), in[2] = F32(1, C), out[0] = BITS(ROWS, N, C), a[0] = 1, j.work = N * C;
+        break;
+    case BVT_OP_GATHER: in[0] = I32(N, 1), in[1] = F32(N, C), out[0] = F32(N, C), j.work = N * C; break; /* row 0 all the time */
+    case BVT_OP_MIXED_GEMM:
+        in[0] = F32(N, C), in[1] = BITS(LANES16, C, C), out[0] = F32(N, C), j.work = 1.0 * N * C * C, j.unit = "MAC";
+        break;
+    case BVT_OP_MAX_POOL:
+        in[0] = F32(196, C), out[0] = F32(49, C), j.rows = 49, a[0] = a[1] = 14, a[2] = a[3] = 2, j.work = 196 * C;
+        break;
+    case BVT_OP_ACTIVATION: in[0] = F32(N, C), out[0] = F32(N, C), j.work = N * C; break;
+    case BVT_OP_MULTIPLY: in[0] = F32(N, C), in[1] = F32(N, C), out[0] = F32(N, C), j.work = N * C; break;
     default: abort(); /* a new op: add its shape here */
     }
     return j;

@@ -12,7 +12,7 @@
 #define BVT_FORMAT_H
 #include <stdint.h>
 
-#define BVT_VERSION 1u
+#define BVT_VERSION 2u
 #define BVT_ALIGN 64u
 #define BVT_NONE 0xFFFFFFFFu
 #define BVT_N_IN 20
@@ -46,6 +46,7 @@ enum {
     BVT_DTYPE_BITS = 3,
     BVT_DTYPE_U64 = 4,
     BVT_DTYPE_F64 = 5,
+    BVT_DTYPE_TRITS = 6,
 };
 
 enum {
@@ -90,6 +91,13 @@ enum {
     BVT_OP_ATTENTION = 8,
     BVT_OP_MEAN_ROWS = 9,
     BVT_OP_CHANNEL_POOL = 10,
+    BVT_OP_LAYER_NORM_ROWS = 11,
+    BVT_OP_NORM_SIGN = 12,
+    BVT_OP_GATHER = 13,
+    BVT_OP_MIXED_GEMM = 14,
+    BVT_OP_MAX_POOL = 15,
+    BVT_OP_ACTIVATION = 16,
+    BVT_OP_MULTIPLY = 17,
 };
 
 #define BVT_OPCODES(X) \
@@ -102,8 +110,15 @@ enum {
     X(stencil, STENCIL) \
     X(attention, ATTENTION) \
     X(mean_rows, MEAN_ROWS) \
-    X(channel_pool, CHANNEL_POOL)
-#define BVT_OPCODE_END 11
+    X(channel_pool, CHANNEL_POOL) \
+    X(layer_norm_rows, LAYER_NORM_ROWS) \
+    X(norm_sign, NORM_SIGN) \
+    X(gather, GATHER) \
+    X(mixed_gemm, MIXED_GEMM) \
+    X(max_pool, MAX_POOL) \
+    X(activation, ACTIVATION) \
+    X(multiply, MULTIPLY)
+#define BVT_OPCODE_END 18
 
 typedef struct {
     uint8_t magic[8];           /* 89 42 56 54 0D 0A 1A 0A, so that a text-mode transfer shows */

@@ -38,9 +38,11 @@ int bvt_check_value(const bvt_check *c, const bvt_rec_value *v, int dtype, int l
                     bvt_opcode_name(c->op->opcode), name_of(c), role);
 }
 
-int bvt_check_attrs_end(const bvt_check *c, unsigned from) {
+int bvt_check_attrs_end(const bvt_check *c, unsigned from) { return bvt_check_reserved(c, from, 0); }
+
+int bvt_check_reserved(const bvt_check *c, unsigned from, unsigned ffrom) {
     for (unsigned i = from; i < BVT_N_ATTR; i++) BVT_TRY(bvt_expect(c, c->op->attr[i] == 0, "an unused attribute is not 0"));
-    for (unsigned i = 0; i < BVT_N_FATTR; i++) BVT_TRY(bvt_expect(c, c->op->fattr[i] == 0, "an unused attribute is not 0"));
+    for (unsigned i = ffrom; i < BVT_N_FATTR; i++) BVT_TRY(bvt_expect(c, c->op->fattr[i] == 0, "an unused attribute is not 0"));
     return BVT_OK;
 }
 
@@ -51,6 +53,30 @@ int bvt_check_window(const bvt_check *c, unsigned at, uint64_t *out_h, uint64_t 
     *out_h = (uint64_t)(a[0] - a[2]) / (uint64_t)a[3] + 1;
     *out_w = (uint64_t)(a[1] - a[2]) / (uint64_t)a[3] + 1;
     return BVT_OK;
+}
+
+int bvt_check_padded_window(const bvt_check *c, int32_t d, uint64_t *out_h, uint64_t *out_w) {
+    const int32_t *a = c->op->attr; /* H, W, k, s, p */
+    BVT_TRY(bvt_expect(c, a[0] > 0 && a[1] > 0 && a[2] > 0 && a[3] > 0, "grid, kernel and stride must be positive"));
+    BVT_TRY(bvt_expect(c, a[4] >= 0 && a[4] < 4096 && d > 0 && d < 4096, "padding or dilation is out of range"));
+    const int64_t span = (int64_t)d * (a[2] - 1) + 1, h = (int64_t)a[0] + 2 * a[4], w = (int64_t)a[1] + 2 * a[4];
+    BVT_TRY(bvt_expect(c, span <= h && span <= w, "the kernel is larger than the grid"));
+    *out_h = (uint64_t)((h - span) / a[3] + 1);
+    *out_w = (uint64_t)((w - span) / a[3] + 1);
+    return BVT_OK;
+}
+
+int bvt_check_indices(const bvt_check *c, const bvt_rec_value *v, int64_t least, uint64_t end, const char *role) {
+    BVT_TRY(bvt_check_value(c, v, BVT_DTYPE_I32, BVT_LAYOUT_ROWS, v->rows, v->cols, role));
+    BVT_TRY(bvt_expect(c, v->storage == BVT_STORAGE_CONST, "a table of row numbers is not a constant"));
+    const uint8_t *row = c->model->section[BVT_SECTION_CONSTANTS] + v->offset;
+    bool inside = true;
+    for (uint32_t r = 0; r < v->rows; r++, row += v->stride)
+        for (uint32_t i = 0; i < v->cols; i++) {
+            const int32_t index = ((const int32_t *)(const void *)row)[i];
+            inside = inside && index >= least && (index < 0 || (uint64_t)index < end);
+        }
+    return bvt_expect(c, inside, "a row number is out of range");
 }
 
 static const char *const opcode_names[] = {"none",

@@ -194,7 +194,14 @@ static void move_tile(bvt_call *call, uint32_t row0) {
         if (call->out[j].tile) call->out[j].first = row0;
 }
 
+/* The two planes of a line of n trits, without their padding. */
+static uint32_t crc_planes(uint32_t crc, const uint8_t *line, uint32_t n) {
+    const size_t used = (n + 7) / 8;
+    return bvt_crc32(bvt_crc32(crc, line, used), line + bvt_plane(n), used);
+}
+
 static uint32_t crc_row(uint32_t crc, const bvt_view *v, const uint8_t *row) {
+    if (v->dtype == BVT_DTYPE_TRITS) return crc_planes(crc, row, v->cols);
     if (v->dtype != BVT_DTYPE_F32) return bvt_crc32(crc, row, v->dtype == BVT_DTYPE_BITS ? (v->cols + 7) / 8 : (size_t)v->cols * 4);
     /* Payloads and signs of NaNs differ between CPUs. */
     for (uint32_t c = 0; c < v->cols; c++) {
@@ -215,7 +222,11 @@ static void observe(bvt_session *s, uint32_t op, const bvt_call *call, uint32_t 
             uint32_t *crc = &s->crcs[op * BVT_N_OUT + i];
             if (cols) {
                 *crc = 0;
-                for (uint32_t c = 0; c < v->cols; c++) *crc = bvt_crc32(*crc, v->base + c * v->stride, (v->rows + 7) / 8);
+                for (uint32_t c = 0; c < v->cols; c++) {
+                    const uint8_t *column = v->base + c * v->stride;
+                    *crc = v->dtype == BVT_DTYPE_TRITS ? crc_planes(*crc, column, v->rows)
+                                                       : bvt_crc32(*crc, column, (v->rows + 7) / 8);
+                }
             } else {
                 if (row0 == 0) *crc = 0;
                 for (uint32_t r = row0; r < row1; r++) *crc = crc_row(*crc, v, bvt_row_bits(v, r));

@@ -25,6 +25,8 @@ uint32_t bvt_crc32(uint32_t crc, const void *data, size_t bytes); /* zlib's crc3
 
 static inline uint64_t bvt_ceil_div(uint64_t a, uint64_t b) { return a / b + (a % b != 0); }
 static inline uint64_t bvt_align64(uint64_t n) { return (n + 63) & ~(uint64_t)63; }
+/* Bytes of one of the two planes of n trits. */
+static inline size_t bvt_plane(uint32_t n) { return (size_t)(bvt_ceil_div(n, 64) * 8); }
 static inline uint32_t bvt_min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
 /* ---- Model --------------------------------------------------------------------------------------------------------------- */
@@ -73,10 +75,16 @@ int bvt_check_operands(const bvt_check *c, uint32_t in_required, uint32_t in_opt
                        uint32_t out_optional);
 int bvt_check_value(const bvt_check *c, const bvt_rec_value *v, int dtype, int layout, uint64_t rows, uint64_t cols,
                     const char *role);
-/* attr[from ..] are 0: reserved. */
+/* attr[from ..] and all of fattr are 0: reserved. */
 int bvt_check_attrs_end(const bvt_check *c, unsigned from);
+/* The same of attr[from ..] and fattr[ffrom ..]. */
+int bvt_check_reserved(const bvt_check *c, unsigned from, unsigned ffrom);
 /* attr[at .. at+3] are H, W, k, s of a window op; writes the output's grid. */
 int bvt_check_window(const bvt_check *c, unsigned at, uint64_t *out_h, uint64_t *out_w);
+/* attr[0 .. 4] are H, W, k, s, p of a window of dilation d; writes the output's grid. */
+int bvt_check_padded_window(const bvt_check *c, int32_t d, uint64_t *out_h, uint64_t *out_w);
+/* The value is an i32 constant in layout ROWS of which every element is least .. end-1. */
+int bvt_check_indices(const bvt_check *c, const bvt_rec_value *v, int64_t least, uint64_t end, const char *role);
 
 #define BVT_TRY(call)                          \
     do {                                       \

@@ -287,13 +287,14 @@ static int check_value(bvt_model *m, uint32_t index, bvt_error *err) {
     case BVT_DTYPE_U64:
     case BVT_DTYPE_F64: row = (uint64_t)v->cols * 8, element = 8; break;
     case BVT_DTYPE_BITS: row = bvt_ceil_div(v->cols, 8); break;
+    case BVT_DTYPE_TRITS: row = 2 * bvt_plane(v->cols), element = 8; break;
     default: wrong = "unknown dtype";
     }
     /* What a stride spans at least, its alignment, and how many strides there are. */
     uint64_t span = 0, align = 1, count = 0;
     switch (v->layout) {
     case BVT_LAYOUT_ROWS: span = row, align = element, count = v->rows; break;
-    case BVT_LAYOUT_COLS: span = bvt_ceil_div(v->rows, 8), align = 8, count = v->cols; break;
+    case BVT_LAYOUT_COLS: span = v->dtype == BVT_DTYPE_TRITS ? 2 * bvt_plane(v->rows) : bvt_ceil_div(v->rows, 8), align = 8, count = v->cols; break;
     case BVT_LAYOUT_LANES16: span = 16 * bvt_ceil_div(v->cols, 8), align = 16, count = bvt_ceil_div(v->rows, 16); break;
     default: wrong = wrong ? wrong : "unknown layout";
     }
@@ -311,10 +312,13 @@ static int check_value(bvt_model *m, uint32_t index, bvt_error *err) {
     } else if (v->reserved8 || v->reserved || v->reserved2[0] || v->reserved2[1] || v->reserved2[2])
         wrong = "a reserved field is set";
     else if (!v->rows || !v->cols || v->rows > MAX_SIDE || v->cols > MAX_SIDE) wrong = "rows and cols must be 1 .. 2^24";
-    else if (v->layout != BVT_LAYOUT_ROWS && v->dtype != BVT_DTYPE_BITS) wrong = "only bits have this layout";
+    else if (v->layout != BVT_LAYOUT_ROWS && v->dtype != BVT_DTYPE_BITS &&
+             !(v->dtype == BVT_DTYPE_TRITS && v->layout == BVT_LAYOUT_COLS))
+        wrong = "only bits have this layout";
     else if (v->layout == BVT_LAYOUT_LANES16 && v->storage != BVT_STORAGE_CONST) wrong = "layout lanes16 is for constants";
     else if (v->layout == BVT_LAYOUT_COLS && v->storage == BVT_STORAGE_TILE) wrong = "layout cols cannot be in tile memory";
     else if (v->stride < span || v->stride % align) wrong = "its stride is too small or misaligned";
+    else if (v->dtype == BVT_DTYPE_TRITS && v->stride != span) wrong = "its stride is not that of two planes";
     /* stride < 2^32 and count <= 2^24: no overflow. Of a TILE value only a block must fit, which check_groups sees to. */
     else if (v->storage != BVT_STORAGE_TILE && v->bytes < count * v->stride) wrong = "its bytes do not hold it";
     else if (v->storage == BVT_STORAGE_TILE && v->bytes < v->stride) wrong = "its bytes do not hold it";
@@ -579,7 +583,7 @@ bvt_op_info bvt_get_op(const bvt_model *m, uint32_t index) {
 }
 
 bvt_value_info bvt_get_value(const bvt_model *m, uint32_t index) {
-    static const char *const dtypes[] = {"?", "f32", "i32", "bits", "u64", "f64"};
+    static const char *const dtypes[] = {"?", "f32", "i32", "bits", "u64", "f64", "trits"};
     static const char *const storages[] = {"?", "const", "arena", "tile", "input", "output"};
     static const char *const layouts[] = {"?", "rows", "cols", "lanes16"};
     const bvt_rec_value *v = &m->values[index];

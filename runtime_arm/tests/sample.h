@@ -73,7 +73,7 @@ static bvt_rec_op *sample_epilogue(sample *s, uint32_t x, uint32_t real, uint32_
     bvt_rec_op *op = SAMPLE_OP(s, BVT_OP_EPILOGUE, real, x);
     op->inputs[7] = sample_floats(s, 1, cols);
     op->inputs[8] = sample_floats(s, 1, cols);
-    if (bits != BVT_NONE) op->inputs[14] = sample_floats(s, 1, cols);
+    if (bits != BVT_NONE) op->inputs[13] = sample_floats(s, 1, cols);
     op->outputs[1] = bits;
     for (int i = 1; i <= 6; i++) op->attr[i] = 1;
     return op;
@@ -133,7 +133,7 @@ static uint8_t *sample_model(size_t *bytes, uint32_t block) {
     SAMPLE_OP(s, BVT_OP_BGEMM, dots, windows, sample_weight(s, C, 4 * C));
     op = sample_epilogue(s, dots, merged, BVT_NONE);
     op->inputs[1] = small;
-    for (int i = 9; i < 12; i++) op->inputs[i] = sample_floats(s, 1, C); /* pre, slope, post */
+    for (int i = 9; i < 11; i++) op->inputs[i] = sample_floats(s, 1, C); /* slope, post */
     op = SAMPLE_OP(s, BVT_OP_CHANNEL_POOL, pooled, merged);
     op->attr[0] = 2;
 

@@ -30,6 +30,10 @@ static int coin(void) { return (int)(rng() >> 40 & 1); }
 static size_t value_bytes(bvt_view *v, int layout, uint32_t pad) {
     const uint32_t element = v->dtype == BVT_DTYPE_U64 || v->dtype == BVT_DTYPE_F64 ? 8 : 4;
     v->by_cols = layout == BVT_LAYOUT_COLS;
+    if (v->dtype == BVT_DTYPE_TRITS) {
+        v->stride = 2 * bvt_plane(v->by_cols ? v->rows : v->cols);
+        return v->stride * (v->by_cols ? v->cols : v->rows);
+    }
     if (layout == BVT_LAYOUT_COLS) {
         v->stride = (v->rows + 63) / 64 * 8 + pad / 8 * 8;
         return v->stride * v->cols;
@@ -66,6 +70,11 @@ static bvt_view *add_in(test_case *t, unsigned slot, int dtype, int layout, uint
             case BVT_DTYPE_BITS:
                 if (kind == 1 || (kind > 1 && coin())) set_bit(v, layout, r, c);
                 break;
+            case BVT_DTYPE_TRITS: /* ROWS */
+                if (kind && !below(3)) continue;
+                v->base[r * v->stride + bvt_plane(cols) + c / 8] |= (uint8_t)(1u << c % 8);
+                if (kind == 1 || (kind > 1 && coin())) set_bit(v, layout, r, c);
+                break;
             case BVT_DTYPE_F32: f = kind < 3 || all_small ? (float)range(0, 4) - 2.0f : random_float(), memcpy(at, &f, 4); break;
             case BVT_DTYPE_I32:
                 i = kind < 3 || all_small ? (int32_t)range(0, 4) - 2 : (int32_t)range(0, 2000) - 1000, memcpy(at, &i, 4);
@@ -89,9 +98,23 @@ static void add_out(test_case *t, unsigned slot, int dtype, int layout, uint32_t
 static void case_bgemm(test_case *t, uint32_t size) {
     uint32_t n = range(1, size ? 13 : 6), k = range(1, size ? 520 : 40), o = range(1, size ? 150 : 35);
     if (size >= 2) k = 1 + (size - 2) % 520, n = 5, o = 33; /* every K */
-    add_in(t, 0, BVT_DTYPE_BITS, BVT_LAYOUT_ROWS, n, k);
+    const uint32_t groups = size < 2 && !below(3) ? range(2, 5) : 1;
+    if (groups > 1) {
+        const bool tiles = coin(); /* whole bytes and whole tiles, which kernels take faster */
+        o = groups * (tiles ? 16 * range(1, 5) : o), k = tiles ? 8 * range(1, 40) : range(1, 100);
+        t->op.attr[0] = (int32_t)groups;
+    }
+    add_in(t, 0, below(3) ? BVT_DTYPE_BITS : BVT_DTYPE_TRITS, BVT_LAYOUT_ROWS, n, groups * k);
     add_in(t, 1, BVT_DTYPE_BITS, BVT_LAYOUT_LANES16, o, k);
     add_out(t, 0, BVT_DTYPE_I32, BVT_LAYOUT_ROWS, n, o);
+    snprintf(t->text, sizeof t->text, "N %u K %u O %u groups %u dtype %u", n, k, o, groups, t->call.in[0].dtype);
+}
+
+static void case_mixed_gemm(test_case *t, uint32_t size) {
+    const uint32_t n = range(1, size ? 13 : 6), k = range(1, size ? 130 : 20), o = range(1, size ? 100 : 35);
+    add_in(t, 0, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, n, k);
+    add_in(t, 1, BVT_DTYPE_BITS, BVT_LAYOUT_LANES16, o, k);
+    add_out(t, 0, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, n, o);
     snprintf(t->text, sizeof t->text, "N %u K %u O %u", n, k, o);
 }
 
@@ -118,18 +141,95 @@ static void case_patches(test_case *t, uint32_t size) {
     add_out(t, 0, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, rows, channels * k * k);
 }
 
+/* Adds a padding to the window and returns the number of output rows. */
+static uint32_t pad_window(int32_t *a, uint32_t padding) {
+    a[4] = (int32_t)padding;
+    return (uint32_t)(((a[0] + 2 * a[4] - a[2]) / a[3] + 1) * ((a[1] + 2 * a[4] - a[2]) / a[3] + 1));
+}
+
 static void case_row_patches(test_case *t, uint32_t size) {
-    const uint32_t rows = random_window(t->op.attr, size ? 8 : 5), c = range(1, size ? 70 : 20), k = (uint32_t)t->op.attr[2];
-    const int dtype = coin() ? BVT_DTYPE_BITS : BVT_DTYPE_F32;
-    add_in(t, 0, dtype, BVT_LAYOUT_ROWS, (uint32_t)(t->op.attr[0] * t->op.attr[1]), c);
-    add_out(t, 0, dtype, BVT_LAYOUT_ROWS, rows, k * k * c);
+    static const int dtypes[] = {BVT_DTYPE_F32, BVT_DTYPE_BITS, BVT_DTYPE_TRITS};
+    random_window(t->op.attr, size ? 8 : 5);
+    int32_t *a = t->op.attr;
+    const uint32_t padding = below(3), k = (uint32_t)a[2], groups = range(1, 3), c = groups * range(1, size ? 40 : 12);
+    uint32_t rows = pad_window(a, padding);
+    if (k > 1 && a[0] + 2 * a[4] > 2 * a[2] && a[1] + 2 * a[4] > 2 * a[2] && coin()) {
+        const int32_t span = 2 * (a[2] - 1) + 1;
+        a[5] = 2;
+        rows = (uint32_t)(((a[0] + 2 * a[4] - span) / a[3] + 1) * ((a[1] + 2 * a[4] - span) / a[3] + 1));
+    }
+    a[6] = groups == 1 ? coin() : (int32_t)groups;
+    const int dtype = dtypes[below(3)];
+    add_in(t, 0, dtype, BVT_LAYOUT_ROWS, (uint32_t)(a[0] * a[1]), c);
+    add_out(t, 0, dtype == BVT_DTYPE_BITS && padding ? BVT_DTYPE_TRITS : dtype, BVT_LAYOUT_ROWS, rows, k * k * c);
+    snprintf(t->text, sizeof t->text, "%dx%d k %d s %d p %d d %d G %d C %u dtype %d", a[0], a[1], a[2], a[3], a[4], a[5], a[6], c, dtype);
 }
 
 static void case_avg_pool(test_case *t, uint32_t size) {
-    const uint32_t rows = random_window(t->op.attr, size ? 8 : 5), c = range(1, size ? 70 : 20);
+    random_window(t->op.attr, size ? 8 : 5);
+    const uint32_t rows = pad_window(t->op.attr, below((uint32_t)t->op.attr[2])), c = range(1, size ? 70 : 20);
     add_in(t, 0, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, (uint32_t)(t->op.attr[0] * t->op.attr[1]), c);
     add_out(t, 0, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, rows, c);
     snprintf(t->text, sizeof t->text, "C %u", c);
+}
+
+static void case_max_pool(test_case *t, uint32_t size) { case_avg_pool(t, size); }
+
+static void norm_inputs(test_case *t, uint32_t size, uint32_t *n, uint32_t *c) {
+    const uint32_t groups = range(1, 3);
+    *n = range(1, size ? 20 : 6), *c = groups * range(1, size ? 90 : 20);
+    t->op.attr[0] = (int32_t)groups;
+    t->op.fattr[0] = coin() ? 1e-5f : 0;
+    add_in(t, 0, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, *n, *c);
+    add_in(t, 1, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, 1, *c);
+    add_in(t, 2, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, 1, *c);
+    if (coin()) /* without special values, so that more than NaN comes out */
+        for (uint32_t r = 0; r < *n; r++)
+            for (uint32_t i = 0; i < *c; i++) ((float *)bvt_row(&t->call.in[0], r))[i] = (float)((int)below(2001) - 1000) * 0.01f;
+    snprintf(t->text, sizeof t->text, "N %u C %u G %u", *n, *c, groups);
+}
+
+static void case_layer_norm_rows(test_case *t, uint32_t size) {
+    uint32_t n, c;
+    norm_inputs(t, size, &n, &c);
+    add_out(t, 0, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, n, c);
+}
+
+static void case_norm_sign(test_case *t, uint32_t size) {
+    uint32_t n, c;
+    norm_inputs(t, size, &n, &c);
+    add_out(t, 0, BVT_DTYPE_BITS, coin() ? BVT_LAYOUT_ROWS : BVT_LAYOUT_COLS, n, c);
+}
+
+static void case_gather(test_case *t, uint32_t size) {
+    static const int dtypes[] = {BVT_DTYPE_F32, BVT_DTYPE_BITS, BVT_DTYPE_TRITS};
+    const int dtype = dtypes[below(3)], out = dtype == BVT_DTYPE_BITS && coin() ? BVT_DTYPE_TRITS : dtype;
+    const uint32_t n = range(1, 20), parts = range(1, 5), c = range(1, size ? 70 : 20), sources = range(1, 4);
+    uint32_t rows = 0;
+    for (unsigned i = 1; i <= sources; i++) rows += add_in(t, i, dtype, BVT_LAYOUT_ROWS, range(1, 9), c)->rows;
+    const bvt_view *index = add_in(t, 0, BVT_DTYPE_I32, BVT_LAYOUT_ROWS, n, parts);
+    for (uint32_t r = 0; r < n; r++)
+        for (uint32_t p = 0; p < parts; p++)
+            ((int32_t *)bvt_row(index, r))[p] = out == BVT_DTYPE_BITS ? (int32_t)below(rows) : (int32_t)below(rows + 1) - 1;
+    add_out(t, 0, out, BVT_LAYOUT_ROWS, n, parts * c);
+    snprintf(t->text, sizeof t->text, "N %u P %u C %u sources %u dtype %d -> %d", n, parts, c, sources, dtype, out);
+}
+
+static void case_activation(test_case *t, uint32_t size) {
+    const uint32_t n = range(1, 9), c = range(1, size ? 90 : 20);
+    t->op.attr[0] = coin();
+    if (t->op.attr[0]) t->op.fattr[0] = -1.5f, t->op.fattr[1] = coin() ? 1 : INFINITY;
+    const bvt_view *x = add_in(t, 0, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, n, c);
+    for (uint32_t i = 0; i < c; i++) ((float *)bvt_row(x, 0))[i] = (float)((int)below(16001) - 8000) * 0.001f;
+    add_out(t, 0, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, n, c);
+    snprintf(t->text, sizeof t->text, "N %u C %u kind %d", n, c, t->op.attr[0]);
+}
+
+static void case_multiply(test_case *t, uint32_t size) {
+    const uint32_t n = range(1, 9), c = range(1, size ? 90 : 20);
+    add_in(t, 0, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, n, c);
+    add_in(t, 1, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, n, coin() ? 1 : c);
+    add_out(t, 0, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, n, c);
 }
 
 static void case_stencil(test_case *t, uint32_t size) {
@@ -171,9 +271,10 @@ static void case_attention(test_case *t, uint32_t size) {
 }
 
 static void case_mean_rows(test_case *t, uint32_t size) {
-    const uint32_t n = range(1, 20), c = range(1, size ? 150 : 20);
-    add_in(t, 0, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, n, c);
-    add_out(t, 0, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, 1, c);
+    const uint32_t n = range(1, 20), c = range(1, size ? 150 : 20), groups = coin() ? 1 : range(1, 20);
+    t->op.attr[0] = (int32_t)groups;
+    add_in(t, 0, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, groups * n, c);
+    add_out(t, 0, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, groups, c);
     snprintf(t->text, sizeof t->text, "N %u C %u", n, c);
 }
 
@@ -186,32 +287,36 @@ static void case_channel_pool(test_case *t, uint32_t size) {
 }
 
 static void case_epilogue(test_case *t, uint32_t size) {
-    static const uint32_t common[] = {0,     0x400, 0x2,   0x180,  0x182,  0xD80,  0xF80, 0xD82,
-                                      0xF82, 0xD86, 0xD92, 0x3592, 0x35B2, 0x3FFE, 0x80};
+    static const uint32_t common[] = {0, 0x200, 0x2, 0x180, 0x182, 0x780, 0x782, 0x786, 0x792, 0x1B92, 0x1BB2, 0x1FFE, 0x80};
     const uint32_t f = range(1, 3), width = f * range(1, 3), n = width * f * range(1, 5), c = range(1, size ? 100 : 30);
-    const uint32_t set = coin() ? (uint32_t)rng() : common[below(15)]; /* bits 1..13: residuals and parameters */
+    const uint32_t set = coin() ? (uint32_t)rng() : common[below(13)]; /* bits 1..12: residuals and parameters */
     add_in(t, 0, coin() ? BVT_DTYPE_I32 : BVT_DTYPE_F32, BVT_LAYOUT_ROWS, n, c);
+    const uint32_t table_rows = range(1, 9);
     t->op.attr[0] = (int32_t)width;
     for (unsigned slot = 0; slot < 6; slot++) {
         t->op.attr[1 + slot] = 1;
         if (!(set >> (1 + slot) & 1)) continue;
-        const uint32_t factor = coin() ? f : 1;
+        const uint32_t factor = coin() ? f : range(0, 1);
         uint32_t cols = coin() ? c : range(1, c);
         while (c % cols) cols--;
         t->op.attr[1 + slot] = (int32_t)factor;
-        add_in(t, 1 + slot, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, n / factor / factor, cols);
+        add_in(t, 1 + slot, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, factor ? n / factor / factor : range(table_rows, 9), cols);
+        if (factor || t->call.in[17].base) continue;
+        const bvt_view *table = add_in(t, 17, BVT_DTYPE_I32, BVT_LAYOUT_ROWS, 1, n);
+        for (uint32_t r = 0; r < n; r++) ((int32_t *)bvt_row(table, 0))[r] = (int32_t)below(table_rows);
     }
-    for (unsigned i = 7; i < 14; i++)
+    for (unsigned i = 7; i < 13; i++)
         if (set >> i & 1) add_in(t, i, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, 1, c);
     bool any = false;
     for (unsigned i = 0; i < 4; i++) {
         if (below(3)) continue;
         any = true;
-        add_in(t, 14 + i, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, 1, c);
-        add_out(t, 1 + i, BVT_DTYPE_BITS, coin() ? BVT_LAYOUT_ROWS : BVT_LAYOUT_COLS, n, c);
+        const bool trits = coin();
+        add_in(t, 13 + i, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, 1 + trits, c);
+        add_out(t, 1 + i, trits ? BVT_DTYPE_TRITS : BVT_DTYPE_BITS, coin() ? BVT_LAYOUT_ROWS : BVT_LAYOUT_COLS, n, c);
     }
     if (!any || coin()) add_out(t, 0, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, n, c);
-    snprintf(t->text, sizeof t->text, "N %u C %u set %x", n, c, set & 0x3FFF);
+    snprintf(t->text, sizeof t->text, "N %u C %u set %x", n, c, set & 0x1FFF);
 }
 
 static void (*const makers[])(test_case *, uint32_t) = {NULL,
@@ -228,7 +333,12 @@ static bool row_wise(const test_case *t, unsigned i) {
     case BVT_OP_DENSE:
     case BVT_OP_BGEMM:
     case BVT_OP_ATTENTION:
+    case BVT_OP_MIXED_GEMM:
+    case BVT_OP_LAYER_NORM_ROWS:
+    case BVT_OP_NORM_SIGN:
+    case BVT_OP_ACTIVATION:
     case BVT_OP_CHANNEL_POOL: return i == 0;
+    case BVT_OP_MULTIPLY: return true;
     case BVT_OP_EPILOGUE: return i == 0 || (i <= 6 && t->op.attr[i] == 1);
     default: return false;
     }
@@ -272,9 +382,10 @@ static bool same(const test_case *t, unsigned slot) {
 /* What follows the last element of a bits output's rows or columns, bits and bytes, is zero. */
 static bool padding_is_zero(const bvt_view *v, const uint8_t *data) {
     const uint32_t lines = v->by_cols ? v->cols : v->rows, length = v->by_cols ? v->rows : v->cols;
+    const size_t plane = v->dtype == BVT_DTYPE_TRITS ? bvt_plane(length) : v->stride;
     for (uint32_t i = 0; i < lines; i++)
-        for (size_t bit = length; bit < 8 * v->stride; bit++)
-            if (data[i * v->stride + bit / 8] >> bit % 8 & 1) return false;
+        for (size_t bit = 0; bit < 8 * v->stride; bit++)
+            if (bit % (8 * plane) >= length && data[i * v->stride + bit / 8] >> bit % 8 & 1) return false;
     return true;
 }
 
@@ -290,7 +401,7 @@ static void run_case(const bvt_kernel_entry *e, bvt_kernel ref, uint64_t seed, u
         if (t.out[0][i])
             CHECK(same(&t, i), "%s output %u, seed %llu size %u: %s", e->name, i, (unsigned long long)seed, size, t.text);
     for (unsigned i = 0; i < BVT_N_OUT; i++)
-        if (t.out[1][i] && t.call.out[i].dtype == BVT_DTYPE_BITS)
+        if (t.out[1][i] && (t.call.out[i].dtype == BVT_DTYPE_BITS || t.call.out[i].dtype == BVT_DTYPE_TRITS))
             CHECK(padding_is_zero(&t.call.out[i], t.out[1][i]), "%s output %u: padding", e->name, i);
     for (unsigned i = 0; i < BVT_N_IN; i++) free(t.in[i]);
     for (unsigned i = 0; i < BVT_N_OUT; i++) free(t.out[0][i]), free(t.out[1][i]);

@@ -6,7 +6,17 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bvtdeploy.lower.pack import logical_bytes, pack_lanes16, pack_rows, unpack_lanes16, unpack_rows
+from bvtdeploy.ir.types import TERNARY
+from bvtdeploy.lower.pack import (
+    logical_bytes,
+    pack_lanes16,
+    pack_rows,
+    pack_trits,
+    trit_stride,
+    unpack_lanes16,
+    unpack_rows,
+    unpack_trits,
+)
 
 shapes = st.tuples(st.integers(1, 40), st.integers(1, 70), st.integers(0, 9))
 
@@ -47,3 +57,14 @@ def test_logical_bytes_have_no_stride(shape: tuple[int, int, int]) -> None:
     assert logical_bytes(x, 1) == pack_rows(x).tobytes()
     assert logical_bytes(x, 0) == pack_rows(np.ascontiguousarray(x.T)).tobytes()
     assert logical_bytes(x.astype(np.float32).T, None) == np.ascontiguousarray(x.astype("<f4").T).tobytes()
+
+
+@given(shapes)
+def test_trits(shape: tuple[int, int, int]) -> None:
+    x = np.random.default_rng(shape[2]).integers(-1, 2, shape[:2]).astype(np.int8)
+    packed = pack_trits(x)
+    assert packed.shape == (x.shape[0], trit_stride(x.shape[1])) and np.array_equal(unpack_trits(packed, x.shape[1]), x)
+    assert np.unpackbits(packed).sum() == (x > 0).sum() + (x != 0).sum(), "pad bits are zero"
+    used, plane = -(-x.shape[1] // 8), packed.shape[1] // 2
+    assert logical_bytes(x, 1, TERNARY) == packed[:, [*range(used), *range(plane, plane + used)]].tobytes()
+    assert logical_bytes(np.ascontiguousarray(x.T), 0, TERNARY) == logical_bytes(x, 1, TERNARY)

@@ -152,7 +152,7 @@ def test_records_say_what_the_ops_are() -> None:
         stencil.attr[4:]
     )  # dy = -2, dy = 1, dx = -1
     attention = next(r for r in low.ops if r.kind == "attention")
-    assert attention.attr == [2] and attention.scratch == 64 + 64  # 4 keys: 8 bytes of counts, 8 bytes of mask
+    assert attention.attr == [2, 1, 1, 0, 0] and attention.scratch == 64 + 64  # 4 keys: 8 bytes of counts, 8 bytes of mask
     assert [r.attr for r in low.ops if r.kind == "patches"] == [[1, 16, 16, 4, 4]]
     epilogue = next(r for r in low.ops if r.kind == "epilogue" and any(f == 2 for f in r.attr[1:]))
     assert epilogue.attr[0] == 4 and len(epilogue.attr) == 7 and len(epilogue.inputs) == 18

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 
 from bvtdeploy.artifact.spec import OPCODES
 from bvtdeploy.ir import Graph, Type, bits, f32, i32
+from bvtdeploy.ir.types import BIPOLAR, TERNARY
 from bvtdeploy.ops import REGISTRY
 from bvtdeploy.ops.epilogue import PARAMETERS, RESIDUALS, ROLES, THRESHOLDS, row_map
-from bvtdeploy.ops.numerics import fma
+from bvtdeploy.ops.numerics import fma, lane_sum
 
 Array = npt.NDArray[Any]
 F = np.float32
@@ -108,6 +110,94 @@ def test_mean_rows_and_channel_pool() -> None:
     equal(run("channel_pool", {"group": 1}, x)[0], x)
 
 
+# -- norms, pools, gathers, products of reals -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("c", "groups"), [(1, 1), (8, 1), (13, 1), (48, 3), (40, 2), (21, 3)])
+def test_layer_norm_rows_is_a_layer_norm(c: int, groups: int) -> None:
+    x, gamma, beta = reals(5, c), reals(1, c), reals(1, c)
+    parts = x.astype(np.float64).reshape(5, groups, -1)
+    d = parts - parts.mean(axis=2, keepdims=True)
+    s = np.sqrt((d * d).mean(axis=2, keepdims=True) + 1e-5)
+    want = (d / s).reshape(5, c) * gamma + beta
+    attrs = {"groups": groups, "eps": 1e-5}
+    got = run("layer_norm_rows", attrs, x, gamma, beta)[0]
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    cut, direction = reals(1, c), reals(1, c)
+    exact = (d.reshape(5, c) * direction) - cut * np.repeat(s[:, :, 0], c // groups, axis=1)
+    code = run("norm_sign", attrs, x, cut, direction)[0]
+    assert (code == np.where(exact >= 0, 1, -1))[np.abs(exact) > 1e-5].all()
+
+
+def test_lane_sums_have_their_order() -> None:
+    x = reals(3, 21)
+    for squares in (False, True):
+        lanes = [[F(0)] * 3 for _ in range(8)]
+        for i in range(21):
+            for r in range(3):
+                lanes[i % 8][r] = fma(x[r, i], x[r, i], lanes[i % 8][r])[()] if squares else lanes[i % 8][r] + x[r, i]
+        a = np.array(lanes, F)
+        want = ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]))
+        equal(lane_sum(x, squares=squares), want)
+
+
+@pytest.mark.parametrize("padding", [0, 1, 2])
+def test_pools_as_torch_has_them(padding: int) -> None:
+    torch = pytest.importorskip("torch")
+    x = reals(7 * 6, 5)
+    attrs = {"height": 7, "width": 6, "kernel": 4, "stride": 2, "padding": padding}
+    image = torch.from_numpy(x.T.reshape(1, 5, 7, 6).copy())
+    for kind, pool in (("max_pool", torch.nn.functional.max_pool2d), ("avg_pool", torch.nn.functional.avg_pool2d)):
+        want = pool(image, 4, 2, padding)[0].flatten(1).T.numpy()
+        np.testing.assert_allclose(run(kind, attrs, x)[0], want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("padding", "dilation", "groups"), [(0, 1, 1), (1, 1, 1), (1, 2, 1), (2, 1, 3), (0, 2, 3)])
+def test_row_patches_are_unfolded_images(padding: int, dilation: int, groups: int) -> None:
+    torch = pytest.importorskip("torch")
+    attrs = {"height": 6, "width": 7, "kernel": 3, "stride": 2, "padding": padding, "dilation": dilation, "groups": groups}
+    for x in (reals(42, 6), signs(42, 6), RNG.integers(-1, 2, (42, 6)).astype(np.int8)):
+        image = torch.from_numpy(x.T.reshape(1, 6, 6, 7).astype(F).copy())
+        columns = torch.nn.functional.unfold(image, 3, dilation, padding, 2)[0].numpy()  # [C*9, L]
+        want = columns.reshape(groups, 6 // groups, 9, -1).transpose(3, 0, 2, 1).reshape(columns.shape[1], -1)
+        equal(run("row_patches", attrs, x)[0], want.astype(x.dtype))
+    kind = REGISTRY["row_patches"].infer([bits(42, 6, packed=1)], attrs)[0]
+    assert kind.alphabet == (TERNARY if padding else BIPOLAR)
+
+
+def test_gather_picks_rows_and_zeros() -> None:
+    a, b, index = reals(3, 2), reals(2, 2), np.array([[0, 4], [-1, 2]], np.int32)
+    equal(run("gather", {}, a, b, index)[0], np.array([[*a[0], *b[1]], [0, 0, *a[2]]], F))
+    x = signs(3, 2)
+    equal(run("gather", {"ternary": True}, x, index % 3 - 1)[0][:, :2], np.array([[0, 0], x[1]], np.int8))
+    with pytest.raises(ValueError, match="out of range"):
+        run("gather", {}, a, index)
+    with pytest.raises(ValueError, match="no zero"):
+        run("gather", {}, x, np.array([[-1]], np.int32))
+
+
+def test_grouped_and_ternary_products() -> None:
+    x, w = RNG.integers(-1, 2, (4, 15)).astype(np.int8), signs(6, 5)
+    want = np.concatenate([x[:, 5 * g : 5 * g + 5].astype(np.int32) @ w[2 * g : 2 * g + 2].T for g in range(3)], axis=1)
+    equal(run("bgemm", {"groups": 3}, x, w)[0], want.astype(np.int32))
+    real = reals(4, 5)
+    np.testing.assert_allclose(run("mixed_gemm", {}, real, w)[0], real @ w.T, rtol=1e-5, atol=1e-6)
+    equal(run("mean_rows", {"groups": 2}, real)[0], (real[0::2] + real[1::2])[:2] * F(0.5))
+    equal(run("multiply", {}, real, real[:, :1].copy())[0], real * real[:, :1])
+
+
+def test_gelu_and_clamp() -> None:
+    x = np.concatenate([np.linspace(-8, 8, 200001), 2.0 ** np.arange(-140, 120), [np.inf, 0.0]]).astype(F).reshape(1, -1)
+    want = np.array([v * 0.5 * math.erfc(-v / math.sqrt(2)) for v in x[0].astype(float)])
+    got = run("activation", {"kind": "gelu"}, x)[0][0]
+    finite = np.isfinite(want)
+    error = np.abs(got[finite] - want[finite])
+    assert (error <= 3e-7 * np.maximum(1, np.abs(x[0][finite]))).all() and got[-2] == np.inf
+    assert np.isnan(run("activation", {"kind": "gelu"}, np.array([[np.nan, -np.inf]], F))[0]).all()
+    clamped = run("activation", {"kind": "clamp", "low": -1.0, "high": 2.0}, np.array([[np.nan, -3, 0.5, 9]], F))[0]
+    assert np.isnan(clamped[0, 0]) and clamped[0, 1:].tolist() == [-1, 0.5, 2]
+
+
 # -- stencil ----------------------------------------------------------------------------------------------------------
 
 
@@ -154,7 +244,7 @@ def naive_epilogue(attrs: dict[str, Any], inputs: list[Array]) -> list[Array]:
                 for name in names:
                     if name in at:
                         f, width = factors[name], attrs["width"]
-                        row = r if f == 1 else (r // width // f) * (width // f) + r % width // f
+                        row = at["rows"][0, r] if f == 0 else r if f == 1 else (r // width // f) * (width // f) + r % width // f
                         y = y + at[name][row, ch % at[name].shape[1]]
                 return y
 
@@ -166,27 +256,37 @@ def naive_epilogue(attrs: dict[str, Any], inputs: list[Array]) -> list[Array]:
                 return y + at[shift][0, ch] if shift in at else y
 
             y = residual(affine(y, "scale", "shift"), RESIDUALS[:3])
-            y = y - at["pre"][0, ch] if "pre" in at else y
             if "slope" in at and not y > 0:
                 y = y * at["slope"][0, ch]
             y = y + at["post"][0, ch] if "post" in at else y
             v[r, ch] = residual(affine(y, "scale2", "shift2"), RESIDUALS[3:])
     out = [v] if "f32" in attrs["results"] else []
-    return [*out, *(np.where(v >= at[t], 1, -1).astype(np.int8) for t in THRESHOLDS if t in at)]
+    kinds = [r for r in attrs["results"] if r != "f32"]
+    for kind, t in zip(kinds, [at[t] for t in THRESHOLDS if t in at], strict=True):
+        code = (v >= t[1]) * 1 - (v < t[0]) * 1 if kind == "trits" else np.where(v >= t, 1, -1)
+        out.append(code.astype(np.int8))
+    return out
 
 
 @given(st.sets(st.sampled_from(ROLES[1:])), st.booleans(), st.booleans(), st.integers(0, 999))
 def test_epilogue(chosen: set[str], integers: bool, real: bool, seed: int) -> None:
     rng = np.random.default_rng(seed)
     h, w, c = 4, 6, 6
-    roles = tuple(r for r in ROLES if r == "x" or r in chosen)
+    by_table = "rows" in chosen and any(r in RESIDUALS for r in chosen)
+    roles = tuple(r for r in ROLES if r == "x" or (r in chosen and (r != "rows" or by_table)))
+    kinds = tuple(str(rng.choice(["bits", "trits"])) for r in roles if r in THRESHOLDS)
     x = rng.integers(-9, 10, (h * w, c)).astype(np.int32) if integers else rng.standard_normal((h * w, c)).astype(F)
     x.reshape(-1)[:2] = 0
     inputs, factors = [x], []
     for role in roles[1:]:
         if role in RESIDUALS:
-            factors.append(int(rng.choice([1, 2])))
-            inputs.append(rng.standard_normal((h * w // factors[-1] ** 2, int(rng.choice([1, 2, 3, 6])))).astype(F))
+            factors.append(0 if by_table and 0 not in factors else int(rng.choice([1, 2])))
+            count = h * w // factors[-1] ** 2 if factors[-1] else 5
+            inputs.append(rng.standard_normal((count, int(rng.choice([1, 2, 3, 6])))).astype(F))
+        elif role == "rows":
+            inputs.append(rng.integers(0, 5, (1, h * w)).astype(np.int32))
+        elif role in THRESHOLDS and kinds[[r for r in roles if r in THRESHOLDS].index(role)] == "trits":
+            inputs.append(np.sort(rng.choice([0, 0.25, -1, 2, 0.3], (2, c)), axis=0).astype(F))
         else:
             inputs.append(rng.choice([0, 0.25, -1, 2, 0.3], (1, c)).astype(F))
     n_bits = sum(r in THRESHOLDS for r in roles)
@@ -195,10 +295,10 @@ def test_epilogue(chosen: set[str], integers: bool, real: bool, seed: int) -> No
         "roles": roles,
         "factors": tuple(factors),
         "width": w,
-        "results": ("f32",) * real + ("bits",) * n_bits,
+        "results": ("f32",) * real + kinds,
         "packed": (1, 0, 1, 0)[:n_bits],
     }
-    types = REGISTRY["epilogue"].infer([i32(*x.shape) if integers else f32(*x.shape), *(f32(*a.shape) for a in inputs[1:])], attrs)
+    types = REGISTRY["epilogue"].infer([i32(*a.shape) if a.dtype == np.int32 else f32(*a.shape) for a in inputs], attrs)
     got = run("epilogue", attrs, *inputs)
     for a, b, t in zip(got, naive_epilogue(attrs, inputs), types, strict=True):
         equal(a, b)
@@ -283,10 +383,10 @@ L = Type("f64", (1, 2))
         ("epilogue", [f32(8, 3), f32(1, 3)], {**EPI, "roles": ("x", "res0"), "factors": (2,), "width": 2}, "does not give 8 rows"),
         ("epilogue", [f32(8, 3)], {**EPI, "results": ("bits",), "packed": (1,)}, "a threshold for each"),
         ("epilogue", [f32(8, 3)], {**EPI, "results": ()}, "results"),
-        ("attention", [bits(4, 16, packed=1), bits(4, 16, packed=1), bits(4, 16, packed=1), U, L], {"heads": 2}, "v along tokens"),
+        ("attention", [bits(4, 16, packed=1), bits(4, 16, packed=1), bits(4, 16, packed=1), U, L], {"heads": 2}, "packed along tokens"),
         ("attention", [bits(4, 16, packed=1), bits(4, 16, packed=1), bits(5, 16, packed=0), U, L], {"heads": 2}, "attention of"),
         ("attention", [bits(4, 16, packed=1), bits(4, 16, packed=1), bits(4, 16, packed=0), U, L], {"heads": 3}, "attention of"),
-        ("attention", [bits(4, 16, packed=1), bits(4, 16, packed=1), bits(4, 16, packed=0), U, L], {"heads": 1}, "table of d"),
+        ("attention", [bits(4, 16, packed=1), bits(4, 16, packed=1), bits(4, 16, packed=0), U, L], {"heads": 1}, "a table of"),
     ],
 )
 def test_misfits_are_refused_with_a_sentence(kind: str, types: list[Type], attrs: dict[str, Any], why: str) -> None:
@@ -306,4 +406,4 @@ def test_costs_count_multiply_accumulates() -> None:
 
 
 def test_roles_are_those_of_the_record() -> None:
-    assert len(ROLES) == 1 + len(RESIDUALS) + len(PARAMETERS) + len(THRESHOLDS)
+    assert len(ROLES) == 1 + len(RESIDUALS) + len(PARAMETERS) + len(THRESHOLDS) + 1

@@ -46,6 +46,13 @@ def pack_lanes16(codes: Array) -> bytes:
     return np.ascontiguousarray(padded.reshape(rows // 16, 16, -1).transpose(0, 2, 1)).tobytes()
 
 
+def pack_trits(codes: Array) -> bytes:
+    """Layout ROWS of a trits value: the plane of the +1, then the plane of what is not 0, 8-byte aligned."""
+    plane = align(-(-codes.shape[1] // 8), 8)
+    rows = [pack_rows(part[None], plane) for row in codes for part in (row, np.abs(row))]
+    return b"".join(rows)
+
+
 def record(fields: spec.Fields, **values: Any) -> bytes:
     flat: list[Any] = []
     for name, _, n, _ in fields:
@@ -61,6 +68,9 @@ def logical_bytes(x: Array, layout: str) -> bytes:
         return pack_rows(x)
     if layout == "bits COLS":
         return np.packbits(x.T > 0, axis=1, bitorder="little").tobytes()
+    if layout.startswith("trits"):
+        lines = np.ascontiguousarray(x.T) if layout == "trits COLS" else x
+        return b"".join(pack_rows(part[None]) for line in lines for part in (line, np.abs(line)))
     if x.dtype == np.float32:
         x = np.where(np.isnan(x), np.uint32(0x7FC00000), x.view(np.uint32))
     return np.ascontiguousarray(x).tobytes()
@@ -100,7 +110,7 @@ class File:
         return len(self.values) - 1
 
     def constant(self, x: Array, layout: str = "ROWS", pad: int = 0) -> int:
-        """A constant; `pad`: bytes by which the stride of a ROWS value exceeds its rows."""
+        """A constant; layout TRITS: of that dtype, in ROWS. `pad`: bytes by which the stride of a ROWS value exceeds its rows."""
         rows, cols = x.shape
         if x.dtype == np.int8:
             dtype = "BITS"
@@ -110,6 +120,9 @@ class File:
             elif layout == "COLS":
                 stride = align(-(-rows // 8), 8)
                 data = pack_cols(x)
+            elif layout == "TRITS":
+                dtype, layout, data = "TRITS", "ROWS", pack_trits(x)
+                stride = len(data) // rows
             else:
                 stride = -(-cols // 8) * 16
                 data = pack_lanes16(x)
@@ -127,7 +140,10 @@ class File:
 
     def result(self, dtype: str, layout: str, rows: int, cols: int, storage: str = "ARENA", block: int = 0, pad: int = 0) -> int:
         """A value that an op writes, in fresh memory (tile memory: one block)."""
-        if layout == "COLS":
+        if dtype == "TRITS":
+            stride = 2 * align(-(-(rows if layout == "COLS" else cols) // 8), 8)
+            count = cols if layout == "COLS" else min(block or rows, rows)
+        elif layout == "COLS":
             stride, count = align(-(-rows // 8), 8), cols
         else:
             stride, count = (-(-cols // 8) if dtype == "BITS" else 4 * cols) + pad, min(block or rows, rows)
@@ -148,6 +164,7 @@ class File:
         block: int = 0,
         scratch: int = 0,
         same_group: bool = False,
+        fattr: Sequence[float] = (),
     ) -> int:
         rows = self.values[next(iter(outputs.values()))]["rows"]
         if same_group:
@@ -164,6 +181,7 @@ class File:
                 "inputs": [inputs.get(i, spec.NONE) for i in range(spec.N_IN)],
                 "outputs": [outputs.get(i, spec.NONE) for i in range(spec.N_OUT)],
                 "attr": [*attr, *[0] * (spec.N_ATTR - len(attr))],
+                "fattr": [*fattr, *[0.0] * (spec.N_FATTR - len(fattr))],
             }
         )
         return len(self.ops) - 1

@@ -7,7 +7,7 @@ maker per op kind. Adding an op: add its maker.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,13 @@ def codes(rng: Rng, *shape: int) -> np.ndarray:
     if rng.random() < 0.15:
         return np.full(shape, rng.choice([-1, 1]), np.int8)
     return rng.choice(np.array([-1, 1], np.int8), shape)
+
+
+def trits(rng: Rng, *shape: int) -> np.ndarray:
+    """Codes -1, 0, +1; sometimes all alike."""
+    if rng.random() < 0.15:
+        return np.full(shape, rng.choice([-1, 0, 1]), np.int8)
+    return rng.choice(np.array([-1, 0, 1], np.int8), shape)
 
 
 SPECIAL = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-40, 3.4e38, -3.4e38, 1.0, -1.0], np.float32)
@@ -55,6 +62,7 @@ def add(
     attr: list[int],
     rng: Rng,
     scratch: int = 0,
+    fattr: Sequence[float] = (),
 ) -> None:
     """Adds an op with constant operands. `inputs`: slot -> (array, layout); `outputs`: (slot, dtype, layout)."""
     with np.errstate(all="ignore"):
@@ -64,9 +72,9 @@ def add(
     values = {}
     for (slot, dtype, layout), result in zip(outputs, results, strict=True):
         values[slot] = f.result(dtype, layout, *result.shape, pad=pad if layout == "ROWS" else 0)
-    op = f.op(kind, slots, values, attr, block=block_of(rng, results[0].shape[0]), scratch=scratch)
+    op = f.op(kind, slots, values, attr, block=block_of(rng, results[0].shape[0]), scratch=scratch, fattr=fattr)
     for (slot, dtype, layout), result in zip(outputs, results, strict=True):
-        form = f"bits {layout}" if dtype == "BITS" else dtype
+        form = f"{dtype.lower()} {layout}" if dtype in ("BITS", "TRITS") else dtype
         shapes = {i: x.shape for i, (x, _) in inputs.items()}
         want[op, slot] = (f"{kind} {attrs} of {shapes} -> {form}{result.shape}", zlib.crc32(logical_bytes(result, form)))
 
@@ -75,8 +83,15 @@ def bgemm(f: File, want: Expected, rng: Rng) -> None:
     n, k, o = int(rng.integers(1, 40)), int(rng.integers(1, 521)), int(rng.integers(1, 70))
     if rng.random() < 0.1:
         k = int(rng.integers(1000, 5000))
-    x, w = codes(rng, n, k), codes(rng, o, k)
-    add(f, want, "bgemm", {}, {0: (x, "ROWS"), 1: (w, "LANES16")}, [x, w], [(0, "I32", "ROWS")], [], rng)
+    groups = int(rng.choice([1, 1, 2, 3, 5, 8]))
+    if groups > 1:
+        k, o = int(rng.integers(1, 80)), groups * int(rng.integers(1, 20))
+        if rng.random() < 0.5:  # whole bytes and whole tiles, which kernels take faster
+            k, o = 8 * int(rng.integers(1, 40)), groups * 16 * int(rng.integers(1, 5))
+    ternary = bool(rng.random() < 0.4)
+    x, w = (trits if ternary else codes)(rng, n, groups * k), codes(rng, o, k)
+    operands = {0: (x, "TRITS" if ternary else "ROWS"), 1: (w, "LANES16")}
+    add(f, want, "bgemm", {"groups": groups}, operands, [x, w], [(0, "I32", "ROWS")], [groups if groups > 1 else 0], rng)
 
 
 def dense(f: File, want: Expected, rng: Rng) -> None:
@@ -98,18 +113,98 @@ def patches(f: File, want: Expected, rng: Rng) -> None:
     add(f, want, "patches", a, {0: (x, "ROWS")}, [x], [(0, "F32", "ROWS")], list(a.values()), rng)
 
 
+def padded(rng: Rng, a: dict[str, int]) -> dict[str, int]:
+    """The window of a pool with padding."""
+    return {**a, "padding": int(rng.integers(0, a["kernel"]))}
+
+
 def row_patches(f: File, want: Expected, rng: Rng) -> None:
     a = grid(rng, 12)
-    shape = (a["height"] * a["width"], int(rng.choice([int(rng.integers(1, 70)), 8, 64, 128])))
-    packed = rng.random() < 0.5
-    x = codes(rng, *shape) if packed else floats(rng, *shape)
-    add(f, want, "row_patches", a, {0: (x, "ROWS")}, [x], [(0, "BITS" if packed else "F32", "ROWS")], list(a.values()), rng)
+    padding, dilation = int(rng.choice([0, 1, 2, 3])), int(rng.choice([1, 1, 2]))
+    if dilation * (a["kernel"] - 1) >= min(a["height"], a["width"]) + 2 * padding:
+        dilation = 1
+    groups = int(rng.choice([1, 1, 2, 4]))
+    cols = groups * int(rng.choice([int(rng.integers(1, 40)), 8, 16, 64]))
+    a |= {"padding": padding, "dilation": dilation, "groups": groups}
+    kind = rng.choice(["F32", "BITS", "TRITS"])
+    make = {"F32": floats, "BITS": codes, "TRITS": trits}[kind]
+    x = make(rng, a["height"] * a["width"], cols)
+    out = "TRITS" if kind == "BITS" and padding else kind
+    add(f, want, "row_patches", a, {0: (x, "TRITS" if kind == "TRITS" else "ROWS")}, [x], [(0, out, "ROWS")], list(a.values()), rng)
 
 
 def avg_pool(f: File, want: Expected, rng: Rng) -> None:
-    a = grid(rng, 12)
+    a = padded(rng, grid(rng, 12))
     x = floats(rng, a["height"] * a["width"], int(rng.integers(1, 70)), special=0.002)
     add(f, want, "avg_pool", a, {0: (x, "ROWS")}, [x], [(0, "F32", "ROWS")], list(a.values()), rng)
+
+
+def max_pool(f: File, want: Expected, rng: Rng) -> None:
+    a = padded(rng, grid(rng, 12))
+    x = floats(rng, a["height"] * a["width"], int(rng.integers(1, 70)), special=0.2)
+    add(f, want, "max_pool", a, {0: (x, "ROWS")}, [x], [(0, "F32", "ROWS")], list(a.values()), rng)
+
+
+def norm_operands(rng: Rng) -> tuple[dict[str, Any], list[np.ndarray]]:
+    groups = int(rng.choice([1, 1, 1, 2, 3]))
+    c = groups * int(rng.choice([int(rng.integers(1, 70)), 8, 64, 192]))
+    special = float(rng.choice([0.0, 0.0, 0.002]))
+    operands = [rng.standard_normal((int(rng.integers(1, 40)), c)).astype(np.float32), floats(rng, 1, c), floats(rng, 1, c)]
+    operands[0] = np.where(rng.random(operands[0].shape) < special, rng.choice(SPECIAL, operands[0].shape), operands[0])
+    if rng.random() < 0.2:
+        operands[0][0] = 0.25  # a row without variance
+    return {"groups": groups, "eps": float(np.float32(rng.choice([0.0, 1e-5, 1e-6, 0.5])))}, operands
+
+
+def layer_norm_rows(f: File, want: Expected, rng: Rng) -> None:
+    attrs, operands = norm_operands(rng)
+    inputs = {i: (x, "ROWS") for i, x in enumerate(operands)}
+    add(f, want, "layer_norm_rows", attrs, inputs, operands, [(0, "F32", "ROWS")], [attrs["groups"]], rng, fattr=[attrs["eps"]])
+
+
+def norm_sign(f: File, want: Expected, rng: Rng) -> None:
+    attrs, operands = norm_operands(rng)
+    if rng.random() < 0.5:
+        operands[1:] = [rng.standard_normal((1, operands[0].shape[1])).astype(np.float32) for _ in range(2)]
+    layout = "ROWS" if rng.random() < 0.5 else "COLS"
+    attrs["packed"] = int(layout == "ROWS")
+    inputs = {i: (x, "ROWS") for i, x in enumerate(operands)}
+    add(f, want, "norm_sign", attrs, inputs, operands, [(0, "BITS", layout)], [attrs["groups"]], rng, fattr=[attrs["eps"]])
+
+
+def gather(f: File, want: Expected, rng: Rng) -> None:
+    n, parts = int(rng.integers(1, 40)), int(rng.integers(1, 6))
+    c = int(rng.choice([int(rng.integers(1, 70)), 8, 64]))
+    kind = str(rng.choice(["F32", "BITS", "TRITS"]))
+    make = {"F32": floats, "BITS": codes, "TRITS": trits}[kind]
+    sources = [make(rng, int(rng.integers(1, 20)), c) for _ in range(int(rng.integers(1, 5)))]
+    zeros = kind != "BITS" or bool(rng.random() < 0.5)
+    index = rng.integers(-1 if zeros else 0, sum(map(len, sources)), (n, parts)).astype(np.int32)
+    out = "TRITS" if kind == "BITS" and zeros else kind
+    inputs = {0: (index, "ROWS")} | {i + 1: (x, "TRITS" if kind == "TRITS" else "ROWS") for i, x in enumerate(sources)}
+    add(f, want, "gather", {"ternary": out != kind}, inputs, [*sources, index], [(0, out, "ROWS")], [], rng)
+
+
+def mixed_gemm(f: File, want: Expected, rng: Rng) -> None:
+    n, k, o = int(rng.integers(1, 30)), int(rng.integers(1, 100)), int(rng.integers(1, 70))
+    x, w = floats(rng, n, k, special=0.001), codes(rng, o, k)
+    add(f, want, "mixed_gemm", {}, {0: (x, "ROWS"), 1: (w, "LANES16")}, [x, w], [(0, "F32", "ROWS")], [], rng)
+
+
+def activation(f: File, want: Expected, rng: Rng) -> None:
+    x = floats(rng, int(rng.integers(1, 40)), int(rng.integers(1, 90)), special=0.05)
+    x = np.where(rng.random(x.shape) < 0.5, rng.uniform(-7, 7, x.shape), x).astype(np.float32)
+    low, high = sorted(float(v) for v in floats(rng, 2, special=0))
+    gelu = bool(rng.random() < 0.6)
+    attrs: dict[str, Any] = {"kind": "gelu"} if gelu else {"kind": "clamp", "low": low, "high": high}
+    limits = () if gelu else (low, high)
+    add(f, want, "activation", attrs, {0: (x, "ROWS")}, [x], [(0, "F32", "ROWS")], [int(not gelu)], rng, fattr=limits)
+
+
+def multiply(f: File, want: Expected, rng: Rng) -> None:
+    n, c = int(rng.integers(1, 40)), int(rng.integers(1, 90))
+    operands = [floats(rng, n, c), floats(rng, n, int(rng.choice([1, c])))]
+    add(f, want, "multiply", {}, {i: (x, "ROWS") for i, x in enumerate(operands)}, operands, [(0, "F32", "ROWS")], [], rng)
 
 
 def stencil(f: File, want: Expected, rng: Rng) -> None:
@@ -149,15 +244,16 @@ def attention(f: File, want: Expected, rng: Rng) -> None:
         dict(enumerate(zip(operands, layouts, strict=True))),
         operands,
         [(0, "I32", "ROWS")],
-        [heads],
+        [heads, 1, 1, 0, 0],
         rng,
         scratch=minimum if rng.random() < 0.3 else max(minimum, wide),
     )
 
 
 def mean_rows(f: File, want: Expected, rng: Rng) -> None:
-    x = floats(rng, int(rng.integers(1, 60)), int(rng.integers(1, 100)), special=0.002)
-    add(f, want, "mean_rows", {}, {0: (x, "ROWS")}, [x], [(0, "F32", "ROWS")], [], rng)
+    groups = int(rng.choice([1, 1, 2, 7, 19]))
+    x = floats(rng, groups * int(rng.integers(1, 30)), int(rng.integers(1, 100)), special=0.002)
+    add(f, want, "mean_rows", {"groups": groups}, {0: (x, "ROWS")}, [x], [(0, "F32", "ROWS")], [groups if groups > 1 else 0], rng)
 
 
 def channel_pool(f: File, want: Expected, rng: Rng) -> None:
@@ -173,18 +269,20 @@ def epilogue(f: File, want: Expected, rng: Rng) -> None:
     n = width * factor * int(rng.integers(1, 5))
     c = int(rng.integers(1, 100)) if rng.random() < 0.7 else int(rng.choice([64, 128, 192]))
     density = rng.random()
-    present = [r for r in ROLES[1:] if rng.random() < density]
+    present = [r for r in ROLES[1:] if r != "rows" and rng.random() < density]
     has_f32 = bool(rng.random() < 0.5) or not any(r in THRESHOLDS for r in present)
     special = float(rng.choice([0.0, 0.02, 0.3]))
     at: dict[str, np.ndarray] = {}
     is_dots = bool(rng.random() < 0.5)
     at["x"] = rng.integers(-600, 601, (n, c), dtype=np.int32) if is_dots else floats(rng, n, c, special=special)
     factors: dict[str, int] = {}
+    table_rows = int(rng.integers(1, 30))
     for r in present:
         if r in RESIDUALS:
-            factors[r] = int(rng.choice([1, factor]))
+            factors[r] = int(rng.choice([0, 1, 1, factor, factor]))
             cols = int(rng.choice([d for d in range(1, c + 1) if c % d == 0 and (d > 3 or d == c or rng.random() < 0.3)]))
-            at[r] = floats(rng, n // factors[r] ** 2, cols, special=special)
+            count = n // factors[r] ** 2 if factors[r] else table_rows
+            at[r] = floats(rng, count, cols, special=special)
         else:
             assert r in PARAMETERS or r in THRESHOLDS
             at[r] = floats(rng, 1, c, special=special)
@@ -193,29 +291,45 @@ def epilogue(f: File, want: Expected, rng: Rng) -> None:
         rows = rng.integers(0, n, c)
         at[r] = np.where(rng.random((1, c)) < 0.3, at["x"][rows, np.arange(c)].astype(np.float32), at[r])
     packed = tuple(int(rng.random() < 0.6) for _ in thresholds)
+    kinds = ["TRITS" if rng.random() < 0.4 else "BITS" for _ in thresholds]
+    for r, kind in zip(thresholds, kinds, strict=True):
+        if kind == "TRITS":
+            gap = np.abs(floats(rng, 1, c, special=0)) * rng.integers(0, 2, (1, c))
+            at[r] = np.concatenate([at[r] - gap, at[r]]).astype(np.float32)
+    if 0 in factors.values():
+        present.append("rows")
+        at["rows"] = rng.integers(0, table_rows, (1, n)).astype(np.int32)
     attrs = {
         "roles": ("x", *present),
-        "results": (("f32",) if has_f32 else ()) + ("bits",) * len(thresholds),
+        "results": (("f32",) if has_f32 else ()) + tuple(kind.lower() for kind in kinds),
         "factors": tuple(factors[r] for r in present if r in RESIDUALS),
         "width": width,
         "packed": packed,
     }
     outputs = [(0, "F32", "ROWS")] if has_f32 else []
-    outputs += [(1 + THRESHOLDS.index(r), "BITS", "ROWS" if p else "COLS") for r, p in zip(thresholds, packed, strict=True)]
+    for r, kind, p in zip(thresholds, kinds, packed, strict=True):
+        outputs.append((1 + THRESHOLDS.index(r), kind, "ROWS" if p else "COLS"))
     attr = [width, *(factors.get(r, 1) for r in RESIDUALS)]
     add(f, want, "epilogue", attrs, {ROLES.index(r): (x, "ROWS") for r, x in at.items()}, list(at.values()), outputs, attr, rng)
 
 
 CASES: list[tuple[Callable[[File, Expected, Rng], None], int]] = [
-    (bgemm, 60),
+    (bgemm, 90),
     (dense, 25),
     (patches, 12),
-    (row_patches, 20),
+    (row_patches, 50),
     (avg_pool, 15),
     (stencil, 25),
     (attention, 30),
-    (mean_rows, 8),
+    (mean_rows, 12),
     (channel_pool, 20),
+    (layer_norm_rows, 30),
+    (norm_sign, 30),
+    (gather, 40),
+    (mixed_gemm, 20),
+    (max_pool, 20),
+    (activation, 25),
+    (multiply, 10),
     (epilogue, 120),
 ]
 

@@ -1,4 +1,4 @@
-/* attention for NEON: 16 queries at a time, a byte lane each.
+/* attention for NEON: in the plain form 16 queries at a time, a byte lane each; other forms go to attention_general.h.
  *
  * As in bgemm no sum crosses lanes: a key byte is broadcast against the 16 queries' bytes, and a value byte against the 16 queries'
  * masks. Minimum, subtraction, threshold and the packing of masks are one instruction for 16 queries; only the table sum is scalar.
@@ -104,18 +104,18 @@ void bvt_attention_neon(const bvt_call *call, uint32_t row0, uint32_t row1) {
     const uint32_t heads = (uint32_t)call->op->attr[0], d = call->in[0].cols / heads, bytes = d / 8, m = call->in[1].rows;
     _Alignas(64) uint8_t local[STACK_KEYS * 16 + STACK_KEYS / 8 * 16];
     const bool fits = m <= STACK_KEYS || (m <= 65535 && call->op->scratch >= bvt_attention_scratch16(m));
-    if (d % 8 || bytes > MOST_BYTES || !fits) {
+    if (!bvt_attention_plain(call) || d % 8 || bytes > MOST_BYTES || !fits) {
         attention_rows(call, row0, row1);
         return;
     }
     const bvt_view *k = &call->in[1], *v = &call->in[2];
-    const uint64_t *table = bvt_row(&call->in[3], 0);
     const double *limit = bvt_row(&call->in[4], 0);
     uint8_t *score = m <= STACK_KEYS ? local : call->scratch,
             *mask = score + (m <= STACK_KEYS ? STACK_KEYS * 16 : bvt_attention_mask16_at(m));
     for (uint32_t row = row0; row < row1; row += 16) {
         const unsigned lanes = row1 - row < 16 ? row1 - row : 16;
         for (uint32_t h = 0; h < heads; h++) {
+            const uint64_t *table = bvt_attention_table(call, h);
             uint8_t q[MOST_BYTES * 16], bound[16];
             for (unsigned lane = 0; lane < 16; lane++) { /* lanes that are not there repeat the last one */
                 const uint8_t *from = bvt_row_bits(&call->in[0], row + (lane < lanes ? lane : lanes - 1)) + h * bytes;

@@ -1,30 +1,9 @@
-/* attention one query at a time on 64-bit words, for heads of whole bytes; other heads go to the reference.
+/* attention one query at a time on 64-bit words. The plain form with heads of whole bytes is here; its other heads go to the
+ * reference, other forms to attention_general.h.
  *
  * The including file says which instructions popcount and the loops over scores become.
  */
-#include "../ops/attention.h"
-
-/* The first n bytes, 1 <= n <= 8, as a word; the others are 0. */
-static inline uint64_t load_word(const uint8_t *p, uint32_t n) {
-    uint64_t word = 0;
-    uint32_t at = 0;
-    if (n == 8) {
-        memcpy(&word, p, 8);
-        return word;
-    }
-    if (n & 4) {
-        uint32_t part;
-        memcpy(&part, p, 4);
-        word = part, at = 4;
-    }
-    if (n & 2) {
-        uint16_t part;
-        memcpy(&part, p + at, 2);
-        word |= (uint64_t)part << 8 * at, at += 2;
-    }
-    if (n & 1) word |= (uint64_t)p[at] << 8 * at;
-    return word;
-}
+#include "attention_general.h"
 
 /* score[j] = popcount(q xor k_j) over d_bytes bytes; returns the least. */
 static inline __attribute__((always_inline)) uint32_t row_scores(uint16_t *score, const uint8_t *q, const uint8_t *k,
@@ -45,10 +24,13 @@ static inline __attribute__((always_inline)) uint32_t row_scores(uint16_t *score
 static inline void attention_rows(const bvt_call *call, uint32_t row0, uint32_t row1) {
     const uint32_t heads = (uint32_t)call->op->attr[0], d = call->in[0].cols / heads, m = call->in[1].rows, words = (m + 63) / 64;
     const bvt_view *k = &call->in[1], *v = &call->in[2];
-    const uint64_t *table = bvt_row(&call->in[3], 0);
     const double *limit = bvt_row(&call->in[4], 0);
     uint16_t *score = call->scratch;
     uint64_t *mask = (uint64_t *)(void *)((uint8_t *)call->scratch + bvt_attention_mask_at(m));
+    if (!bvt_attention_plain(call)) {
+        attention_general(call, row0, row1);
+        return;
+    }
     if (d % 8) {
         bvt_attention_ref(call, row0, row1);
         return;
@@ -56,6 +38,7 @@ static inline void attention_rows(const bvt_call *call, uint32_t row0, uint32_t 
     for (uint32_t i = row0; i < row1; i++)
         for (uint32_t h = 0; h < heads; h++) {
             const uint8_t *q = bvt_row_bits(&call->in[0], i) + h * (d / 8), *keys = k->base + h * (d / 8);
+            const uint64_t *table = bvt_attention_table(call, h);
             uint32_t least;
             switch (d) {
             case 16: least = row_scores(score, q, keys, k->stride, m, 2); break;

@@ -4,7 +4,7 @@
  */
 #include <arm_neon.h>
 
-#include "../internal.h"
+#include "../ops/bgemm.h"
 
 #define INLINE static inline __attribute__((always_inline))
 #define MOST_STEPS 31u
@@ -39,10 +39,11 @@ INLINE uint8x8_t load8(const uint8_t *p) {
 /* 4 rows x 4 tiles. What keeps GCC 12 from spilling half of the registers: the counters are 16 variables (an array would live in
  * memory), and an empty asm after each step (it would turn the chain of additions into a tree and load all weights first). */
 static void bgemm_4x4(const bvt_call *call, uint32_t row, uint32_t tile) {
-    const uint32_t k = call->in[0].cols, steps = (k + 7) / 8;
+    const uint32_t k = call->in[1].cols, steps = (k + 7) / 8;
     const size_t w_stride = call->in[1].stride;
-    const uint8_t *x0 = bvt_row_bits(&call->in[0], row), *x1 = bvt_row_bits(&call->in[0], row + 1);
-    const uint8_t *x2 = bvt_row_bits(&call->in[0], row + 2), *x3 = bvt_row_bits(&call->in[0], row + 3);
+    const size_t at = bvt_bgemm_segment(call, tile);
+    const uint8_t *x0 = bvt_row_bits(&call->in[0], row) + at, *x1 = bvt_row_bits(&call->in[0], row + 1) + at;
+    const uint8_t *x2 = bvt_row_bits(&call->in[0], row + 2) + at, *x3 = bvt_row_bits(&call->in[0], row + 3) + at;
     const uint8_t *w0 = call->in[1].base + tile * w_stride, *w1 = w0 + w_stride, *w2 = w1 + w_stride, *w3 = w2 + w_stride;
     for (uint32_t done = 0; done < steps;) {
         const uint32_t chunk = chunk_steps(steps - done);
@@ -98,35 +99,63 @@ static void bgemm_4x4(const bvt_call *call, uint32_t row, uint32_t tile) {
 }
 
 /* R rows x one tile, of which the first n channels are there. */
-INLINE void bgemm_column(const bvt_call *call, uint32_t row, uint32_t tile, unsigned n, const unsigned R) {
-    const uint32_t k = call->in[0].cols, steps = (k + 7) / 8;
-    const uint8_t *w = call->in[1].base + tile * call->in[1].stride, *x[4];
-    for (unsigned r = 0; r < R; r++) x[r] = bvt_row_bits(&call->in[0], row + r);
+INLINE void bgemm_column(const bvt_call *call, uint32_t row, uint32_t tile, unsigned n, const unsigned R, const bool trits) {
+    const uint32_t k = call->in[1].cols, steps = (k + 7) / 8;
+    const uint8_t *w = call->in[1].base + tile * call->in[1].stride, *x[4], *some[4] = {NULL};
+    int32_t ones[4];
+    for (unsigned r = 0; r < R; r++) {
+        x[r] = bvt_row_bits(&call->in[0], row + r) + bvt_bgemm_segment(call, tile);
+        if (trits) some[r] = x[r] + bvt_plane(call->in[0].cols);
+        ones[r] = trits ? bvt_bgemm_ones(some[r], k) : (int32_t)k;
+    }
     for (uint32_t done = 0; done < steps;) {
         const uint32_t end = done + chunk_steps(steps - done);
         uint8x16_t count[4];
         for (unsigned r = 0; r < R; r++) count[r] = vdupq_n_u8(0);
         for (uint32_t s = done; s < end; s++) {
             const uint8x16_t weight = vld1q_u8(w + 16 * (size_t)s);
-            for (unsigned r = 0; r < R; r++) count[r] = vaddq_u8(count[r], vcntq_u8(veorq_u8(vld1q_dup_u8(x[r] + s), weight)));
+            for (unsigned r = 0; r < R; r++) {
+                uint8x16_t differ = veorq_u8(vld1q_dup_u8(x[r] + s), weight);
+                if (trits) differ = vandq_u8(differ, vld1q_dup_u8(some[r] + s));
+                count[r] = vaddq_u8(count[r], vcntq_u8(differ));
+            }
         }
         for (unsigned r = 0; r < R; r++)
-            flush((int32_t *)bvt_row(&call->out[0], row + r) + 16 * (size_t)tile, count[r], done == 0, (int32_t)k, n);
+            flush((int32_t *)bvt_row(&call->out[0], row + r) + 16 * (size_t)tile, count[r], done == 0, ones[r], n);
         done = end;
     }
 }
 
+static void bgemm_trits(const bvt_call *call, uint32_t row0, uint32_t row1) {
+    const uint32_t outputs = call->out[0].cols;
+    uint32_t row = row0;
+    for (; row + 4 <= row1; row += 4)
+        for (uint32_t o = 0; o < outputs; o += 16) bgemm_column(call, row, o / 16, bvt_min_u32(outputs - o, 16), 4, true);
+    for (; row < row1; row++)
+        for (uint32_t o = 0; o < outputs; o += 16) bgemm_column(call, row, o / 16, bvt_min_u32(outputs - o, 16), 1, true);
+}
+
 void bvt_bgemm_neon(const bvt_call *call, uint32_t row0, uint32_t row1) {
-    const uint32_t outputs = call->out[0].cols, whole = outputs / 16;
+    const uint32_t outputs = call->out[0].cols, whole = outputs / 16, groups = call->in[0].cols / call->in[1].cols;
+    if (!bvt_bgemm_tiles(call)) {
+        bvt_bgemm_ref(call, row0, row1);
+        return;
+    }
+    if (call->in[0].dtype == BVT_DTYPE_TRITS) {
+        bgemm_trits(call, row0, row1);
+        return;
+    }
+    /* Four tiles at a time must be of one segment. */
+    const bool by_four = groups == 1 || outputs / groups % 64 == 0;
     uint32_t row = row0;
     for (; row + 4 <= row1; row += 4) {
         uint32_t tile = 0;
-        for (; tile + 4 <= whole; tile += 4) bgemm_4x4(call, row, tile);
-        for (; tile < whole; tile++) bgemm_column(call, row, tile, 16, 4);
-        if (outputs % 16) bgemm_column(call, row, tile, outputs % 16, 4);
+        for (; by_four && tile + 4 <= whole; tile += 4) bgemm_4x4(call, row, tile);
+        for (; tile < whole; tile++) bgemm_column(call, row, tile, 16, 4, false);
+        if (outputs % 16) bgemm_column(call, row, tile, outputs % 16, 4, false);
     }
     for (; row < row1; row++) {
-        for (uint32_t tile = 0; tile < whole; tile++) bgemm_column(call, row, tile, 16, 1);
-        if (outputs % 16) bgemm_column(call, row, whole, outputs % 16, 1);
+        for (uint32_t tile = 0; tile < whole; tile++) bgemm_column(call, row, tile, 16, 1, false);
+        if (outputs % 16) bgemm_column(call, row, whole, outputs % 16, 1, false);
     }
 }

@@ -4,6 +4,7 @@
  * Which operands are there is a bit set over the input slots. run() is compiled once for every set in COMMON_SETS, where all tests
  * on it vanish, and once for a set that is only known at run time.
  */
+#include "../ops/bits.h"
 #include "../ops/epilogue.h"
 #include "vf.h"
 
@@ -13,7 +14,6 @@ enum {
     POST_RES0 = 1 << BVT_EP_POST_RES0,
     POST_RES1 = 1 << (BVT_EP_POST_RES0 + 1),
     AFFINE = 1 << BVT_EP_SCALE | 1 << BVT_EP_SHIFT,
-    PRE = 1 << BVT_EP_PRE,
     SLOPE = 1 << BVT_EP_SLOPE,
     POST = 1 << BVT_EP_POST,
     AFFINE2 = 1 << BVT_EP_SCALE2 | 1 << BVT_EP_SHIFT2,
@@ -25,9 +25,7 @@ enum {
     X(AFFINE)                                      \
     X(AFFINE | RES0)                               \
     X(AFFINE | SLOPE | POST)                       \
-    X(AFFINE | PRE | SLOPE | POST)                 \
     X(AFFINE | RES0 | SLOPE | POST)                \
-    X(AFFINE | RES0 | PRE | SLOPE | POST)          \
     X(AFFINE | RES0 | RES1 | SLOPE | POST)         \
     X(AFFINE | RES0 | SLOPE | POST | POST_RES0)    \
     X(AFFINE | RES0 | SLOPE | AFFINE2 | POST_RES0) \
@@ -55,11 +53,13 @@ typedef struct {
         const float *row[8];
         uint32_t cols;
     } res[BVT_EP_RESIDUALS];
-    const float *param[BVT_EP_INPUTS], *threshold[BVT_EP_BITS];
-    /* Bits outputs: byte c/8 of row 0 (ROWS), or the rows' byte of column 0 (COLS). */
-    uint8_t *bits[BVT_EP_BITS];
-    size_t bits_stride[BVT_EP_BITS];
-    bool by_cols[BVT_EP_BITS];
+    const float *param[BVT_EP_INPUTS];
+    /* Bits outputs and the planes of trits: bits[] is byte c/8 of row 0 (ROWS), or the rows' byte of column 0 (COLS). */
+    const float *threshold[2 * BVT_EP_BITS], *below[2 * BVT_EP_BITS]; /* below: NULL, or also set where v is less */
+    uint8_t *bits[2 * BVT_EP_BITS];
+    size_t bits_stride[2 * BVT_EP_BITS], plane[2 * BVT_EP_BITS];
+    const bvt_view *view[2 * BVT_EP_BITS];
+    bool by_cols[2 * BVT_EP_BITS];
 } rows8;
 
 /* Channels c .. c+n-1 of a residual's row, which is read at c mod cols = at. */
@@ -93,7 +93,7 @@ VF_INLINE void store_signs(const rows8 *b, unsigned i, uint32_t c, unsigned n, u
 VF_INLINE void chunk(const rows8 *b, uint32_t c, const unsigned n, const unsigned set) {
     vf p[BVT_EP_THRESHOLD0], first_threshold = vf_set(0);
     uint32_t at[BVT_EP_RESIDUALS] = {0}; /* c mod cols of the residual */
-    uint64_t signs[BVT_EP_BITS] = {0};
+    uint64_t signs[2 * BVT_EP_BITS] = {0};
     for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++) p[i] = set >> i & 1 ? vf_load_n(b->param[i] + c, n) : vf_set(0);
     for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
         if (set >> (BVT_EP_RES0 + slot) & 1) at[slot] = b->res[slot].cols == b->cols ? c : c % b->res[slot].cols;
@@ -105,7 +105,6 @@ VF_INLINE void chunk(const rows8 *b, uint32_t c, const unsigned n, const unsigne
         for (unsigned slot = 0; slot < 3; slot++)
             if (set >> (BVT_EP_RES0 + slot) & 1)
                 v = vf_add(v, load_residual(b->res[slot].row[r], b->res[slot].cols, c, at[slot], n));
-        if (set >> BVT_EP_PRE & 1) v = vf_sub(v, p[BVT_EP_PRE]);
         if (set >> BVT_EP_SLOPE & 1) v = vf_prelu(v, p[BVT_EP_SLOPE]);
         if (set >> BVT_EP_POST & 1) v = vf_add(v, p[BVT_EP_POST]);
         v = affine(set, BVT_EP_SCALE2, v, p[BVT_EP_SCALE2], p[BVT_EP_SHIFT2]);
@@ -114,7 +113,11 @@ VF_INLINE void chunk(const rows8 *b, uint32_t c, const unsigned n, const unsigne
                 v = vf_add(v, load_residual(b->res[slot].row[r], b->res[slot].cols, c, at[slot], n));
         if (b->real) vf_store_n(b->out[r] + c, v, n);
         if (b->n_bits) signs[0] |= (uint64_t)vf_ge(v, first_threshold) << 8 * r;
-        for (unsigned i = 1; i < b->n_bits; i++) signs[i] |= (uint64_t)vf_ge(v, vf_load_n(b->threshold[i] + c, n)) << 8 * r;
+        for (unsigned i = 1; i < b->n_bits; i++) {
+            unsigned mask = vf_ge(v, vf_load_n(b->threshold[i] + c, n));
+            if (b->below[i]) mask |= vf_gt(vf_load_n(b->below[i] + c, n), v);
+            signs[i] |= (uint64_t)mask << 8 * r;
+        }
     }
     for (unsigned i = 0; i < b->n_bits; i++) store_signs(b, i, c, n, signs[i]);
 }
@@ -131,18 +134,10 @@ static void move_rows(rows8 *b, uint32_t r0, uint32_t row1, unsigned set) {
         for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
             if (set >> (BVT_EP_RES0 + slot) & 1) b->res[slot].row[r] = bvt_epilogue_residual(call, slot, r0 + r);
     }
-    for (unsigned i = 0, at = 0; i < BVT_EP_BITS; i++) {
-        const bvt_view *out = &call->out[1 + i];
-        if (out->base) b->bits[at++] = out->by_cols ? out->base + (r0 - out->first) / 8 : bvt_row(out, r0);
+    for (unsigned i = 0; i < b->n_bits; i++) {
+        const bvt_view *out = b->view[i];
+        b->bits[i] = b->plane[i] + (out->by_cols ? out->base + (r0 - out->first) / 8 : (uint8_t *)bvt_row(out, r0));
     }
-}
-
-/* Zeroes the bytes between a ROWS output's last channel and its stride. */
-static void pad_rows(const rows8 *b) {
-    const size_t used = (b->cols + 7) / 8;
-    for (unsigned i = 0; i < b->n_bits; i++)
-        for (unsigned r = 0; !b->by_cols[i] && used < b->bits_stride[i] && r < b->rows; r++)
-            memset(b->bits[i] + r * b->bits_stride[i] + used, 0, b->bits_stride[i] - used);
 }
 
 VF_INLINE void run(rows8 *b, uint32_t row0, uint32_t row1, const unsigned set) {
@@ -151,7 +146,8 @@ VF_INLINE void run(rows8 *b, uint32_t row0, uint32_t row1, const unsigned set) {
         move_rows(b, r0, row1, set);
         for (; c + VF_LANES <= b->cols; c += VF_LANES) chunk(b, c, VF_LANES, set);
         if (c < b->cols) chunk_any(b, c, b->cols - c, set);
-        pad_rows(b);
+        for (unsigned i = 0; i < b->n_bits; i++)
+            for (unsigned r = 0; !b->plane[i] && r < b->rows; r++) bvt_pad_row(b->view[i], r0 + r);
     }
 }
 
@@ -165,9 +161,16 @@ void VF_KERNEL(epilogue)(const bvt_call *call, uint32_t row0, uint32_t row1) {
     for (unsigned i = 0; i < BVT_EP_BITS; i++) {
         const bvt_view *out = &call->out[1 + i];
         if (!out->base) continue;
-        b.threshold[b.n_bits] = bvt_row_f32(&call->in[BVT_EP_THRESHOLD0 + i], 0);
-        b.bits_stride[b.n_bits] = out->stride;
-        b.by_cols[b.n_bits++] = out->by_cols;
+        const bvt_view *threshold = &call->in[BVT_EP_THRESHOLD0 + i];
+        const bool trits = out->dtype == BVT_DTYPE_TRITS;
+        for (unsigned plane = 0; plane < 1u + trits; plane++, b.n_bits++) {
+            b.threshold[b.n_bits] = bvt_row_f32(threshold, trits);
+            b.below[b.n_bits] = plane ? bvt_row_f32(threshold, 0) : NULL;
+            b.plane[b.n_bits] = plane ? bvt_plane(out->by_cols ? out->rows : out->cols) : 0;
+            b.view[b.n_bits] = out;
+            b.bits_stride[b.n_bits] = out->stride;
+            b.by_cols[b.n_bits] = out->by_cols;
+        }
     }
     switch (set) {
 #define X(common) \
@@ -176,5 +179,6 @@ void VF_KERNEL(epilogue)(const bvt_call *call, uint32_t row0, uint32_t row1) {
 #undef X
     default: run(&b, row0, row1, set);
     }
-    bvt_epilogue_pad_cols(call, row1);
+    for (unsigned i = 0; i < BVT_EP_BITS; i++)
+        if (call->out[1 + i].base) bvt_pad_cols(&call->out[1 + i], row1);
 }

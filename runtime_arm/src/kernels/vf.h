@@ -31,6 +31,21 @@ VF_INLINE vf vf_prelu(vf v, vf slope) {
 }
 /* Bit i: a >= b in lane i. */
 VF_INLINE unsigned vf_ge(vf a, vf b) { return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ)); }
+/* Bit i: a > b in lane i. */
+VF_INLINE unsigned vf_gt(vf a, vf b) { return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)); }
+/* a > b ? a : b */
+VF_INLINE vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
+VF_INLINE vf vf_div(vf a, vf b) { return _mm256_div_ps(a, b); }
+/* a < b ? c : d */
+VF_INLINE vf vf_if_lt(vf a, vf b, vf c, vf d) { return _mm256_blendv_ps(d, c, _mm256_cmp_ps(a, b, _CMP_LT_OQ)); }
+/* -0 in lane i where bit b of byte p[i] is 0, else +0. */
+VF_INLINE vf vf_sign_bits(const uint8_t *p, unsigned b) {
+    const __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p));
+    const __m256i bit = _mm256_sll_epi32(bytes, _mm_cvtsi32_si128((int)(31 - b)));
+    return _mm256_castsi256_ps(_mm256_andnot_si256(bit, _mm256_set1_epi32(INT32_MIN)));
+}
+VF_INLINE vf vf_xor(vf a, vf b) { return _mm256_xor_ps(a, b); }
+VF_INLINE vf vf_abs(vf a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
 /* p[0], p[stride], p[2*stride], ... */
 VF_INLINE vf vf_load_strided(const float *p, size_t stride) {
     return _mm256_setr_ps(p[0], p[stride], p[2 * stride], p[3 * stride], p[4 * stride], p[5 * stride], p[6 * stride],
@@ -62,6 +77,28 @@ VF_INLINE unsigned vf_ge(vf a, vf b) {
     const uint16x8_t wide = vuzp1q_u16(vreinterpretq_u16_u32(vcgeq_f32(a.a, b.a)), vreinterpretq_u16_u32(vcgeq_f32(a.b, b.b)));
     return vaddv_u8(vand_u8(vmovn_u16(wide), vld1_u8(weight)));
 }
+VF_INLINE unsigned vf_gt(vf a, vf b) {
+    static const uint8_t weight[8] = {1, 2, 4, 8, 16, 32, 64, 128};
+    const uint16x8_t wide = vuzp1q_u16(vreinterpretq_u16_u32(vcgtq_f32(a.a, b.a)), vreinterpretq_u16_u32(vcgtq_f32(a.b, b.b)));
+    return vaddv_u8(vand_u8(vmovn_u16(wide), vld1_u8(weight)));
+}
+VF_INLINE vf vf_max(vf a, vf b) { return (vf){vbslq_f32(vcgtq_f32(a.a, b.a), a.a, b.a), vbslq_f32(vcgtq_f32(a.b, b.b), a.b, b.b)}; }
+VF_INLINE vf vf_div(vf a, vf b) { return (vf){vdivq_f32(a.a, b.a), vdivq_f32(a.b, b.b)}; }
+VF_INLINE vf vf_if_lt(vf a, vf b, vf c, vf d) {
+    return (vf){vbslq_f32(vcltq_f32(a.a, b.a), c.a, d.a), vbslq_f32(vcltq_f32(a.b, b.b), c.b, d.b)};
+}
+VF_INLINE vf vf_sign_bits(const uint8_t *p, unsigned b) {
+    const uint16x8_t bytes = vmovl_u8(vld1_u8(p));
+    const int32x4_t up = vdupq_n_s32((int)(31 - b));
+    const uint32x4_t sign = vdupq_n_u32(0x80000000u);
+    return (vf){vreinterpretq_f32_u32(vbicq_u32(sign, vshlq_u32(vmovl_u16(vget_low_u16(bytes)), up))),
+                vreinterpretq_f32_u32(vbicq_u32(sign, vshlq_u32(vmovl_high_u16(bytes), up)))};
+}
+VF_INLINE vf vf_xor(vf a, vf b) {
+    return (vf){vreinterpretq_f32_u32(veorq_u32(vreinterpretq_u32_f32(a.a), vreinterpretq_u32_f32(b.a))),
+                vreinterpretq_f32_u32(veorq_u32(vreinterpretq_u32_f32(a.b), vreinterpretq_u32_f32(b.b)))};
+}
+VF_INLINE vf vf_abs(vf a) { return (vf){vabsq_f32(a.a), vabsq_f32(a.b)}; }
 VF_INLINE vf vf_load_strided(const float *p, size_t stride) {
     const float x[8] = {p[0], p[stride], p[2 * stride], p[3 * stride], p[4 * stride], p[5 * stride], p[6 * stride], p[7 * stride]};
     return vf_load(x);

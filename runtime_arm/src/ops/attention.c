@@ -1,36 +1,124 @@
-/* attention: binary attention in integers.
+/* attention: binary attention in integers. W windows (window-major rows) of nq = N/W queries and nk = M/W keys.
  *
- *     in q bits[N x h*d], k bits[M x h*d], v bits[M x h*d] (layout COLS), table u64[1 x d+1], limit f64[1 x h]
- *     out i32[N x h*d]      attr[0] = h
- *     for each head and query row i:
- *         p_j = popcount(q_i xor k_j) over the head's d bits;  m_j = p_j - min_j p_j
- *         Z = sum_j table[m_j];  lim = limit[head] * float64(Z)
- *         T = (number of m in 0 .. d with float64(table[m]) > lim) - 1;  a_j = m_j <= T
- *         out[i][c] = 2*popcount(a and v_c) - popcount(a)
+ *     in q [N x h*d], k [M x h*d], v [M x h*d] (layout COLS; ROWS where W > 1), each bits or trits, table u64[1 or
+ *        h x T] (one for all heads, or one a head), limit f64[P x h], and where they are there ints i32[3+P x h] (zq, zv, base, steps), real_steps f32[P x h], bias f64[U x h],
+ *        pattern i32[K*nq x nk], class i32[1 x W]
+ *     out [N x h*d], f32 where real_steps is there, else i32
+ *     attr[0] = h, [1] = W, [2] = P (0 is 1 in both), [3], [4]: bit t: plane t is relative to the maximum, inclusive
+ *     for each window, head, query row i of the window and its keys j:
+ *         S_j = q_i . k_j - zq*sum(k_j);  m_j = (max S - S_j) / u, u = 2 where q and k are bits, else 1;  w_j = table[m_j]
+ *         Z = sum_j w_j (u64);  X = table[0]
+ *         with a bias: w_j = float64(table[m_j]) * bias[pattern[class[window]*nq + i][j]][h];  Z = fp64 sum, j ascending;  X = max w
+ *         plane t: b_tj = w_j > limit[t][h] * float64(Z or X), or >=
+ *         i32: out[i][c] = sum_j (base + sum_t step_t*b_tj) * (v_jc - zv)
+ *         f32: y = +0; for t ascending: y = fma(float32(sum_j b_tj*v_jc), real_steps[t][h], y)
+ *     The plain form (nothing optional, P = 1, relative to the sum, bits) has a function of its own here, as it has kernels.
  */
-#include "attention.h"
+#include <float.h>
+
+#include "../kernels/attention_general.h"
+
+static int check_codes(bvt_check *c, const bvt_rec_value *v, int layout, uint64_t rows, uint64_t cols, const char *role) {
+    return bvt_check_value(c, v, v->dtype == BVT_DTYPE_TRITS ? BVT_DTYPE_TRITS : BVT_DTYPE_BITS, layout, rows, cols, role);
+}
+
+static const void *constant_row(const bvt_check *c, const bvt_rec_value *v, uint32_t row) {
+    return c->model->section[BVT_SECTION_CONSTANTS] + v->offset + (uint64_t)row * v->stride;
+}
+
+static int64_t magnitude(int32_t x) { return x < 0 ? -(int64_t)x : x; }
+
+/* Checks `ints`; writes the largest |zq|. */
+static int check_ints(bvt_check *c, uint32_t heads, uint32_t planes, uint32_t keys, int64_t *zq) {
+    const bvt_rec_value *ints = bvt_in(c, BVT_ATTENTION_INTS);
+    const bool real = bvt_in(c, BVT_ATTENTION_REAL_STEPS) != NULL;
+    *zq = 0;
+    if (ints) BVT_TRY(bvt_check_value(c, ints, BVT_DTYPE_I32, BVT_LAYOUT_ROWS, 3 + (uint64_t)planes, heads, "ints"));
+    for (uint32_t h = 0; h < heads; h++) {
+        int64_t at[3 + BVT_ATTENTION_PLANES] = {0}, levels = 0;
+        for (uint32_t i = 0; i < 3 + planes; i++)
+            at[i] = ints ? magnitude(((const int32_t *)constant_row(c, ints, i))[h]) : i >= 3;
+        if (at[0] > *zq) *zq = at[0];
+        if (real) {
+            BVT_TRY(bvt_expect(c, !at[1] && !at[2], "real levels have no base and no zero point of the values"));
+            continue;
+        }
+        for (uint32_t i = 2; i < 3 + planes; i++) levels += at[i];
+        /* a kernel's partial results are at most 3 times this */
+        BVT_TRY(bvt_expect(c, levels < 1 << 29 && at[1] < 1 << 29 && levels * (1 + at[1]) < ((int64_t)1 << 29) / keys,
+                           "its results could leave the range of i32"));
+    }
+    return BVT_OK;
+}
+
+static int check_bias(bvt_check *c, uint32_t heads, uint32_t windows, uint32_t nq, uint32_t nk) {
+    const bvt_rec_value *bias = bvt_in(c, BVT_ATTENTION_BIAS), *pattern = bvt_in(c, BVT_ATTENTION_PATTERN),
+                        *class = bvt_in(c, BVT_ATTENTION_CLASS);
+    BVT_TRY(bvt_expect(c, !bias == !pattern && !bias == !class, "bias, pattern and window classes come together"));
+    if (!bias) return BVT_OK;
+    BVT_TRY(bvt_check_value(c, bias, BVT_DTYPE_F64, BVT_LAYOUT_ROWS, bias->rows, heads, "the bias"));
+    BVT_TRY(bvt_expect(c, pattern->rows % nq == 0, "the pattern's rows are not whole windows"));
+    BVT_TRY(bvt_check_value(c, pattern, BVT_DTYPE_I32, BVT_LAYOUT_ROWS, pattern->rows, nk, "the pattern"));
+    BVT_TRY(bvt_check_value(c, class, BVT_DTYPE_I32, BVT_LAYOUT_ROWS, 1, windows, "the window classes"));
+    const int32_t *classes = constant_row(c, class, 0);
+    for (uint32_t w = 0; w < windows; w++)
+        BVT_TRY(bvt_expect(c, classes[w] >= 0 && (uint32_t)classes[w] < pattern->rows / nq, "a window's class is out of range"));
+    for (uint32_t i = 0; i < pattern->rows; i++) {
+        const int32_t *row = constant_row(c, pattern, i);
+        uint32_t most = 0;
+        for (uint32_t j = 0; j < nk; j++) most = (uint32_t)row[j] > most ? (uint32_t)row[j] : most;
+        BVT_TRY(bvt_expect(c, most < bias->rows, "the pattern points beyond the bias"));
+    }
+    for (uint32_t i = 0; i < bias->rows; i++) {
+        const double *row = constant_row(c, bias, i);
+        for (uint32_t h = 0; h < heads; h++)
+            BVT_TRY(bvt_expect(c, row[h] >= 0 && row[h] <= DBL_MAX, "a bias is not a finite factor"));
+    }
+    return BVT_OK;
+}
 
 int bvt_check_attention(bvt_check *c) {
-    const int32_t heads = c->op->attr[0];
-    BVT_TRY(bvt_check_operands(c, 31, 0, 1, 0));
-    BVT_TRY(bvt_check_attrs_end(c, 1));
-    const bvt_rec_value *q = bvt_in(c, 0), *k = bvt_in(c, 1), *v = bvt_in(c, 2), *table = bvt_in(c, 3), *limit = bvt_in(c, 4);
-    BVT_TRY(bvt_expect(c, heads > 0 && q->cols % (uint32_t)heads == 0, "heads must divide the columns"));
-    const uint32_t d = q->cols / (uint32_t)heads;
+    const int32_t *attr = c->op->attr;
+    const uint32_t constants = (1u << BVT_ATTENTION_INPUTS) - (1u << BVT_ATTENTION_TABLE);
+    BVT_TRY(bvt_check_operands(c, 31, constants, 1, 0));
+    BVT_TRY(bvt_check_attrs_end(c, 5));
+    const bvt_rec_value *q = bvt_in(c, 0), *k = bvt_in(c, 1), *v = bvt_in(c, 2), *table = bvt_in(c, BVT_ATTENTION_TABLE),
+                        *limit = bvt_in(c, BVT_ATTENTION_LIMIT), *real = bvt_in(c, BVT_ATTENTION_REAL_STEPS);
+    BVT_TRY(bvt_expect(c, attr[0] > 0 && q->cols % (uint32_t)attr[0] == 0, "heads must divide the columns"));
+    BVT_TRY(bvt_expect(c, attr[1] >= 0 && attr[2] >= 0 && attr[2] <= BVT_ATTENTION_PLANES, "windows or planes are out of range"));
+    const uint32_t heads = (uint32_t)attr[0], windows = attr[1] ? (uint32_t)attr[1] : 1, planes = attr[2] ? (uint32_t)attr[2] : 1;
+    const uint32_t d = q->cols / heads;
+    BVT_TRY(bvt_expect(c, attr[3] >= 0 && attr[3] < 1 << planes && attr[4] >= 0 && attr[4] < 1 << planes,
+                       "it says something of planes that it does not have"));
     BVT_TRY(bvt_expect(c, d < 65536, "a head is wider than 65535"));
-    BVT_TRY(bvt_check_value(c, q, BVT_DTYPE_BITS, BVT_LAYOUT_ROWS, bvt_out(c, 0)->rows, q->cols, "q"));
-    BVT_TRY(bvt_check_value(c, k, BVT_DTYPE_BITS, BVT_LAYOUT_ROWS, v->rows, q->cols, "k"));
-    BVT_TRY(bvt_check_value(c, v, BVT_DTYPE_BITS, BVT_LAYOUT_COLS, k->rows, q->cols, "v"));
-    BVT_TRY(bvt_check_value(c, table, BVT_DTYPE_U64, BVT_LAYOUT_ROWS, 1, (uint64_t)d + 1, "the table"));
-    BVT_TRY(bvt_check_value(c, limit, BVT_DTYPE_F64, BVT_LAYOUT_ROWS, 1, (uint64_t)heads, "limit"));
-    BVT_TRY(bvt_check_value(c, bvt_out(c, 0), BVT_DTYPE_I32, BVT_LAYOUT_ROWS, q->rows, q->cols, "the output"));
-    BVT_TRY(bvt_expect(c, table->storage == BVT_STORAGE_CONST && limit->storage == BVT_STORAGE_CONST,
-                       "table and limit must be constants"));
-    const uint64_t *t = (const uint64_t *)(const void *)(c->model->section[BVT_SECTION_CONSTANTS] + table->offset);
-    for (uint32_t m = 0; m < d; m++) BVT_TRY(bvt_expect(c, t[m] >= t[m + 1], "the table increases"));
-    BVT_TRY(bvt_expect(c, t[0] <= (((uint64_t)1 << 53) - 1) / k->rows, "the table is too large for its sums to be exact"));
-    c->whole = 2 | 4 | 8 | 16;
-    c->scratch = bvt_attention_scratch(k->rows);
+    BVT_TRY(bvt_expect(c, q->rows % windows == 0 && k->rows % windows == 0, "the windows must divide queries and keys"));
+    const uint32_t nq = q->rows / windows, nk = k->rows / windows;
+    BVT_TRY(check_codes(c, q, BVT_LAYOUT_ROWS, bvt_out(c, 0)->rows, q->cols, "q"));
+    BVT_TRY(check_codes(c, k, BVT_LAYOUT_ROWS, v->rows, q->cols, "k"));
+    BVT_TRY(check_codes(c, v, windows > 1 ? BVT_LAYOUT_ROWS : BVT_LAYOUT_COLS, k->rows, q->cols, "v"));
+    BVT_TRY(bvt_check_value(c, table, BVT_DTYPE_U64, BVT_LAYOUT_ROWS, table->rows == 1 ? 1 : heads, table->cols, "the table"));
+    BVT_TRY(bvt_check_value(c, limit, BVT_DTYPE_F64, BVT_LAYOUT_ROWS, planes, heads, "limit"));
+    if (real) BVT_TRY(bvt_check_value(c, real, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, planes, heads, "the real steps"));
+    BVT_TRY(bvt_check_value(c, bvt_out(c, 0), real ? BVT_DTYPE_F32 : BVT_DTYPE_I32, BVT_LAYOUT_ROWS, q->rows, q->cols, "the output"));
+    for (unsigned i = BVT_ATTENTION_TABLE; i < BVT_ATTENTION_INPUTS; i++)
+        BVT_TRY(bvt_expect(c, !bvt_in(c, i) || bvt_in(c, i)->storage == BVT_STORAGE_CONST,
+                           i <= BVT_ATTENTION_LIMIT ? "table and limit must be constants" : "its parameters must be constants"));
+    int64_t zq;
+    BVT_TRY(check_ints(c, heads, planes, nk, &zq));
+    BVT_TRY(check_bias(c, heads, windows, nq, nk));
+    const bool q_trits = q->dtype == BVT_DTYPE_TRITS, k_trits = k->dtype == BVT_DTYPE_TRITS, v_trits = v->dtype == BVT_DTYPE_TRITS;
+    const int64_t reach = 2 * (int64_t)d * (1 + zq) / (q_trits || k_trits ? 1 : 2); /* the largest m */
+    BVT_TRY(bvt_expect(c, reach < table->cols, "the table is too short for its scores"));
+    for (uint32_t i = 0; i < table->rows; i++) {
+        const uint64_t *t = constant_row(c, table, i);
+        for (uint32_t m = 0; m + 1 < table->cols; m++) BVT_TRY(bvt_expect(c, t[m] >= t[m + 1], "the table increases"));
+        BVT_TRY(bvt_expect(c, t[0] <= (((uint64_t)1 << 53) - 1) / nk, "the table is too large for its sums to be exact"));
+    }
+    bool plain = windows == 1 && planes == 1 && !attr[3] && !attr[4] && !q_trits && !k_trits && !v_trits;
+    for (unsigned i = BVT_ATTENTION_INTS; i < BVT_ATTENTION_INPUTS; i++) plain = plain && !bvt_in(c, i);
+    c->whole = 2 | 4 | constants;
+    c->scratch = plain ? bvt_attention_scratch(nk)
+                       : bvt_attention_layout(nk, d, windows, bvt_in(c, BVT_ATTENTION_BIAS) != NULL, q_trits, k_trits, v_trits).bytes;
     return BVT_OK;
 }
 
@@ -47,9 +135,12 @@ static uint32_t differing(const uint8_t *a, const uint8_t *b, uint32_t from, uin
 }
 
 void bvt_attention_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
+    if (!bvt_attention_plain(call)) {
+        attention_general(call, row0, row1);
+        return;
+    }
     const uint32_t heads = (uint32_t)call->op->attr[0], d = call->in[0].cols / heads, m_end = call->in[1].rows;
     const bvt_view *k = &call->in[1], *v = &call->in[2];
-    const uint64_t *table = bvt_row(&call->in[3], 0);
     const double *limit = bvt_row(&call->in[4], 0);
     uint16_t *score = call->scratch;
     uint64_t *mask = (uint64_t *)(void *)((uint8_t *)call->scratch + bvt_attention_mask_at(m_end));
@@ -58,6 +149,7 @@ void bvt_attention_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
         const uint8_t *q = bvt_row_bits(&call->in[0], i);
         int32_t *out = bvt_row(&call->out[0], i);
         for (uint32_t h = 0; h < heads; h++) {
+            const uint64_t *table = bvt_attention_table(call, h);
             uint32_t least = d;
             for (uint32_t j = 0; j < m_end; j++) {
                 score[j] = (uint16_t)differing(q, bvt_row_bits(k, j), h * d, d);

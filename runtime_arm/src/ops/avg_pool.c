@@ -1,17 +1,19 @@
-/* avg_pool: mean over k x k windows of a grid, without padding.
+/* avg_pool: mean over k x k windows of a grid.
  *
- *     in f32[(H*W) x C]      out f32[(Ho*Wo) x C]      attr[0..3] = H, W, k, s
- *     sum of the window row by row, left to right, first to last, rounded after every addition; times fp32(1/(k*k))
+ *     in f32[(H*W) x C]      out f32[(Ho*Wo) x C], Ho = (H + 2p - k)/s + 1      attr[0..4] = H, W, k, s, p (p < k)
+ *     sum of the window's taps that lie on the grid, row by row, left to right, from the first one on, rounded after every
+ *     addition; times fp32(1/(k*k))
  */
-#include "../internal.h"
 #include "../numerics.h"
+#include "pool.h"
 
 int bvt_check_avg_pool(bvt_check *c) {
     const int32_t *a = c->op->attr;
     uint64_t oh, ow;
     BVT_TRY(bvt_check_operands(c, 1, 0, 1, 0));
-    BVT_TRY(bvt_check_window(c, 0, &oh, &ow));
-    BVT_TRY(bvt_check_attrs_end(c, 4));
+    BVT_TRY(bvt_check_padded_window(c, 1, &oh, &ow));
+    BVT_TRY(bvt_expect(c, a[4] < a[2], "the padding is not smaller than the kernel"));
+    BVT_TRY(bvt_check_attrs_end(c, 5));
     const bvt_rec_value *x = bvt_in(c, 0);
     BVT_TRY(bvt_check_value(c, x, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, (uint64_t)a[0] * (uint64_t)a[1], x->cols, "x"));
     BVT_TRY(bvt_check_value(c, bvt_out(c, 0), BVT_DTYPE_F32, BVT_LAYOUT_ROWS, oh * ow, x->cols, "the output"));
@@ -21,15 +23,15 @@ int bvt_check_avg_pool(bvt_check *c) {
 
 void bvt_avg_pool_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
     const int32_t *a = call->op->attr;
-    const uint32_t width = (uint32_t)a[1], k = (uint32_t)a[2], s = (uint32_t)a[3], channels = call->in[0].cols;
-    const uint32_t out_w = (width - k) / s + 1;
-    const float reciprocal = bvt_reciprocal(k * k);
+    const uint32_t channels = call->in[0].cols;
+    const float reciprocal = bvt_reciprocal((uint32_t)a[2] * (uint32_t)a[2]);
     for (uint32_t row = row0; row < row1; row++) {
-        const uint32_t y = row / out_w * s, x = row % out_w * s;
+        const bvt_pool_window w = bvt_pool_at(a, row);
         float *out = bvt_row(&call->out[0], row);
         for (uint32_t c = 0; c < channels; c++) {
-            float sum = bvt_row_f32(&call->in[0], y * width + x)[c];
-            for (uint32_t i = 1; i < k * k; i++) sum += bvt_row_f32(&call->in[0], (y + i / k) * width + x + i % k)[c];
+            float sum = -0.0f; /* which leaves the first tap as it is */
+            for (uint32_t y = w.y0; y < w.y1; y++)
+                for (uint32_t x = w.x0; x < w.x1; x++) sum += bvt_row_f32(&call->in[0], y * w.width + x)[c];
             out[c] = sum * reciprocal;
         }
     }

@@ -3,17 +3,18 @@
  *     v = float(x)
  *     v = fma(v, scale[c], shift[c])            scale alone: v * scale[c]; shift alone: v + shift[c]
  *     v = v + res_j[row_j(r)][c mod cols_j]     j = 0, 1, 2
- *     v = v - pre[c];  v = v > 0 ? v : v * slope[c];  v = v + post[c]
+ *     v = v > 0 ? v : v * slope[c];  v = v + post[c]
  *     v = fma(v, scale2[c], shift2[c])          likewise
  *     v = v + post_res_j[row_j(r)][c mod cols_j]
- *     out[0] = v; out[1+i] = bit v >= threshold_i[c]
- *     inputs: epilogue.h; attr[0] = W, attr[1+j] = factor of residual slot j
+ *     out[0] = v; out[1+i] = bit v >= threshold_i[c], or trit v >= threshold_i[1][c] ? +1 : v < threshold_i[0][c] ? -1 : 0
+ *     inputs: epilogue.h; attr[0] = W, attr[1+j] = factor of residual slot j; 0: row_j(r) = rows[0][r], a constant table
  *
  * out[0] may be the very memory of x, or of a residual that has its shape: every kernel reads element (r, c) before it writes it.
  */
 #include "epilogue.h"
 
 #include "../numerics.h"
+#include "bits.h"
 
 _Static_assert(BVT_EP_INPUTS == 18, "the roles of bvtdeploy/ops/epilogue.py");
 
@@ -21,8 +22,15 @@ static int check_residual(bvt_check *c, unsigned slot, const bvt_rec_value *x) {
     const bvt_rec_value *v = bvt_in(c, BVT_EP_RES0 + slot);
     const int32_t width = c->op->attr[0], f = c->op->attr[1 + slot];
     if (!v) return bvt_expect(c, f == 1, "the factor of an absent residual is not 1");
-    BVT_TRY(bvt_expect(c, f >= 1 && f < 4096, "a residual's factor is out of range"));
+    BVT_TRY(bvt_expect(c, f >= 0 && f < 4096, "a residual's factor is out of range"));
     BVT_TRY(bvt_expect(c, x->cols % v->cols == 0, "a residual's columns do not divide the output's"));
+    if (f == 0) {
+        const bvt_rec_value *rows = bvt_in(c, BVT_EP_ROWS);
+        BVT_TRY(bvt_expect(c, rows && rows->rows == 1 && rows->cols == x->rows, "a residual's table of rows is missing or misfits"));
+        BVT_TRY(bvt_check_indices(c, rows, 0, v->rows, "the table of rows"));
+        c->whole |= 1u << (BVT_EP_RES0 + slot);
+        return bvt_check_value(c, v, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, v->rows, v->cols, "a residual");
+    }
     BVT_TRY(bvt_expect(c, (uint64_t)v->rows * (uint64_t)f * (uint64_t)f == x->rows, "a residual's rows and factor do not fit"));
     if (f != 1) {
         BVT_TRY(bvt_expect(c, width > 0 && width % f == 0 && x->rows % ((uint64_t)width * (uint64_t)f) == 0,
@@ -41,7 +49,11 @@ int bvt_check_epilogue(bvt_check *c) {
     BVT_TRY(
         bvt_check_value(c, x, x->dtype == BVT_DTYPE_I32 ? BVT_DTYPE_I32 : BVT_DTYPE_F32, BVT_LAYOUT_ROWS, c->rows, x->cols, "x"));
     for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) BVT_TRY(check_residual(c, slot, x));
-    for (unsigned i = BVT_EP_SCALE; i < BVT_EP_INPUTS; i++) {
+    bool by_table = false;
+    for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) by_table = by_table || c->op->attr[1 + slot] == 0;
+    BVT_TRY(bvt_expect(c, by_table == (bvt_in(c, BVT_EP_ROWS) != NULL), "a table of rows that no residual uses"));
+    c->whole |= 1u << BVT_EP_ROWS;
+    for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++) {
         if (bvt_in(c, i)) BVT_TRY(bvt_check_value(c, bvt_in(c, i), BVT_DTYPE_F32, BVT_LAYOUT_ROWS, 1, x->cols, "a parameter"));
         c->whole |= 1u << i;
     }
@@ -53,22 +65,16 @@ int bvt_check_epilogue(bvt_check *c) {
     for (unsigned i = 0; i < BVT_EP_BITS; i++) {
         const bvt_rec_value *bits = bvt_out(c, 1 + i);
         BVT_TRY(bvt_expect(c, !bits == !bvt_in(c, BVT_EP_THRESHOLD0 + i), "bits outputs and thresholds do not pair up"));
+        c->whole |= 1u << (BVT_EP_THRESHOLD0 + i);
         if (!bits) continue;
         any = true;
+        const int dtype = bits->dtype == BVT_DTYPE_TRITS ? BVT_DTYPE_TRITS : BVT_DTYPE_BITS;
+        BVT_TRY(bvt_check_value(c, bvt_in(c, BVT_EP_THRESHOLD0 + i), BVT_DTYPE_F32, BVT_LAYOUT_ROWS,
+                                dtype == BVT_DTYPE_TRITS ? 2 : 1, x->cols, "a threshold"));
         int layout = bits->layout == BVT_LAYOUT_COLS ? BVT_LAYOUT_COLS : BVT_LAYOUT_ROWS;
-        BVT_TRY(bvt_check_value(c, bits, BVT_DTYPE_BITS, layout, x->rows, x->cols, "a bits output"));
+        BVT_TRY(bvt_check_value(c, bits, dtype, layout, x->rows, x->cols, "a bits output"));
     }
     return bvt_expect(c, any, "it has no output");
-}
-
-void bvt_epilogue_pad_cols(const bvt_call *call, uint32_t row1) {
-    for (unsigned i = 0; i < BVT_EP_BITS; i++) {
-        const bvt_view *out = &call->out[1 + i];
-        if (!out->base || !out->by_cols || row1 != out->rows) continue;
-        const size_t used = (out->rows + 7) / 8;
-        for (uint32_t c = 0; c < out->cols && used < out->stride; c++)
-            memset(out->base + c * out->stride + used, 0, out->stride - used);
-    }
 }
 
 static float affine(const bvt_call *call, unsigned scale, uint32_t c, float v) {
@@ -86,12 +92,16 @@ static float add_residuals(const bvt_call *call, unsigned first_slot, uint32_t r
     return v;
 }
 
-static void put_bit(const bvt_view *out, uint32_t r, uint32_t c, bool bit) {
-    const uint32_t at = r - out->first;
-    uint8_t *byte = out->by_cols ? out->base + c * out->stride + at / 8 : out->base + at * out->stride + c / 8;
-    const uint32_t position = (out->by_cols ? at : c) % 8;
-    if (position == 0) *byte = 0;
-    *byte |= (uint8_t)(bit << position);
+/* One code of bits output `i`. */
+static void put_code(const bvt_call *call, unsigned i, uint32_t r, uint32_t c, float v) {
+    const bvt_view *out = &call->out[1 + i], *threshold = &call->in[BVT_EP_THRESHOLD0 + i];
+    if (out->dtype == BVT_DTYPE_TRITS) {
+        const bool high = v >= bvt_row_f32(threshold, 1)[c];
+        bvt_put_bit(out, r, c, 0, high);
+        bvt_put_bit(out, r, c, bvt_plane(out->by_cols ? out->rows : out->cols), high || v < bvt_row_f32(threshold, 0)[c]);
+    } else {
+        bvt_put_bit(out, r, c, 0, v >= bvt_row_f32(threshold, 0)[c]);
+    }
 }
 
 void bvt_epilogue_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
@@ -102,21 +112,17 @@ void bvt_epilogue_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
             float v = dots ? (float)((const int32_t *)bvt_row(x, r))[c] : bvt_row_f32(x, r)[c];
             v = affine(call, BVT_EP_SCALE, c, v);
             v = add_residuals(call, 0, r, c, v);
-            if (call->in[BVT_EP_PRE].base) v = v - bvt_row_f32(&call->in[BVT_EP_PRE], 0)[c];
             if (call->in[BVT_EP_SLOPE].base) v = v > 0 ? v : v * bvt_row_f32(&call->in[BVT_EP_SLOPE], 0)[c];
             if (call->in[BVT_EP_POST].base) v = v + bvt_row_f32(&call->in[BVT_EP_POST], 0)[c];
             v = affine(call, BVT_EP_SCALE2, c, v);
             v = add_residuals(call, 3, r, c, v);
             if (call->out[0].base) ((float *)bvt_row(&call->out[0], r))[c] = v;
             for (unsigned i = 0; i < BVT_EP_BITS; i++)
-                if (call->out[1 + i].base)
-                    put_bit(&call->out[1 + i], r, c, v >= bvt_row_f32(&call->in[BVT_EP_THRESHOLD0 + i], 0)[c]);
+                if (call->out[1 + i].base) put_code(call, i, r, c, v);
         }
-        for (unsigned i = 0; i < BVT_EP_BITS; i++) {
-            const bvt_view *out = &call->out[1 + i];
-            const size_t used = (x->cols + 7) / 8;
-            if (out->base && !out->by_cols) memset((uint8_t *)bvt_row(out, r) + used, 0, out->stride - used);
-        }
+        for (unsigned i = 0; i < BVT_EP_BITS; i++)
+            if (call->out[1 + i].base) bvt_pad_row(&call->out[1 + i], r);
     }
-    bvt_epilogue_pad_cols(call, row1);
+    for (unsigned i = 0; i < BVT_EP_BITS; i++)
+        if (call->out[1 + i].base) bvt_pad_cols(&call->out[1 + i], row1);
 }

@@ -1,0 +1,2 @@
+/* bvt_activation_neon: activation_vf.h over the vectors of NEON. */
+#include "activation_vf.h"

@@ -1,0 +1,34 @@
+/* activation over vectors of channels. */
+#include "../ops/activation.h"
+#include "vf.h"
+
+VF_INLINE vf gelu(vf x) {
+    const vf t = vf_fma(vf_mul(x, x), vf_set(BVT_GELU_SCALE), vf_set(-1));
+    vf q = vf_set(bvt_gelu_terms[BVT_GELU_TERMS - 1]);
+    for (int i = BVT_GELU_TERMS - 2; i >= 0; i--) q = vf_fma(q, t, vf_set(bvt_gelu_terms[i]));
+    const vf tail = vf_if_lt(vf_set(0), x, vf_set(1), vf_set(0));
+    return vf_mul(x, vf_if_lt(vf_abs(x), vf_set(BVT_GELU_LIMIT), vf_fma(x, q, vf_set(0.5f)), tail));
+}
+
+void VF_KERNEL(activation)(const bvt_call *call, uint32_t row0, uint32_t row1) {
+    const uint32_t channels = call->in[0].cols;
+    const bool is_gelu = call->op->attr[0] == BVT_ACTIVATION_GELU, is_sign = call->op->attr[0] == BVT_ACTIVATION_SIGN;
+    const vf low = vf_set(call->op->fattr[0]), high = vf_set(call->op->fattr[1]);
+    for (uint32_t row = row0; row < row1; row++) {
+        const float *x = bvt_row_f32(&call->in[0], row);
+        float *y = bvt_row(&call->out[0], row);
+        for (uint32_t c = 0; c < channels; c += VF_LANES) {
+            const unsigned n = vf_min(channels - c);
+            vf v = vf_load_n(x + c, n);
+            if (is_gelu) {
+                v = gelu(v);
+            } else if (is_sign) {
+                v = vf_if_lt(vf_set(0), v, vf_set(1), vf_if_lt(v, vf_set(0), vf_set(-1), vf_set(0)));
+            } else {
+                v = vf_if_lt(v, low, low, v);
+                v = vf_if_lt(high, v, high, v);
+            }
+            vf_store_n(y + c, v, n);
+        }
+    }
+}

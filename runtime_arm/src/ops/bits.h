@@ -1,0 +1,61 @@
+/* Bits and trits as the portable kernels write them. */
+#ifndef BVT_OPS_BITS_H
+#define BVT_OPS_BITS_H
+#include "../internal.h"
+
+/* Writes one bit of a ROWS or COLS output, `plane` bytes into its line. The bits of a byte must come in rising order. */
+static inline void bvt_put_bit(const bvt_view *out, uint32_t r, uint32_t c, size_t plane, bool bit) {
+    const uint32_t at = r - out->first, position = (out->by_cols ? at : c) % 8;
+    uint8_t *byte = plane + (out->by_cols ? out->base + c * out->stride + at / 8 : out->base + at * out->stride + c / 8);
+    if (position == 0) *byte = 0;
+    *byte |= (uint8_t)(bit << position);
+}
+
+/* Zeroes what follows the n bits of a line (a row of ROWS, a column of COLS), in both planes of trits. */
+static inline void bvt_pad_line(const bvt_view *out, uint8_t *line, uint32_t n) {
+    const size_t used = (n + 7) / 8, plane = out->dtype == BVT_DTYPE_TRITS ? bvt_plane(n) : out->stride;
+    for (size_t at = 0; at < out->stride; at += plane)
+        if (used < plane) memset(line + at + used, 0, plane - used);
+}
+
+static inline void bvt_pad_row(const bvt_view *out, uint32_t r) {
+    if (!out->by_cols) bvt_pad_line(out, bvt_row(out, r), out->cols);
+}
+
+/* After the last block, of which row1 is the end: zeroes what follows the last row in every column of a COLS output. */
+static inline void bvt_pad_cols(const bvt_view *out, uint32_t row1) {
+    if (!out->by_cols || row1 != out->rows) return;
+    for (uint32_t c = 0; c < out->cols; c++) bvt_pad_line(out, out->base + c * out->stride, out->rows);
+}
+
+/* Bits at .. at+n-1 of src, 1 <= n <= 8; reads no byte that holds none of them. */
+static inline unsigned bvt_get_bits(const uint8_t *src, size_t at, unsigned n) {
+    unsigned v = src[at / 8] >> at % 8;
+    if (at % 8 + n > 8) v |= (unsigned)src[at / 8 + 1] << (8 - at % 8);
+    return v & 0xFFu >> (8 - n);
+}
+
+/* ORs n bits of src from bit `from` (of ones, where src is NULL) into dst from bit `at`, where dst is still zero. */
+static inline void bvt_or_bits(uint8_t *dst, size_t at, const uint8_t *src, size_t from, size_t n) {
+    if (src && !(at % 8 || from % 8 || n % 8)) {
+        memcpy(dst + at / 8, src + from / 8, n / 8);
+        return;
+    }
+    while (n) {
+        const unsigned m = n < 8 ? (unsigned)n : 8, bits = src ? bvt_get_bits(src, from, m) : 0xFFu >> (8 - m);
+        dst[at / 8] |= (uint8_t)(bits << at % 8);
+        if (at % 8 + m > 8) dst[at / 8 + 1] |= (uint8_t)(bits >> (8 - at % 8));
+        at += m, from += m, n -= m;
+    }
+}
+
+/* Copies `n` codes from column `from` of a row of bits or trits to column `at` of an output row, whose bits there are still zero.
+ * Trits of bits are never 0. */
+static inline void bvt_copy_codes(const bvt_view *out, uint8_t *to, size_t at, const bvt_view *in, const uint8_t *row, size_t from,
+                                  size_t n) {
+    bvt_or_bits(to, at, row, from, n);
+    if (out->dtype == BVT_DTYPE_TRITS)
+        bvt_or_bits(to + bvt_plane(out->cols), at, in->dtype == BVT_DTYPE_TRITS ? row + bvt_plane(in->cols) : NULL, from, n);
+}
+
+#endif

@@ -1,0 +1,35 @@
+/* max_pool: the largest of k x k windows of a grid.
+ *
+ *     in f32[(H*W) x C]      out f32[(Ho*Wo) x C], Ho = (H + 2p - k)/s + 1      attr[0..4] = H, W, k, s, p (p < k)
+ *     m = -inf; the window's taps that lie on the grid, row by row, left to right: m = x > m ? x : m
+ */
+#include "../numerics.h"
+#include "pool.h"
+
+int bvt_check_max_pool(bvt_check *c) {
+    const int32_t *a = c->op->attr;
+    uint64_t oh, ow;
+    BVT_TRY(bvt_check_operands(c, 1, 0, 1, 0));
+    BVT_TRY(bvt_check_padded_window(c, 1, &oh, &ow));
+    BVT_TRY(bvt_expect(c, a[4] < a[2], "the padding is not smaller than the kernel"));
+    BVT_TRY(bvt_check_attrs_end(c, 5));
+    const bvt_rec_value *x = bvt_in(c, 0);
+    BVT_TRY(bvt_check_value(c, x, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, (uint64_t)a[0] * (uint64_t)a[1], x->cols, "x"));
+    BVT_TRY(bvt_check_value(c, bvt_out(c, 0), BVT_DTYPE_F32, BVT_LAYOUT_ROWS, oh * ow, x->cols, "the output"));
+    c->whole = 1;
+    return BVT_OK;
+}
+
+void bvt_max_pool_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
+    const uint32_t channels = call->in[0].cols;
+    for (uint32_t row = row0; row < row1; row++) {
+        const bvt_pool_window w = bvt_pool_at(call->op->attr, row);
+        float *out = bvt_row(&call->out[0], row);
+        for (uint32_t c = 0; c < channels; c++) out[c] = -INFINITY;
+        for (uint32_t y = w.y0; y < w.y1; y++)
+            for (uint32_t x = w.x0; x < w.x1; x++) {
+                const float *tap = bvt_row_f32(&call->in[0], y * w.width + x);
+                for (uint32_t c = 0; c < channels; c++) out[c] = tap[c] > out[c] ? tap[c] : out[c];
+            }
+    }
+}
