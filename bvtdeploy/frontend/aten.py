@@ -61,7 +61,7 @@ class Code:
     """`x >= 0 ? high : low`, elementwise, with constant levels of any dtype that broadcast against x.
 
     Comparisons give one of booleans; arithmetic with constants moves the levels by torch's own arithmetic; any other use makes it
-    an f32 value. `inclusive` False: the source said x > 0, which differs at x = 0 from the sign that we have.
+    an f32 value, by a sign whose attr `zero` says what 0 gives. `inclusive` False: the source said x > 0, so that 0 gives `low`.
     """
 
     x: Value
@@ -81,6 +81,7 @@ class Lowering:
     names: dict[int, str] = field(default_factory=dict)  # names of parameters, by id of the tensor
     notes: dict[str, int] = field(default_factory=dict)
     _constants: dict[Any, tuple[Any, Value]] = field(default_factory=dict)
+    _softmaxes: dict[tuple[Value, int], Value] = field(default_factory=dict)
     _count: int = 0
 
     def shape(self, index: int | None = None) -> tuple[int, ...]:
@@ -99,6 +100,13 @@ class Lowering:
         op = self.graph.create(kind, values, attrs, module=self.module, names=[f"v{self._count}"])
         self._count += 1
         return op.out
+
+    def softmax(self, x: Any, axis: int) -> Value:
+        """One softmax for all that the source wrote: published code takes it of the same scores several times."""
+        key = (self.value(x), axis)
+        if key not in self._softmaxes:
+            self._softmaxes[key] = self.emit("softmax", key[0], axis=axis)
+        return self._softmaxes[key]
 
     def value(self, x: Any) -> Value:
         """An argument as a value of the graph: constants and two-level codes are materialised, once each."""
@@ -131,7 +139,7 @@ class Lowering:
         elif not code.inclusive:
             self.note("x > 0 is compiled as x >= 0: they differ where x is exactly 0")
         half, middle = ((high - low) / 2).float(), ((high + low) / 2).float()
-        y = self.emit("sign", x)
+        y = self.emit("sign", x, zero=1 if code.inclusive or often_zero(code.x) else -1)
         if bool((half == -1).all()):
             y = self.emit("neg", y)
         elif not bool((half == 1).all()):
@@ -256,7 +264,7 @@ def same(a: Value, b: Value, depth: int = 4) -> bool:
 
 
 def often_zero(x: Value) -> bool:
-    """The tensor is exactly 0 in many places, by construction: rounded, or clamped to 0. The sign of the IR has no zero."""
+    """The tensor is exactly 0 in many places, by construction: rounded, or clamped to 0. Codes of two levels have no zero."""
     op = x.producer
     while op is not None and op.kind in ("reshape", "permute", "expand", "slice", "neg"):
         op = op.inputs[0].producer
@@ -364,6 +372,13 @@ def _clamp_max(low: Lowering, x: Any, other: Any = None, max: Any = None) -> Res
 @imports("relu.default")
 def _relu(low: Lowering, x: Any) -> Result:
     return low.emit("clamp", x, min=0.0, max=None)
+
+
+@imports("gelu.default")
+def _gelu(low: Lowering, x: Any, approximate: str = "none") -> Result:
+    if approximate != "none":
+        raise UnsupportedError(f"GELU in its {approximate} approximation", "use nn.GELU(), the erf form")
+    return low.emit("gelu", x)
 
 
 @imports("relu6.default")

@@ -1,17 +1,16 @@
-"""Importers of layout ops: everything becomes permute, reshape, expand, slice, concat or upsample."""
+"""Importers of layout ops: everything becomes permute, reshape, expand, slice, concat, roll, take or upsample."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bvtdeploy.frontend.aten import Lowering, Result, UnsupportedError, broadcast, imports
 from bvtdeploy.ir import Value
-
-_RUNS = 16
 
 
 def reshape(low: Lowering, tensor: Any, shape: Sequence[int]) -> Value:
@@ -59,25 +58,30 @@ def interleave(low: Lowering, tensor: Any, factor: int, axis: int) -> Value:
 
 
 def take(low: Lowering, tensor: Any, axis: int, index: Sequence[int]) -> Value:
-    """tensor[index] along an axis, for constant indices that are a few runs with equal steps."""
+    """tensor[index] along an axis, for constant indices. Repetitions, rotations and ranges are what they are called."""
     x = low.value(tensor)
     n = x.type.shape[axis]
     index = [i % n for i in index]
     factor = len(index) // n
     if factor > 1 and index == [i for i in range(n) for _ in range(factor)]:
         return interleave(low, x, factor, axis)
-    runs: list[tuple[int, int, int]] = []
-    at = 0
-    while at < len(index):
-        start, end = index[at], at + 1
-        step = index[end] - start if end < len(index) and index[end] > start else 1
-        while end < len(index) and index[end] == index[end - 1] + step:
-            end += 1
-        runs.append((start, index[end - 1] + 1, step))
-        at = end
-    if not runs or len(runs) > _RUNS:
-        raise UnsupportedError("a gather with irregular constant indices", "use slices, chunks or roll")
-    return concat(low, [piece(low, x, axis, *run) for run in runs], axis)
+    step = index[1] - index[0] if len(index) > 1 else 1
+    if index and step > 0 and index == list(range(index[0], index[-1] + 1, step)):
+        return piece(low, x, axis, index[0], index[-1] + 1, step)
+    if len(index) == n and index == [(i + index[0]) % n for i in range(n)]:
+        return roll(low, x, [-index[0]], [axis])
+    return low.emit("take", x, axis=axis, indices=tuple(index))
+
+
+def roll(low: Lowering, tensor: Any, shifts: Sequence[int], axes: Sequence[int]) -> Value:
+    """The tensor rotated along axes, which may be repeated; nothing where every rotation is by 0."""
+    x = low.value(tensor)
+    total = dict.fromkeys((a % len(x.type.shape) for a in axes), 0)
+    for shift, axis in zip(shifts, axes, strict=True):
+        total[axis % len(x.type.shape)] += shift
+    # the representative nearest to 0: -1 stays -1, and a rotation that was spelled with indices reads like one that was not
+    kept = {a: (s + n // 2) % n - n // 2 for a, s in total.items() if (n := x.type.shape[a]) and s % n}
+    return low.emit("roll", x, shifts=tuple(kept.values()), axes=tuple(kept)) if kept else x
 
 
 def rank(low: Lowering, x: Any) -> int:
@@ -209,13 +213,7 @@ def _roll(low: Lowering, x: Any, shifts: Any, dims: Any = ()) -> Result:
     shifts, dims = ((v,) if isinstance(v, int) else tuple(v) for v in (shifts, dims))
     if not dims:
         x, dims = reshape(low, x, (x.type.size,)), (0,)
-    for shift, dim in zip(shifts, dims, strict=True):
-        axis = dim % len(x.type.shape)
-        n = x.type.shape[axis]
-        if shift % n:
-            cut = n - shift % n
-            x = concat(low, [piece(low, x, axis, cut, n), piece(low, x, axis, 0, cut)], axis)
-    return reshape(low, x, shape)
+    return reshape(low, roll(low, x, shifts, dims), shape)
 
 
 @imports("constant_pad_nd.default", "pad.default")
@@ -251,17 +249,25 @@ def _index_select(low: Lowering, x: Any, dim: int, index: Any) -> Result:
 def _index(low: Lowering, x: Any, indices: Sequence[Any]) -> Result:
     if any(i is not None and (not isinstance(i, Tensor) or i.dtype == torch.bool) for i in indices):
         raise UnsupportedError("an index that is computed from the input, or a mask", "use constant integer indices")
+    x = low.value(x)
     used = [(axis, i) for axis, i in enumerate(indices) if i is not None]
+    first, count = used[0][0], len(used)
+    if [axis for axis, _ in used] != list(range(first, first + count)):
+        raise UnsupportedError("indices of axes that are not side by side", "index one axis after the other")
     whole = broadcast(*(i.shape for _, i in used))
     # the grid form of a nearest upsample: index k varies along the k-th axis of the broadcast shape alone
     grid = len(whole) == len(used) and all(
         all(n == 1 or len(whole) - i.ndim + d == k for d, n in enumerate(i.shape)) for k, (_, i) in enumerate(used)
     )
-    if not grid or [axis for axis, _ in used] != list(range(used[0][0], used[0][0] + len(used))):
-        raise UnsupportedError("advanced indexing", "use slices, chunks or roll")
-    for axis, i in used:
-        x = take(low, x, axis, i.reshape(-1).tolist())
-    return reshape(low, x, low.shape())
+    if grid:
+        for axis, i in used:
+            x = take(low, x, axis, i.reshape(-1).tolist())
+        return reshape(low, x, low.shape())
+    shape = x.type.shape  # one index of the axes as one
+    sizes = shape[first : first + count]
+    flat = np.ravel_multi_index([(i % n).expand(whole).numpy() for (_, i), n in zip(used, sizes, strict=True)], sizes)
+    x = reshape(low, x, (*shape[:first], int(np.prod(sizes)), *shape[first + count :]))
+    return reshape(low, take(low, x, first, flat.reshape(-1).tolist()), low.shape())
 
 
 @imports("upsample_nearest2d.vec", "upsample_nearest2d.default", "_upsample_nearest_exact2d.vec", "upsample_nearest1d.vec",

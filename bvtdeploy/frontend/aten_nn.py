@@ -77,7 +77,7 @@ def _attention(low: Lowering, q: Any, k: Any, v: Any, attn_mask: Any = None, dro
     n = len(k.type.shape)
     s = low.emit("matmul", q, permute(low, k, [*range(n - 2), n - 1, n - 2]))
     s = low.emit("mul", s, 1 / math.sqrt(q.type.shape[-1]) if scale is None else scale)
-    return low.emit("matmul", low.emit("softmax", s, axis=n - 1), v)
+    return low.emit("matmul", low.softmax(s, n - 1), v)
 
 
 def _conv(low: Lowering, x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Value:
@@ -149,11 +149,32 @@ def _batch_norm_train(low: Lowering, *_: Any, **__: Any) -> Result:
     raise UnsupportedError("batch norm in training mode, or without running statistics", "call model.eval() before the export")
 
 
+def _layer_norm_op(low: Lowering, x: Any, shape: Any, weight: Any, bias: Any, eps: float) -> Value:
+    if not all(p is None or isinstance(p, Tensor) for p in (weight, bias)):
+        raise UnsupportedError("layer norm with computed parameters", "use constant parameters")
+    n, x = math.prod(shape), low.value(x)
+    gamma = torch.ones(n) if weight is None else weight.reshape(n)
+    beta = torch.zeros(n) if bias is None else bias.reshape(n)
+    rows = reshape(low, x, (*x.type.shape[: len(x.type.shape) - len(shape)], n))
+    return reshape(low, low.emit("layer_norm", rows, gamma, beta, eps=float(eps)), x.type.shape)
+
+
+@imports("layer_norm.default")
+def _layer_norm(low: Lowering, x: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5,
+                cudnn_enable: Any = True) -> Result:  # fmt: skip
+    return _layer_norm_op(low, x, normalized_shape, weight, bias, eps)
+
+
+@imports("native_layer_norm.default")
+def _native_layer_norm(low: Lowering, x: Any, normalized_shape: Any, weight: Any, bias: Any, eps: float) -> Result:
+    return [_layer_norm_op(low, x, normalized_shape, weight, bias, eps), None, None]
+
+
 @imports("softmax.int", "_softmax.default", "_safe_softmax.default")
 def _softmax(low: Lowering, x: Any, dim: int, dtype: Any = None) -> Result:
     if dtype not in (None, False, torch.float32):
         raise UnsupportedError(f"softmax in {dtype}", "use float32")
-    return low.emit("softmax", x, axis=dim % rank(low, x))
+    return low.softmax(x, dim % rank(low, x))
 
 
 # -- means and pools ----------------------------------------------------------------------------------------------------------
@@ -168,6 +189,24 @@ def _axes(low: Lowering, x: Any, dim: Any) -> tuple[int, ...]:
 @imports("mean.dim", "mean.default")
 def _mean(low: Lowering, x: Any, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Result:
     return low.emit("mean", x, axes=_axes(low, x, dim), keepdim=bool(keepdim))
+
+
+@imports("amax.default", "max.default")
+def _amax(low: Lowering, x: Any, dim: Any = None, keepdim: bool = False) -> Result:
+    return low.emit("reduce_max", x, axes=_axes(low, x, dim), keepdim=bool(keepdim))
+
+
+@imports("amin.default", "min.default")
+def _amin(low: Lowering, x: Any, dim: Any = None, keepdim: bool = False) -> Result:
+    return low.emit("neg", _amax(low, low.emit("neg", x), dim, keepdim))
+
+
+@imports("max.dim", "min.dim")
+def _max_dim(low: Lowering, x: Any, dim: int, keepdim: bool = False) -> Result:
+    assert low.node is not None
+    if any(user.args[1] == 1 for user in low.node.users if user.users):
+        raise UnsupportedError("the position of a maximum", "use the values alone: amax or amin")
+    return [(_amax if "max" in str(low.node.target) else _amin)(low, x, dim, keepdim), None]
 
 
 @imports("sum.dim_IntList", "sum.default")
@@ -194,7 +233,29 @@ def _avg_pool1d(low: Lowering, x: Any, kernel_size: Any, stride: Any = (), paddi
         x = low.value(x)
         image = reshape(low, x, (*x.type.shape[:-1], 1, x.type.shape[-1]))
         return _pool(low, image, (1, kernel), (1, step), (0, border), count_include_pad)
-    return _fitting(low, low.emit("avg_pool1d", x, kernel=kernel, stride=step))
+    return _fitting(low.emit("avg_pool1d", x, kernel=kernel, stride=step), low.shape())
+
+
+def _max_pool(low: Lowering, x: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, shape: tuple[int, ...]) -> Value:
+    if _pair(dilation) != (1, 1):
+        raise UnsupportedError("a dilated max pool", "use dilation=1")
+    x = low.value(x)
+    image = reshape(low, x, x.type.shape if len(x.type.shape) == 4 else (1, *x.type.shape))
+    kernel, stride = _pair(kernel_size), _pair(stride or kernel_size)
+    y = low.emit("max_pool2d", image, kernel=kernel, stride=stride, padding=_pair(padding))
+    return reshape(low, _fitting(y, shape), shape)
+
+
+@imports("max_pool2d.default")
+def _max_pool2d(low: Lowering, x: Any, kernel_size: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1,
+                ceil_mode: bool = False) -> Result:  # fmt: skip
+    return _max_pool(low, x, kernel_size, stride, padding, dilation, low.shape())
+
+
+@imports("max_pool2d_with_indices.default")
+def _max_pool2d_with_indices(low: Lowering, x: Any, kernel_size: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1,
+                             ceil_mode: bool = False) -> Result:  # fmt: skip
+    return [_max_pool(low, x, kernel_size, stride, padding, dilation, low.shape(0)), None]
 
 
 def _pool(low: Lowering, x: Any, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int],
@@ -205,11 +266,11 @@ def _pool(low: Lowering, x: Any, kernel: tuple[int, int], stride: tuple[int, int
     x = low.value(x)
     image = reshape(low, x, x.type.shape if len(x.type.shape) == 4 else (1, *x.type.shape))
     y = low.emit("avg_pool2d", image, kernel=kernel, stride=stride, padding=padding, count_include_pad=True)
-    return reshape(low, _fitting(low, y), low.shape())
+    return reshape(low, _fitting(y, low.shape()), low.shape())
 
 
-def _fitting(low: Lowering, y: Value) -> Value:
-    if y.type.size != math.prod(low.shape()):
+def _fitting(y: Value, shape: tuple[int, ...]) -> Value:
+    if y.type.size != math.prod(shape):
         raise UnsupportedError("a pool with ceil_mode whose last window is cut off", "pad so that the windows fit")
     return y
 

@@ -17,17 +17,15 @@ from bvtdeploy.errors import UserError
 from bvtdeploy.frontend import aten_layout, aten_nn  # noqa: F401  (they fill IMPORTERS)
 from bvtdeploy.frontend.aten import IMPORTERS, Lowering, UnsupportedError, move_levels, op_name
 from bvtdeploy.frontend.report import Finding, source_line, unsupported
-from bvtdeploy.frontend.ste import StraightThrough
+from bvtdeploy.frontend.ste import FROM_SHAPE, StraightThrough
 from bvtdeploy.frontend.upsampling import recognise_upsampling
 from bvtdeploy.ir import Graph, Value, f32
 
 _RANDOM = ("rand", "bernoulli", "multinomial", "normal")
-_FROM_SHAPE = {"zeros_like": 0.0, "ones_like": 1.0, "full_like": None, "new_zeros": 0.0, "new_ones": 1.0, "new_full": None}
 _LAYOUT = {"view", "reshape", "permute", "transpose", "expand", "unsqueeze", "squeeze", "flatten", "slice", "select", "clone"}
 _HINTS = {
-    "layer_norm": ("LayerNorm has no rule in this release", "train with batch norm in its place"),
-    "native_layer_norm": ("LayerNorm has no rule in this release", "train with batch norm in its place"),
-    "gelu": ("GELU has no rule in this release", "use PReLU or ReLU"),
+    "group_norm": ("GroupNorm has no rule in this release", "use batch norm or layer norm"),
+    "silu": ("SiLU has no rule in this release", "use GELU, PReLU or ReLU"),
     "argmax": ("integer results are not supported", "return the logits"),
     "topk": ("integer results are not supported", "return the logits"),
     "cond": ("control flow on data", "make both branches one expression, or choose the branch before the export"),
@@ -90,7 +88,9 @@ class _Importer:
     def __init__(self, program: ExportedProgram, name: str, where: str, strip: str) -> None:
         self._program, self._where, self._strip = program, where, strip
         self._nodes: list[fx.Node] = list(program.graph_module.graph.nodes)
-        self._ste = StraightThrough(program.graph_module.graph)
+        names = {spec.arg.name for spec in program.graph_signature.input_specs if spec.target is not None}
+        parameters = {n for n in self._nodes if n.op == "placeholder" and n.name in names}
+        self._ste = StraightThrough(program.graph_module.graph, parameters)
         self._low = Lowering(Graph(name))
         self._lowered = Lowered(self._low.graph, notes=self._low.notes)
         self._tensors: dict[fx.Node, Any] = {}  # folded: what live calls read
@@ -128,8 +128,8 @@ class _Importer:
                 self._results[node] = self._low.graph.add_input("x", f32(*(int(n) for n in node.meta["val"].shape)))
             elif spec.target is not None:
                 store = self._program.constants if spec.target in self._program.constants else self._program.state_dict
-                tensor = store[spec.target].detach()
-                self._tensors[node] = tensor
+                tensor = store[spec.target]
+                self._tensors[node] = tensor = tensor.detach() if isinstance(tensor, Tensor) else tensor
                 self._low.names[id(tensor)] = spec.target
 
     def _varying(self) -> set[fx.Node]:
@@ -142,7 +142,7 @@ class _Importer:
             if real is not node:
                 if real in varying:
                     varying.add(node)
-            elif _base(node) not in _FROM_SHAPE:
+            elif _base(node) not in FROM_SHAPE:
                 random = any(word in _base(node) for word in _RANDOM)
                 if random or any(n in varying for n in node.all_input_nodes):
                     varying.add(node)
@@ -181,7 +181,7 @@ class _Importer:
             if node in memo or node in self._tensors:
                 stack.pop()
                 continue
-            needs = [] if _base(node) in _FROM_SHAPE else list(node.all_input_nodes)
+            needs = [] if _base(node) in FROM_SHAPE else list(node.all_input_nodes)
             if node in self._ste.found:
                 needs.append(self._ste.resolve(node))
             missing = [n for n in needs if n not in memo and n not in self._tensors]
@@ -196,8 +196,8 @@ class _Importer:
     def _evaluate(self, node: fx.Node, get: Any) -> Any:
         if node.op == "get_attr":
             return operator.attrgetter(str(node.target))(self._program.graph_module)
-        if _base(node) in _FROM_SHAPE:
-            fill = _FROM_SHAPE[_base(node)]
+        if _base(node) in FROM_SHAPE:
+            fill = FROM_SHAPE[_base(node)]
             meta = node.meta["val"]
             return torch.full(meta.shape, node.args[-1] if fill is None else fill, dtype=meta.dtype)  # type: ignore[arg-type]
         args = fx.map_arg(node.args, get)
@@ -290,7 +290,8 @@ def static_shape(program: ExportedProgram, where: str) -> tuple[int, ...]:
     for node in program.graph_module.graph.nodes:  # not range_constraints: static programs may have left-overs there
         meta = node.meta.get("val")
         if isinstance(meta, Tensor) and not all(isinstance(n, int) for n in meta.shape):
-            raise dynamic_shapes(where, f"{node.name} is [{', '.join(map(str, meta.shape))}]")
+            line = source_line(node.meta.get("stack_trace"))
+            raise dynamic_shapes(where, f"{node.name} is [{', '.join(map(str, meta.shape))}]" + (f", of {line}" if line else ""))
     shape = tuple(int(n) for n in value.shape)
     if value.dtype != torch.float32:
         raise UserError(

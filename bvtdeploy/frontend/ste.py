@@ -4,13 +4,17 @@ Training code writes the value of a quantiser as q.detach() - g.detach() + g, so
 graph this is arithmetic, which rounds: a binary weight comes back as alpha * {+1, -1} up to some ulp. We look for
 sums in which every term but one cancels exactly (+g against -g, the same value) and the remaining term is a quantiser's result.
 Detach marks are not required: the inference of a model that was exported without them has the same redundancy.
+
+Learned step sizes (LSQ) carry the same form for their gradient, `(v - v*g) + v*g`, on a parameter v that is no code: there the
+term that cancels is a multiple of v, and the value is v itself.
 """
 
 from __future__ import annotations
 
 import operator
 from collections import Counter
-from typing import Any
+from collections.abc import Collection
+from typing import Any, Final
 
 from torch import Tensor, fx
 
@@ -24,6 +28,7 @@ _CARRIERS = {
     "permute", "transpose", "t", "expand",
     "unsqueeze", "squeeze", "flatten", "slice", "select", "rsub", "div",
 }  # fmt: skip
+FROM_SHAPE: Final = {"zeros_like": 0.0, "ones_like": 1.0, "full_like": None, "new_zeros": 0.0, "new_ones": 1.0, "new_full": None}
 _RANDOM = ("rand", "dropout", "bernoulli", "multinomial", "normal")
 _DEPTH = 3
 
@@ -35,16 +40,21 @@ def base_name(node: fx.Node) -> str:
 
 
 class StraightThrough:
-    """Finds the estimators of one graph. `quantiser_of(node)` gives q where the node's value is `(q - g) + g`."""
+    """Finds the estimators of one graph: `found[node]` is q where the node's value is `(q - g) + g`. `parameters`: the constant
+    inputs of the graph."""
 
-    def __init__(self, graph: fx.Graph) -> None:
+    def __init__(self, graph: fx.Graph, parameters: Collection[fx.Node] = ()) -> None:
         self._number: dict[fx.Node, int] = {}
         self._known: dict[Any, int] = {}
         self._codes: set[fx.Node] = set()
         self._constant: set[fx.Node] = set()
         for node in graph.nodes:
             self._number[node] = self._numbered(node)
-            if node.op != "placeholder" and all(n in self._constant for n in node.all_input_nodes):
+            if (
+                node in parameters
+                or base_name(node) in FROM_SHAPE
+                or (node.op != "placeholder" and all(n in self._constant for n in node.all_input_nodes))
+            ):
                 self._constant.add(node)
             if self._is_code(node):
                 self._codes.add(node)
@@ -67,6 +77,7 @@ class StraightThrough:
             if not isinstance(source, fx.Node):
                 return node
             same = name in _IDENTITIES or (name in _CASTS and _dtype(node) == _dtype(source) is not None)
+            same = same or (name == "dropout" and node.args[2:] == (False,))
             if not same:
                 return node
             node = source
@@ -126,7 +137,19 @@ class StraightThrough:
         if len(terms) < 3 or len(left) != 1 or balance[left[0]] != 1:
             return None
         q = next(node for sign, node in terms if self._number[node] == left[0])
-        return q if _shape(q) == _shape(root) and _dtype(q) == _dtype(root) and q in self._codes else None
+        if _shape(q) != _shape(root) or _dtype(q) != _dtype(root):
+            return None
+        return q if q in self._codes or (root in self._constant and self._multiples(terms, left[0])) else None
+
+    def _multiples(self, terms: list[tuple[int, fx.Node]], number: int) -> bool:
+        """Every term but the given one is a multiple of it: the gradient scale of a learned step size."""
+        others = [self._strip(node) for _, node in terms if self._number[node] != number]
+        return all(
+            base_name(node) in ("mul", "div")
+            and isinstance(node.args[0], fx.Node)
+            and number in [self._number[a] for a in node.args if isinstance(a, fx.Node)]
+            for node in others
+        )
 
     def _is_code(self, node: fx.Node) -> bool:
         """A quantiser's result, through scales, zero points, casts and layout ops; its arguments have been classified."""

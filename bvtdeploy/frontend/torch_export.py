@@ -1,4 +1,4 @@
-"""Torch sources: checkpoints, exported programs, live modules. Everything goes through `torch.export` and `lower`."""
+"""Sources: checkpoints, exported programs, ONNX graphs, live modules. Everything goes through `torch.export` and `lower`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 
 from bvtdeploy.errors import UserError
+from bvtdeploy.frontend.aten import IMPORTERS
 from bvtdeploy.frontend.lower import dynamic_shapes, lower, static_shape
 from bvtdeploy.frontend.report import source_line
 from bvtdeploy.ir import Graph
 
-_DECOMPOSE = (torch.ops.aten.einsum.default,)
 _TRUST = "only for a file whose origin you trust: --trust-pickle (trust_pickle=True)"
 
 
@@ -37,8 +37,8 @@ class Imported:
 
     Attributes:
         graph: source ops at batch 1: one f32 input [1, C, H, W], one f32 output [1, classes].
-        module: the eager reference; called with a batch it gives the logits (an exported program takes batch 1 only).
-        kind: "checkpoint", "pt2" or "module".
+        module: the eager reference; called with a batch it gives the logits (an exported program or ONNX graph takes batch 1 only).
+        kind: "checkpoint", "pt2", "onnx" or "module".
         source_sha256: of the file; of a live module or program, of its parameters and buffers.
         parameters: number of parameters.
         bytes: size of the file; of a live source, of its parameters and buffers.
@@ -67,32 +67,41 @@ def import_model(
     example_input: Tensor | Sequence[int] | None = None,
     trust_pickle: bool = False,
     overrides: Mapping[str, Any] | None = None,
+    output: str | int | None = None,
 ) -> Imported:
     """Imports a model from a file or from memory.
 
     Args:
-        source: a checkpoint (`.pt`, `.pth`), an exported program (`.pt2`), both told apart by content; a module; a program.
+        source: a checkpoint (`.pt`, `.pth`), an exported program (`.pt2`) or an ONNX graph (`.onnx`), told apart by content; a
+            module; a program.
         example_input: a tensor [1, C, H, W], or that shape. Needed for modules that do not know their input shape.
         trust_pickle: load files that can only be read by running code from them.
         overrides: configuration entries of a checkpoint's model, which win over what the file says.
+        output: which of several outputs the logits are: a name ("logits", "0", "hidden_states.1") or a position among all float
+            tensors. None: the output that is called logits, or the only one that is a tensor.
 
     Raises:
         UserError: the source cannot be read, or the model has something that is not supported (all of it in one table).
     """
     if isinstance(source, ExportedProgram):
         digest, size = _digest(source.state_dict)
-        return _from_program(source, "pt2", "the exported program", digest, size, "model")
+        return _from_program(source, "pt2", "the exported program", digest, size, "model", output=output)
     if isinstance(source, nn.Module):
         digest, size = _digest(source.state_dict())
-        return _from_module(source, example_input, "module", type(source).__name__, digest, size)
+        return _from_module(source, example_input, "module", type(source).__name__, digest, size, output)
     if not isinstance(source, (str, Path)):
         raise UserError(f"a {type(source).__name__} is not a model", fix="give a path, a torch module or an exported program")
     path = Path(source)
     content = _content(path)
     digest, size = _file_digest(path)
+    if content == "onnx":
+        from bvtdeploy.frontend.onnx_import import load_onnx
+
+        model = load_onnx(path, output)
+        return _from_program(model.program, "onnx", str(path), model.sha256, model.bytes, path.stem, module=model.module)
     if content == "pt2":
-        return _from_program(_load_program(path, trust_pickle), "pt2", str(path), digest, size, path.stem)
-    return _from_checkpoint(path, content, example_input, trust_pickle, overrides, digest, size)
+        return _from_program(_load_program(path, trust_pickle), "pt2", str(path), digest, size, path.stem, output=output)
+    return _from_checkpoint(path, content, example_input, trust_pickle, overrides, digest, size, output)
 
 
 # -- files --------------------------------------------------------------------------------------------------------------------
@@ -116,11 +125,8 @@ def _content(path: Path) -> str:
         return _zip_content(path)
     if head[:1] == b"\x80":
         return "pickle"
-    if path.suffix == ".onnx" or (head[:1] == b"\x08" and b"onnx" in head + head.lower()):
-        raise UserError(
-            "ONNX is not a supported input format", where=where, why="this release reads torch checkpoints and exported programs",
-            fix="export the torch model: torch.export.save(torch.export.export(model, (x,), strict=False), 'model.pt2')",
-        )  # fmt: skip
+    if path.suffix.lower() == ".onnx" or (head[:1] == b"\x08" and (b"onnx" in head or b"pytorch" in head)):
+        return "onnx"
     text = all(byte in b"\t\n\r\f" or byte >= 32 for byte in head)
     if head.startswith(b"version https://git-lfs"):
         raise UserError("the model file is a Git LFS pointer, not the model", where=where, fix="fetch it: git lfs pull")
@@ -184,7 +190,7 @@ def _refuse_pickle(path: Path, names: Sequence[str]) -> UserError:
 
 def _from_checkpoint(
     path: Path, content: str, example_input: Tensor | Sequence[int] | None, trust_pickle: bool,
-    overrides: Mapping[str, Any] | None, digest: str, size: int,
+    overrides: Mapping[str, Any] | None, digest: str, size: int, output: str | int | None,
 ) -> Imported:  # fmt: skip
     from bvtdeploy.models.checkpoint import load_model, read_checkpoint
 
@@ -194,13 +200,13 @@ def _from_checkpoint(
             if not trust_pickle:
                 raise _refuse_pickle(path, foreign)
             module = _load_pickle(path)
-            return _from_module(module, example_input, "checkpoint", str(path), digest, size)
+            return _from_module(module, example_input, "checkpoint", str(path), digest, size, output)
     checkpoint = read_checkpoint(path)
     try:
         module = load_model({"model": checkpoint.state, "config": checkpoint.config}, config=overrides)
     except UserError as error:
         raise UserError(error.what, where=error.where or str(path), why=error.why, fix=error.fix) from error
-    imported = _from_module(module, example_input, "checkpoint", str(path), digest, size)
+    imported = _from_module(module, example_input, "checkpoint", str(path), digest, size, output)
     preprocess, labels = checkpoint.extra.get("preprocess"), checkpoint.extra.get("labels")
     imported.preprocess = dict(preprocess) if isinstance(preprocess, Mapping) else None
     imported.labels = [str(label) for label in labels] if isinstance(labels, (list, tuple)) else None
@@ -289,31 +295,39 @@ def _only_tensors(data: bytes) -> bool:
 
 
 def _functional(program: ExportedProgram) -> ExportedProgram:
-    """The program without in-place ops, einsum and wrapped blocks. Rewriting takes longer than the export, so only where needed."""
+    """The program without in-place ops, wrapped blocks, and ops that torch itself defines by others (einsum, clip, hstack) unless
+    there is an importer. Rewriting takes longer than the export, so only where needed."""
 
     def simple(node: fx.Node) -> bool:
         target = node.target
         if isinstance(target, torch._ops.OpOverload):
-            return not target._schema.is_mutable and target not in _DECOMPOSE
+            return not target._schema.is_mutable and not _composite(target)
         return node.op in ("placeholder", "output") or target is operator.getitem
 
     if all(map(simple, program.graph_module.graph.nodes)):
         return program
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        table = torch.export.default_decompositions()
-        functional: ExportedProgram = program.run_decompositions({op: table[op] for op in _DECOMPOSE if op in table})
+        table: Any = torch.export.default_decompositions()
+        functional: ExportedProgram = program.run_decompositions({op: f for op, f in table.items() if _composite(op)})
     return functional
+
+
+def _composite(op: Any) -> bool:
+    """torch defines the op by others, and we have no importer of it."""
+    if not isinstance(op, torch._ops.OpOverload) or op.namespace != "aten" or str(op).removeprefix("aten.") in IMPORTERS:
+        return False
+    name: Any = op.name  # (untyped in torch)
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(name(), "CompositeImplicitAutograd"))
 
 
 def _from_program(
     program: ExportedProgram, kind: str, where: str, digest: str, size: int, name: str, *,
-    module: nn.Module | None = None, output: int | None = None, strip: str = "",
+    module: nn.Module | None = None, output: str | int | None = None, strip: str = "",
 ) -> Imported:  # fmt: skip
     shape = static_shape(program, where)
-    if output is None:
-        output = _pick_output(program, where)
-    result = _user_outputs(program)[output].arg
+    pick = 0 if module is not None else _pick_output(program, where, output)
+    result = _user_outputs(program)[pick].arg
     value = next((n.meta.get("val") for n in program.graph_module.graph.nodes if n.name == getattr(result, "name", None)), None)
     out = list(value.shape) if isinstance(value, Tensor) else None
     if out is None or len(out) != 2 or out[0] != 1:
@@ -328,13 +342,13 @@ def _from_program(
             "the forward pass changes the model's state", where=where, why="it writes " + ", ".join(changed[:4]),
             fix="call model.eval() before the export; the compiled model has no state",
         )  # fmt: skip
-    position = [i for i, spec in enumerate(specs) if spec.kind == OutputKind.USER_OUTPUT][output]
+    position = [i for i, spec in enumerate(specs) if spec.kind == OutputKind.USER_OUTPUT][pick]
     lowered = lower(functional, position, name, where, strip)
     assert [v.type.shape for v in lowered.graph.inputs] == [shape]
     parameters = [p for p in program.state_dict.values() if isinstance(p, nn.Parameter)]
     return Imported(
         graph=lowered.graph,
-        module=_Logits(program.module(), output) if module is None else module,
+        module=_Logits(program.module(), pick=pick) if module is None else module,
         kind=kind,
         source_sha256=digest,
         parameters=sum(p.numel() for p in parameters),
@@ -348,34 +362,39 @@ def _user_outputs(program: ExportedProgram) -> list[OutputSpec]:
     return [spec for spec in program.graph_signature.output_specs if spec.kind == OutputKind.USER_OUTPUT]
 
 
-def _pick_output(program: ExportedProgram, where: str) -> int:
-    count = len(_user_outputs(program))
-    if count == 1:
+def _pick_output(program: ExportedProgram, where: str, output: str | int | None) -> int:
+    """The position of the logits among the flat outputs."""
+    values = {n.name: n.meta.get("val") for n in program.graph_module.graph.nodes}
+    # each a tensor of its own: one node may be returned twice
+    metas = [values.get(getattr(spec.arg, "name", "")) for spec in _user_outputs(program)]
+    flat = [torch.empty(m.shape, dtype=m.dtype, device="meta") if isinstance(m, Tensor) else m for m in metas]
+    if len(flat) == 1 and output is None:
         return 0
     try:
-        outputs = _pytree.tree_unflatten(list(range(count)), program.call_spec.out_spec)
+        outputs = _pytree.tree_unflatten(flat, program.call_spec.out_spec)
     except Exception:  # noqa: BLE001  (an output class that only its own package can rebuild)
-        outputs = tuple(range(count))
-    return int(_logits(outputs, int, where))
+        outputs = tuple(flat)
+    chosen = _logits(outputs, where, output)
+    return next(i for i, t in enumerate(flat) if t is chosen)
 
 
 # -- modules ------------------------------------------------------------------------------------------------------------------
 
 
 class _Logits(nn.Module):
-    """A module whose forward gives the logits alone. `pick` is their index among the flat outputs."""
+    """A module whose forward gives the logits alone: the `output` that was asked for, or leaf number `pick` of the outputs."""
 
-    def __init__(self, inner: nn.Module, pick: int | None = None) -> None:
+    def __init__(self, inner: nn.Module, output: str | int | None = None, pick: int | None = None) -> None:
         super().__init__()
         self.inner = inner
-        self.pick = pick
+        self.output, self.pick = output, pick
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.inner(x)
-        if not isinstance(out, Tensor) and self.pick is not None:
-            out = _pytree.tree_leaves(out)[self.pick]
-        found: Tensor = _logits(out, Tensor, "the model")
-        return found
+        if self.pick is not None:
+            found: Tensor = _pytree.tree_leaves(out)[self.pick]
+            return found
+        return _logits(out, "the model", self.output)
 
     def eval(self) -> _Logits:  # modules of exported programs refuse it
         return self
@@ -390,32 +409,55 @@ class _DataIsDetach(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _logits(outputs: Any, kind: type, where: str) -> Any:
-    """The logits among what a forward returned: itself, the entry `logits`, or the only one. Raises UserError otherwise."""
-    if isinstance(outputs, kind):
-        return outputs
+def _entries(outputs: Any) -> dict[str, Any]:
+    """What a container of outputs holds, by name or by position; nothing of anything else."""
     if isinstance(outputs, Mapping):
-        named = dict(outputs)
-    elif is_dataclass(outputs):
-        named = {f.name: getattr(outputs, f.name) for f in fields(outputs)}
-    elif hasattr(outputs, "_asdict"):
-        named = dict(outputs._asdict())
-    else:
-        named = {str(i): v for i, v in enumerate(outputs)} if isinstance(outputs, (list, tuple)) else {}
-    found = {str(k): v for k, v in named.items() if isinstance(v, kind)}
-    if "logits" in found:
-        return found["logits"]
-    if len(found) == 1:
-        return next(iter(found.values()))
+        return {str(k): v for k, v in outputs.items()}
+    if is_dataclass(outputs):
+        return {f.name: getattr(outputs, f.name) for f in fields(outputs)}
+    if hasattr(outputs, "_asdict"):
+        return dict(outputs._asdict())
+    return {str(i): v for i, v in enumerate(outputs)} if isinstance(outputs, (list, tuple)) else {}
+
+
+def _float_tensors(outputs: Any, path: str = "") -> dict[str, Tensor]:
+    """All float tensors of the outputs, in order, by path: `logits`, `0`, `hidden_states.1`."""
+    if isinstance(outputs, Tensor):
+        return {path: outputs} if outputs.dtype.is_floating_point else {}
+    found: dict[str, Tensor] = {}
+    for name, value in _entries(outputs).items():
+        found |= _float_tensors(value, f"{path}.{name}" if path else name)
+    return found
+
+
+def _logits(outputs: Any, where: str, output: str | int | None = None) -> Tensor:
+    """The logits among what a forward returned: the `output` asked for; else the tensor itself, the entry `logits`, or the only
+    float tensor beside containers of others. Raises UserError, with a list of all outputs, otherwise."""
+    if isinstance(outputs, Tensor) and output is None:
+        return outputs
+    found = _float_tensors(outputs)
+    top = {name: t for name, t in found.items() if "." not in name}
+    if output is None and "logits" in top:
+        return top["logits"]
+    if output is None and len(top) == 1:
+        return next(iter(top.values()))
+    by_position = dict(enumerate(found.values()))
+    if output is not None and (chosen := by_position.get(output) if isinstance(output, int) else found.get(output)) is not None:
+        return chosen
+    names = [f"{name or '(the only one)'} {list(t.shape)}" for name, t in found.items()]
+    what = f"the model returns {len(found)} tensors, and none is called logits"
+    if output is not None:
+        what = f"the model has no output {output!r}"
     raise UserError(
-        f"the model returns {len(found)} tensors, and none is called logits", where=where,
-        why="outputs: " + (", ".join(named) or type(outputs).__name__), fix="wrap it so that forward returns the logits alone",
+        what, where=where, why="outputs: " + (", ".join(names) or type(outputs).__name__),
+        fix="wrap it so that forward returns the logits alone, or say which of them the logits are: output=name, or position",
     )  # fmt: skip
 
 
 def _from_module(
-    module: nn.Module, example_input: Tensor | Sequence[int] | None, kind: str, where: str, digest: str, size: int
-) -> Imported:
+    module: nn.Module, example_input: Tensor | Sequence[int] | None, kind: str, where: str, digest: str, size: int,
+    output: str | int | None = None,
+) -> Imported:  # fmt: skip
     x = _example(module, example_input, where)
     with contextlib.suppress(NotImplementedError):  # the module of an exported program
         module.eval()
@@ -428,9 +470,9 @@ def _from_module(
                 f"the model fails on an input of shape {list(x.shape)}", where=_place(error) or where, why=_reason(error),
                 fix="give the input shape that it was trained with, and make its forward run on the CPU",
             ) from error  # fmt: skip
-        reference = module if isinstance(out, Tensor) else _Logits(module)
+        reference = module if isinstance(out, Tensor) and output is None else _Logits(module, output)
         if reference is not module:
-            _logits(out, Tensor, where)
+            _logits(out, where, output)
         try:
             with _DataIsDetach():
                 program = torch.export.export(reference, (x,), strict=False)
@@ -441,7 +483,7 @@ def _from_module(
             ) from error  # fmt: skip
     strip = "" if reference is module else "inner"
     name = type(module).__name__
-    imported = _from_program(program, kind, where, digest, size, name, module=reference, output=0, strip=strip)
+    imported = _from_program(program, kind, where, digest, size, name, module=reference, strip=strip)
     imported.parameters = sum(p.numel() for p in module.parameters())
     return imported
 

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 import torch.nn.functional as F  # noqa: E402
 from hypothesis import HealthCheck, Phase, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from styles import Net, SignSTE, check_all, execute, prepared  # noqa: E402
+from styles import SHAPE, Net, SignSTE, check_all, execute, prepared  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from bvtdeploy.errors import UserError  # noqa: E402
@@ -51,12 +51,14 @@ def test_arithmetic() -> None:
             "maximum": lambda x: torch.maximum(x, torch.tensor(0.2)),
             "minimum": lambda x: torch.minimum(torch.tensor(0.2), x),
             "round": lambda x: torch.round(4 * x) / 4,
+            "gelu": lambda x: F.gelu(x) + nn.GELU()(-x),
+            "aliases": lambda x: torch.clip(torch.multiply(x, 2).subtract(c), -1, 1).divide(3) + torch.absolute(x).negative(),
             "leaky": lambda x: F.leaky_relu(x, 0.2),
             "softmax": lambda x: x.softmax(1) + F.softmax(x, -1),
             "identities": lambda x: F.dropout(x.detach().clone().contiguous().to(torch.float32).float(), 0.5, False),
         }
     )
-    assert imported.graph.count()["prelu"] == 2
+    assert imported.graph.count()["prelu"] == 3
 
 
 def test_prelu() -> None:
@@ -103,15 +105,19 @@ def test_binarisers() -> None:
 
 
 def test_zero() -> None:
-    """What is compiled at exactly 0: +1, or the upper level."""
-    bodies = {
+    """What 0 gives is torch's: 0 for a sign, and for a comparison what it says of equality."""
+    bodies: dict[str, Any] = {
         "sign": torch.sign,
         "ge": lambda x: (x >= 0).float(),
         "gt": lambda x: (x > 0).float(),
+        "le": lambda x: (x <= 0).float(),
         "lt": lambda x: (x < 0).float(),
+        "two": lambda x: torch.where(x >= -x, 2.0, -1.0),
     }
     imported = import_model(Net(bodies), example_input=(1, 1, 1, 1))
-    assert execute(imported, torch.zeros(1, 1, 1, 1)).tolist() == [[1.0, 1.0, 1.0, 0.0]]
+    zero = torch.zeros(1, 1, 1, 1)
+    assert execute(imported, zero).tolist() == [[float(body(zero)) for body in bodies.values()]]
+    assert [op.attrs.get("zero", 0) for op in imported.graph.of_kind("sign")] == [0, 1, -1, -1, 1, 1]
 
 
 def test_structural_zeros() -> None:
@@ -139,6 +145,7 @@ def test_importers_are_of_ops_that_exist() -> None:
 
 
 def test_layout() -> None:
+    token = const(1, 1, 8)
     bodies = {
         "view": lambda x: x.view(1, -1, 4).flatten(1).unflatten(1, (2, -1)),
         "squeeze": lambda x: x[0].unsqueeze(1).squeeze(),
@@ -162,11 +169,37 @@ def test_layout() -> None:
         "roll": lambda x: x.roll((1, -2), (2, 3)) + torch.roll(x, 5),
         "pad": lambda x: F.pad(x, (1, 0, 2, 1)),
         "take": lambda x: x[:, [2, 0, 1]],
+        "irregular": lambda x: x[:, :, torch.tensor([3, 3, 0, 7, 5])] + x.index_select(2, torch.tensor([-1, 2, 2, 0, 1]) % 8),
+        "pairs": lambda x: x[:, :, [0, 3, 1, 2], [1, 0, -2, 2]],
+        "table": lambda x: x[0, 0][torch.arange(6).view(2, 3) % 4],
+        "column stack": lambda x: torch.hstack([x, x]) + torch.cat([x, -x], 1),
+        "class token": lambda x: torch.cat([token.expand(x.shape[0], -1, -1), x.flatten(2)[:, :, :8]], 1),
         "index": lambda x: x.index_select(1, torch.tensor([2, 1])),
         "zeros": lambda x: torch.zeros_like(x) + x,
         "qkv": lambda x: (lambda q: q[0] + q[2])(x.reshape(1, 3, 4, 4, 4).permute(1, 0, 2, 3, 4)),
     }
     check_all(bodies, exact=True)
+    graph = check_all({"class token": bodies["class token"]}, exact=True).graph
+    (join,) = graph.of_kind("concat")
+    assert join.inputs[0].data is not None and join.inputs[0].type.shape == (1, 1, 8)
+
+
+def test_takes_and_rolls() -> None:
+    """Constant indices are one op: a rotation where they are one, whichever way it was written."""
+    rotated = {
+        "roll": lambda x: x.roll((1, -2), (2, 3)),
+        "same axis": lambda x: x.roll((1, 2), (2, 2)),
+        "index": lambda x: x[:, :, (torch.arange(8) + 7) % 8],
+        "fmod": lambda x: x.index_select(3, torch.fmod(torch.arange(8) + 2, 8)),
+    }
+    graph = check_all(rotated, exact=True).graph
+    assert [(op.attrs["shifts"], op.attrs["axes"]) for op in graph.of_kind("roll")] == [
+        ((1, -2), (2, 3)), ((3,), (2,)), ((1,), (2,)), ((-2,), (3,)),
+    ]  # fmt: skip
+    graph = check_all({"take": lambda x: x[:, :, [5, 0, 0]], "run": lambda x: x[:, :, [1, 3, 5]]}, exact=True).graph
+    assert [op.attrs for op in graph.of_kind("take")] == [{"axis": 2, "indices": (5, 0, 0)}]
+    program = torch.export.export(Net({"": lambda x: x.roll(1, 2)}), (torch.zeros(SHAPE),), strict=False).run_decompositions()
+    assert import_model(program).graph.count() == {"roll": 1, "reshape": 1}
 
 
 @pytest.mark.parametrize("last", [False, True])
@@ -257,6 +290,7 @@ def test_norms_and_pools() -> None:
             return y + z[:, :, None, None]
 
     block: Any = prepared(Block())
+    const_a, const_b = const(8), const(8)
     check_all(
         {
             "norms": block,
@@ -272,6 +306,12 @@ def test_norms_and_pools() -> None:
             "adaptive1d 4": lambda x: F.adaptive_avg_pool1d(x.flatten(2), 4),
             "adaptive": lambda x: F.adaptive_avg_pool2d(x, 1),
             "adaptive 4": lambda x: F.adaptive_avg_pool2d(x, (4, 2)),
+            "layer norm": lambda x: F.layer_norm(x, (8,), const_a, const_b, 1e-3) + F.layer_norm(x, (8, 8)),
+            "token norm": lambda x: F.batch_norm(x[0], const_a, const_b.abs(), const_b, const_a),
+            "max pool": lambda x: F.max_pool2d(x, 2) + nn.MaxPool2d((3, 2), 2, (1, 0))(x)[..., :4, :4],
+            "max pool 7": lambda x: F.max_pool2d(x - 5, 7, 7, 3),
+            "unbatched max": lambda x: F.max_pool2d(x[0], 3, 1),
+            "max": lambda x: x.amax((1, 2)) - x.max(dim=-1, keepdim=True)[0] + torch.max(x) + x.min(1)[0] + x.amin(),
             "mean": lambda x: x.mean((2, 3)) + x.mean(),
             "sum": lambda x: x.sum(1, keepdim=True),
         }
@@ -307,7 +347,7 @@ def test_chains_of_layout_ops(chains: list[list[tuple[str, int]]]) -> None:
         return run
 
     imported = check_all({str(chain): body(chain) for chain in chains}, shape=(1, 3, 4, 4), exact=True)
-    assert set(imported.graph.count()) <= {"permute", "reshape", "concat", "slice", "expand", "upsample", "neg"}
+    assert set(imported.graph.count()) <= {"permute", "reshape", "concat", "slice", "expand", "upsample", "neg", "roll"}
 
 
 def test_constants_are_folded_by_torch() -> None:

@@ -38,11 +38,11 @@ def refusal(source: Any, **arguments: Any) -> str:
 class Bad(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.norm1, self.norm2, self.pool = nn.LayerNorm(8), nn.LayerNorm(8), nn.MaxPool2d(2)
-        self.head = nn.Linear(4, 3)
+        self.norm1, self.norm2, self.pool = nn.SiLU(), nn.SiLU(), nn.MaxPool2d(2, dilation=2)
+        self.head = nn.Linear(3, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.gelu(self.norm2(self.norm1(x)))
+        y = F.gelu(self.norm2(self.norm1(x)), approximate="tanh")
         y = self.pool(torch.where(y > x, y, x))
         logits: Tensor = self.head(torch.logcumsumexp(y, 1).mean((1, 2)))
         return logits
@@ -53,15 +53,16 @@ def test_everything_unsupported_is_in_one_table() -> None:
     assert "5 unsupported operation(s) in 6 place(s)" in message
     rows = {line.split()[0]: line for line in message.splitlines() if line.startswith("    aten.")}
     assert list(rows) == [
-        "aten.layer_norm.default",
+        "aten.silu.default",
         "aten.gelu.default",
         "aten.where.self",
         "aten.max_pool2d.default",
         "aten.logcumsumexp.default",
     ]
     first = Bad.forward.__code__.co_firstlineno
-    assert rows["aten.layer_norm.default"].split()[1:4] == ["2", "norm1", f"test_refusals.py:{first + 1}"]
-    assert "batch norm" in rows["aten.layer_norm.default"]
+    assert rows["aten.silu.default"].split()[1:4] == ["2", "norm1", f"test_refusals.py:{first + 1}"]
+    assert "PReLU" in rows["aten.silu.default"]
+    assert "tanh" in rows["aten.gelu.default"]
     assert rows["aten.max_pool2d.default"].split()[1:4] == ["1", "pool", f"test_refusals.py:{first + 2}"]
     assert rows["aten.where.self"].split()[1:3] == ["1", "(top)"]
 
@@ -80,7 +81,14 @@ def test_everything_unsupported_is_in_one_table() -> None:
         (lambda x: x.double() * 2, "conversion to float64"),
         (lambda x: x + x.argmax(), "integer results"),
         (lambda x: F.conv_transpose2d(x, torch.ones(3, 1, 2, 2)), "no rule|transposed"),
-        (lambda x: x[:, :, [0, 3, 1, 2], [1, 0, 2, 2]], "advanced indexing"),
+        (lambda x: x[:, [0, 2], :, [1, 0]], "not side by side"),
+        (lambda x: F.gelu(x, approximate="tanh"), "tanh approximation"),
+        (lambda x: F.max_pool2d(x, 2, dilation=2), "dilated"),
+        (lambda x: F.max_pool2d(x, 3, 2, ceil_mode=True), "ceil_mode"),
+        (lambda x: x + x.max(-1, keepdim=True)[1], "position of a maximum"),
+        (lambda x: F.group_norm(x, 3), "GroupNorm|no rule"),
+        (lambda x: F.layer_norm(x, (8,), x[0, 0, 0]), "computed parameters"),
+        (lambda x: x.index_select(2, x[0, 0, 0].argmax()[None]), "integer results"),
         (lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True), "mask"),
         (lambda x: F.prelu(x, x[0, :, 0, 0]), "slope"),
         (lambda x: F.conv2d(x, x[:, :, :2, :2]), "computed weights"),
@@ -108,6 +116,12 @@ def test_control_flow_on_values() -> None:
     assert "data-dependent" in message
     assert f"test_refusals.py:{branch.__code__.co_firstlineno + 1}" in message
     assert "python control flow" in message.lower()
+
+
+def test_sizes_that_depend_on_values() -> None:
+    message = refusal(Net({"": lambda x: x[x > 0]}), example_input=SHAPE)
+    assert "dynamic shapes" in message
+    assert "of styles.py:" in message
 
 
 def test_cond() -> None:
@@ -150,6 +164,34 @@ def test_outputs() -> None:
     assert "returns 0 tensors" in refusal(Outputs(lambda x: "x"), example_input=SHAPE)
     assert "the output has shape [1, 3, 8, 8]" in refusal(Outputs(lambda x: x), example_input=SHAPE)
     assert import_model(Outputs(lambda x: (x.flatten(1),)), example_input=SHAPE).graph.count() == {"reshape": 1}
+    assert import_model(Outputs(lambda x: (x.flatten(1), [x], x.argmax())), example_input=SHAPE).graph.count() == {"reshape": 1}
+
+
+@pytest.mark.parametrize("exported", [False, True])
+def test_choice_of_output(exported: bool) -> None:
+    """By name or by position among the float tensors; everything that there is stands in the error."""
+
+    class Backbone(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            flat = x.flatten(1)
+            return {"features": x, "first": flat + 1, "ids": flat.argmax(), "states": [flat * 2, x]}
+
+    source: Any = Backbone()
+    arguments: dict[str, Any] = {"example_input": SHAPE}
+    if exported:
+        source, arguments = torch.export.export(source, (torch.zeros(SHAPE),), strict=False), {}
+    message = refusal(source, **arguments)
+    assert "returns 4 tensors, and none is called logits" in message
+    assert "features [1, 3, 8, 8], first [1, 192], states.0 [1, 192], states.1 [1, 3, 8, 8]" in message
+    assert "output=" in message
+    x = torch.randn(SHAPE)
+    for output, expected in {"first": x + 1, 1: x + 1, "states.0": x * 2, 2: x * 2}.items():
+        imported = import_model(source, output=output, **arguments)
+        assert torch.equal(torch.from_numpy(execute(imported, x)), expected.flatten(1))
+        assert torch.equal(imported.module(x), expected.flatten(1))
+    assert "no output 'second'" in refusal(source, output="second", **arguments)
+    assert "no output 4" in refusal(source, output=4, **arguments)
+    assert "the output has shape [1, 3, 8, 8]" in refusal(source, output="features", **arguments)
 
 
 class Stateful(nn.Module):
@@ -237,7 +279,7 @@ def test_missing_files_folders_and_formats(tmp_path: Path) -> None:
     assert "does not exist" in refusal(tmp_path / "none.pt")
     assert "is a folder" in refusal(str(tmp_path))
     (tmp_path / "m.onnx").write_bytes(b"\x08\x08\x12\x07pytorch")
-    assert "ONNX is not a supported input format" in refusal(tmp_path / "m.onnx")
+    assert "ONNX file is damaged" in refusal(tmp_path / "m.onnx")
     scripted = tmp_path / "scripted.pt"
     torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)), scripted)
     assert "TorchScript" in refusal(scripted)

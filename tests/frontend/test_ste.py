@@ -106,6 +106,42 @@ def test_what_is_no_estimator_stays() -> None:
     assert imported.residue_max == 0
 
 
+def test_gradient_scales_of_step_sizes() -> None:
+    """(v - v*g) + v*g of a parameter is v, rounded zero points and divided steps included; other constants stay what they are."""
+    v, g = torch.rand(4, generator=torch.Generator().manual_seed(2)) + 0.5, 0.0123
+
+    def scaled(t: Tensor) -> Tensor:
+        return (t - t * g).detach() + t * g
+
+    zero = (v * 3 - 4).round()
+    imported = check_all(
+        {
+            "step": lambda x: x * scaled(v),
+            "data": lambda x: x * (v.data - (v / 81).data + v / 81),
+            "zero point": lambda x: x + scaled(((v * 3 - 4).round() - (v * 3 - 4)).detach() + (v * 3 - 4)),
+            "no multiple": lambda x: x * ((v - v.exp()) + v.exp()),
+        },
+        shape=(1, 1, 1, 4),
+    )
+    constants = [op.inputs[1].data for op in imported.graph.of_kind("mul", "add")]
+    for got, expected in zip(constants, (v, v, zero), strict=False):
+        np.testing.assert_array_equal(got, expected.numpy())
+    assert imported.extras["estimators"]["weights"] == 4
+
+
+def test_codes_between_constant_tensors() -> None:
+    """where between tensors of ones and zeros is a code, in whatever way they are made; dropout of an evaluation is nothing."""
+    imported = check_all(
+        {
+            "like": lambda x: (torch.where(x > 0.1, torch.ones_like(x), torch.zeros_like(x)) - x).detach() + x,
+            "softmax": lambda x: (lambda s: (torch.where(s < 0.25 * s.max(-1, True)[0], 0, 1).float() - s) + s)(x.softmax(-1)),
+            "dropout": lambda x: (x.sign() - F.dropout(x, 0.3, False)).detach() + x,
+        },
+        exact=True,
+    )
+    assert imported.extras["estimators"] == {"weights": 0, "activations": 3}
+
+
 def test_zero_codes_survive_folding() -> None:
     """sign(0) = 0 of torch is in the folded weight: binary_rows, not the front end, decides what becomes of it."""
     w = W.clone()
