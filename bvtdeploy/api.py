@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from bvtdeploy.compiler import CompileReport
     from bvtdeploy.device import Device
     from bvtdeploy.doctor import Diagnosis
+    from bvtdeploy.models.zoo import ModelFacts
     from bvtdeploy.profile import Profile
     from bvtdeploy.verifier import VerifyReport
 
@@ -46,12 +47,14 @@ def compile(
     dump_ir: StrPath | None = None,
     trust_pickle: bool = False,
     example_input: Any = None,
+    zeros: Literal["exact", "positive"] = "exact",
     progress: Say | None = None,
 ) -> CompileReport:
     """Compile a trained model to a `.bvt` file.
 
     Args:
-        source: path of a checkpoint (`.pt`) or exported program (`.pt2`), or a live module with `example_input`.
+        source: path of a checkpoint (`.pt`), exported program (`.pt2`) or ONNX file (`.onnx`), or a live
+            module with `example_input`.
         output: the artifact to write.
         board: name or TOML file of the board to choose layouts for; never changes results.
         preprocess: how images become input: "imagenet", or a JSON or TOML file; None: what the checkpoint says.
@@ -59,6 +62,7 @@ def compile(
         dump_ir: folder for the graph after every pass.
         trust_pickle: run the code that a pickled module brings.
         example_input: one input image, or its shape (1, C, H, W), for a model that does not tell its input's shape.
+        zeros: the sign of an operand that can be exactly 0 by construction: a third code ("exact"), or +1 ("positive").
         progress: told what is being done.
     """
     from bvtdeploy.compiler import compile_model
@@ -72,6 +76,7 @@ def compile(
         dump_ir=_path(dump_ir),
         trust_pickle=trust_pickle,
         example_input=_example(example_input),
+        zeros=zeros,
         progress=progress,
     )
 
@@ -282,6 +287,65 @@ def profile(
 def boards() -> list[Board]:
     """The boards that we know."""
     return all_boards()
+
+
+def models(*, progress: Say | None = None) -> list[ModelFacts]:
+    """The models that `export_model` makes, and what they cost."""
+    from bvtdeploy.frontend.lower import one_thread
+    from bvtdeploy.models import zoo
+
+    found = []
+    with one_thread():
+        for name in zoo.names():
+            if progress:
+                progress(f"counting the work of {name}")
+            found.append(zoo.facts(name))
+    return found
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """A file with a model of random weights: an exported program ("pt2") or a checkpoint."""
+
+    model: str
+    file: Path
+    kind: str
+    bytes: int
+    seed: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """The result as JSON."""
+        return {"model": self.model, "file": str(self.file), "kind": self.kind, "bytes": self.bytes, "seed": self.seed}
+
+
+def export_model(name: str, output: StrPath, *, seed: int = 0, progress: Say | None = None) -> ExportedModel:
+    """Write a named model with random weights to a file, to try the compiler on.
+
+    Args:
+        name: one of `models()`.
+        output: `.pt2` for an exported program, `.pt` or `.pth` for a checkpoint.
+        seed: of the weights.
+        progress: told what is being done.
+    """
+    from bvtdeploy.artifact.writer import write_aside
+
+    path = Path(output)
+    kind = {".pt2": "pt2", ".pt": "checkpoint", ".pth": "checkpoint"}.get(path.suffix)
+    if kind is None:
+        raise UserError(
+            "the file's ending says no format", where=str(path), fix="end it with .pt2 (exported program) or .pt (checkpoint)"
+        )
+    if not path.parent.is_dir():
+        raise UserError("there is no such folder", where=str(path.parent), fix="make it, or give another")
+    from bvtdeploy.frontend.lower import one_thread
+    from bvtdeploy.models import zoo
+
+    if progress:
+        progress(f"making {name}")
+    with one_thread():
+        data = zoo.program_bytes(name, seed) if kind == "pt2" else zoo.checkpoint_bytes(name, seed)
+    write_aside(path, data)
+    return ExportedModel(name, path, kind, len(data), seed)
 
 
 def doctor() -> Diagnosis:

@@ -86,6 +86,10 @@ def _input_shape(function: Command) -> Command:
 )
 @click.option("--labels", type=_path(), metavar="FILE", help="Class names, one a line; default: what the checkpoint says.")
 @click.option("--dump-ir", type=_path(), metavar="DIR", help="Write the graph after every pass.")
+@click.option(
+    "--zeros", type=click.Choice(["exact", "positive"]), default="exact", show_default=True,
+    help="Signs of integers that can be 0: a third code as in the source, or +1.",
+)  # fmt: skip
 @click.option("--explain", is_flag=True, help="List every place where a pass declined, and why.")
 @click.option("--trust-pickle", is_flag=True, help="Run the code that a pickled module brings. Only for files you trust.")
 @_input_shape
@@ -215,6 +219,40 @@ def boards_command(as_json: bool) -> int:
     known = api.boards()
     views.show_boards(console, known)
     console.result({"boards": [board.as_dict() for board in known]})
+    return 0
+
+
+@cli.group("models", cls=_Group, invoke_without_command=True)
+@_json
+def models_command(as_json: bool) -> int:
+    """List the named models of every family, and what they cost; `models export` writes one to a file."""
+    context = click.get_current_context()
+    if context is not None and context.invoked_subcommand is not None:
+        return 0
+    console = Console(as_json)
+    with console.progress() as progress:
+        known = api.models(progress=progress)
+    views.show_models(console, known)
+    console.result({"models": [model.as_dict() for model in known]})
+    return 0
+
+
+@models_command.command("export")
+@click.argument("name")
+@click.option(
+    "-o", "--output", required=True, type=_path(), metavar="FILE", help=".pt2: an exported program; .pt: a checkpoint."
+)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the random weights.")
+@_json
+def models_export_command(as_json: bool, **options: Any) -> int:
+    """Write a named model with random weights to a file, to try the compiler on."""
+    context = click.get_current_context()
+    above = context.parent.params if context is not None and context.parent is not None else {}
+    console = Console(as_json or bool(above.get("as_json")))
+    with console.progress() as progress:
+        exported = api.export_model(progress=progress, **options)
+    views.show_exported(console, exported)
+    console.result(exported.as_dict())
     return 0
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -70,7 +70,7 @@ class CompileReport:
             "bytes": d["bytes"],
             "board": d["board"],
             "source": {"kind": c.imported.kind, "parameters": c.imported.parameters, "bytes": c.imported.bytes},
-            "layers": {"binary": c.report.binary_layers, "float": c.report.float_layers},
+            "layers": {"binary": c.report.binary_layers, "mixed": c.report.mixed_layers, "float": c.report.float_layers},
             "macs": d["macs"],
             "ops": dict(sorted(kinds.items())),
             "groups": len(d["groups"]),
@@ -81,6 +81,8 @@ class CompileReport:
             "declined": [{"site": x.site, "why": x.why} for x in c.report.declined],
             "residue_max": c.report.residue_max,
             "zeros_in_weights": c.report.zeros_in_weights,
+            "ternary_signs": c.report.ternary_signs,
+            "zeros": c.report.zeros,
             "policy": SIGN_POLICY,
             "passes": [{"name": t.name, "seconds": t.seconds, "nodes": t.nodes} for t in c.timings],
             "warnings": self.warnings,
@@ -96,13 +98,19 @@ def _dump(folder: Path, number: int, name: str, graph: Graph) -> None:
                 np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
 
 
-def compile_graph(imported: Any, *, dump_ir: Path | None = None, progress: Callable[[str], None] | None = None) -> Compiled:
-    """Runs the pipeline and the lowering on an imported model.
+def compile_graph(
+    imported: Any,
+    *,
+    dump_ir: Path | None = None,
+    progress: Callable[[str], None] | None = None,
+    zeros: Literal["exact", "positive"] = "exact",
+) -> Compiled:
+    """Runs the pipeline and the lowering on an imported model. `zeros`: see `compile_model`.
 
     Raises UserError when something has no compiled form, or when nothing in the model is binary.
     """
     say = progress or (lambda _: None)
-    report = Report(residue_max=imported.residue_max)
+    report = Report(residue_max=imported.residue_max, zeros=zeros)
     (image,) = imported.graph.inputs
     _, c, h, w = image.type.shape
     if dump_ir is not None:
@@ -117,7 +125,7 @@ def compile_graph(imported: Any, *, dump_ir: Path | None = None, progress: Calla
             _dump(dump_ir, number, name, graph)
 
     graph, timings = pipeline.run(imported.graph, report, observe)
-    if report.binary_layers == 0:
+    if report.binary_layers + report.mixed_layers == 0:
         raise UserError(
             "nothing in this model is binary",
             why=f"none of its {report.float_layers} linear and convolution layers has +-1 activations and row-scaled +-1 weights",
@@ -182,17 +190,20 @@ def compile_model(
     trust_pickle: bool = False,
     progress: Callable[[str], None] | None = None,
     example_input: Any = None,
+    zeros: Literal["exact", "positive"] = "exact",
 ) -> CompileReport:
     """Compiles a model to a `.bvt` file.
 
     Args:
-        source: a path (`.pt` checkpoint, `.pt2`), an nn.Module (with example_input) or an ExportedProgram.
+        source: a path (`.pt` checkpoint, `.pt2`, `.onnx`), an nn.Module (with example_input) or an ExportedProgram.
         output: the artifact; written aside and renamed.
         board: recorded in the artifact, and chooses layouts (never results).
         preprocess: "imagenet" or a JSON/TOML file; default: what the checkpoint says.
         labels: class names, or a file of them, one a line or a JSON list; default: what the checkpoint says.
         dump_ir: a folder for the graph after every pass.
         trust_pickle: unpickle a whole module, which runs code from the file.
+        zeros: what a sign gives for an operand that can be exactly 0 by construction (a scaled integer without a bias): a third
+            code, as the source does ("exact"), or +1 ("positive"), which is faster and another function.
 
     Raises:
         UserError: the source cannot be read or holds something that cannot be compiled; nothing is written then.
@@ -203,7 +214,7 @@ def compile_model(
     _check_target(source, output)
     say("reading the model")
     imported = import_model(source, example_input=example_input, trust_pickle=trust_pickle)
-    compiled = compile_graph(imported, dump_ir=dump_ir, progress=progress)
+    compiled = compile_graph(imported, dump_ir=dump_ir, progress=progress, zeros=zeros)
     process = preprocessing.load(preprocess if preprocess is not None else imported.preprocess, compiled.input_shape)
     (result,) = compiled.graph.outputs
     names = _labels(labels, imported.labels, result.type.size)
@@ -244,6 +255,9 @@ def _meta(imported: Any, compiled: Compiled, board: str) -> dict[str, int | floa
         "layers.float": compiled.report.float_layers,
         "residue_max": float(compiled.report.residue_max),
         "zeros_in_weights": compiled.report.zeros_in_weights,
+        "zeros": compiled.report.zeros,
+        "layers.mixed": compiled.report.mixed_layers,
+        "signs.ternary": compiled.report.ternary_signs,
     }
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from bvtdeploy.artifact.reader import Artifact, read, to_graph
 from bvtdeploy.errors import UserError
 from bvtdeploy.ir.graph import Op
 from bvtdeploy.ir.interp import run as interpret
+from bvtdeploy.ir.types import TERNARY
 from bvtdeploy.lower.pack import logical_bytes
 
 if TYPE_CHECKING:
@@ -147,11 +148,12 @@ class _Source:
         if example_input is None and not isinstance(source, (str, Path)):
             example_input = (1, *(int(artifact.meta[f"input.{n}"]) for n in ("channels", "height", "width")))
         self.imported = import_model(source, example_input=example_input, trust_pickle=trust_pickle)
-        self.sites = [(op.out.name, op.module) for op in self.imported.graph.of_kind("sign")]
+        self.sites = [(op.out.name, op.module) for op in self.imported.graph.of_kind("sign") if not op.attrs.get("zero")]
         self.warnings: list[str] = []
         if self.imported.source_sha256 != artifact.meta.get("source.sha256"):
             self.warnings.append("the artifact was compiled from another file than this source")
-        self.compiled = compile_graph(self.imported)
+        zeros: Literal["exact", "positive"] = "positive" if artifact.meta.get("zeros") == "positive" else "exact"
+        self.compiled = compile_graph(self.imported, zeros=zeros)
         ours, theirs = (artifact.output["rows"] * artifact.output["cols"], self.compiled.graph.outputs[0].type.size)
         shape = tuple(int(artifact.meta[f"input.{n}"]) for n in ("channels", "height", "width"))
         if ours != theirs or shape != self.compiled.input_shape:
@@ -162,6 +164,7 @@ class _Source:
                 fix="verify with the model that was compiled",
             )
         self.index = self.compiled.report.sign_index
+        self.ternary = {v.name for v in self.compiled.graph.values() if v.type.alphabet == TERNARY}
 
     def logits(self, inputs: F32) -> F32:
         """Logits f32[n, classes] of inputs f32[n, C, H, W]: in batches where the module takes them."""
@@ -184,7 +187,7 @@ class _Source:
             return np.concatenate([of(inputs[i : i + size]) for i in range(0, len(inputs), size)])
 
     def signs(self, x: F32) -> list[tuple[Array, int]]:
-        """(code tensor, exact zeros in front of it) of every sign of an activation, in order of execution."""
+        """(signs -1, 0, +1, how many are 0) of every sign of an activation, in order of execution."""
         import torch
         from torch.utils._python_dispatch import TorchDispatchMode
         from torch.utils._pytree import tree_leaves
@@ -202,7 +205,7 @@ class _Source:
                         if isinstance(t, torch.Tensor):
                             from_input[id(t)] = t
                     if func in (torch.ops.aten.sign.default, torch.ops.aten.sgn.default):
-                        seen.append((np.where(args[0].numpy() >= 0, 1, -1), int((args[0] == 0).sum())))
+                        seen.append((np.sign(args[0].numpy()), int((args[0] == 0).sum())))
                 return out
 
         tensor = torch.from_numpy(x[None])
@@ -247,6 +250,8 @@ def _flips(report: VerifyReport, source: _Source, x: F32, codes: dict[str, Array
             ours, index = codes.get(name + suffix), source.index.get(name + suffix)
             if ours is None or index is None or index.size != theirs.size:
                 continue
+            if name + suffix not in source.ternary:
+                theirs = np.where(theirs >= 0, 1, -1)  # the policy: 0 is +1 where there are two codes
             different = int((ours.reshape(-1)[index.reshape(-1)] != theirs.reshape(-1)).sum())
             total = totals.setdefault(name, [0, 0])
             total[0] += different
@@ -269,7 +274,8 @@ def _first_difference(artifact: Artifact, x: F32, crcs: dict[str, list[int]], wh
             return
         for i, (value, array) in enumerate(zip(op.outputs, results, strict=True)):
             theirs = crcs.get(value.name)
-            if theirs is not None and zlib.crc32(logical_bytes(_canonical_nan(array), value.type.packed)) not in theirs:
+            data = logical_bytes(_canonical_nan(array), value.type.packed, value.type.alphabet)
+            if theirs is not None and zlib.crc32(data) not in theirs:
                 found.append({"op": number, "kind": op.kind, "name": value.name, "output": i, "module": op.module, "against": who})
                 return
 

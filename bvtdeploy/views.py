@@ -10,10 +10,11 @@ from bvtdeploy.boards import Board
 from bvtdeploy.console import Console, amount, percent, size, visible
 
 if TYPE_CHECKING:
-    from bvtdeploy.api import RunResult
+    from bvtdeploy.api import ExportedModel, RunResult
     from bvtdeploy.build import Build
     from bvtdeploy.demo import Demo
     from bvtdeploy.doctor import Diagnosis
+    from bvtdeploy.models.zoo import ModelFacts
     from bvtdeploy.profile import Profile
 
 
@@ -25,13 +26,22 @@ def show_compile(console: Console, report: Mapping[str, Any], *, explain: bool) 
     console.facts(
         [
             ("source", f"{source['kind']}, {amount(source['parameters'])} parameters, {size(source['bytes'])}"),
-            ("layers", f"{layers['binary']} binary, {layers['float']} float"),
+            (
+                "layers",
+                f"{layers['binary']} binary, "
+                + (f"{layers['mixed']} mixed (real inputs, one-bit weights), " if layers["mixed"] else "")
+                + f"{layers['float']} float",
+            ),
             (
                 "multiply-adds",
                 f"{amount(macs['binary'])} binary ({percent(macs['binary'] / max(whole, 1))}), {amount(macs['float'])} float",
             ),
             ("ops", ", ".join(f"{count} {kind}" for kind, count in report["ops"].items())),
             ("fused", ", ".join(f"{count} {kind}" for kind, count in report["fused"].items())),
+            (
+                "signs that can be 0",
+                f"{report['ternary_signs']}, with a third code" if report["ternary_signs"] else None,
+            ),
             ("weights that are 0", report["zeros_in_weights"] or None),
             ("largest residue removed", f"{report['residue_max']:.3g}" if report["residue_max"] else None),
             ("time", f"{sum(p['seconds'] for p in report['passes']):.2f} s in {len(report['passes'])} passes"),
@@ -222,6 +232,36 @@ def show_boards(console: Console, boards: Sequence[Board]) -> None:
         for b in boards
     ]
     console.table(["board", "what", "core", "arch", "cores", "MHz", "features", "emulated as"], rows, align="nlnlrrll")
+
+
+def show_models(console: Console, models: Sequence[ModelFacts]) -> None:
+    """The named models and their costs."""
+    rows = [
+        (
+            m.name,
+            m.family,
+            "x".join(map(str, m.input_shape)),
+            m.classes,
+            amount(m.parameters),
+            amount(m.macs_binary),
+            amount(m.macs_float),
+            size(m.packed_bytes),
+        )
+        for m in models
+    ]
+    console.table(
+        ["model", "family", "input", "classes", "parameters", "binary MACs", "float MACs", "packed"],
+        rows,
+        align="nlnrrrrr",
+        optional=("input", "classes"),
+    )
+    console.say("weights are random: bvtdeploy models export NAME -o model.pt2 writes one to try the compiler on", style="dim")
+
+
+def show_exported(console: Console, exported: ExportedModel) -> None:
+    """The file that was written."""
+    kind = "an exported program" if exported.kind == "pt2" else "a checkpoint"
+    console.say(f"{exported.file}: {exported.model} as {kind}, {size(exported.bytes)}, random weights of seed {exported.seed}")
 
 
 def show_doctor(console: Console, diagnosis: Diagnosis) -> None:

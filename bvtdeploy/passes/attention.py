@@ -1,110 +1,421 @@
 """attention: matmul, softmax, probability quantiser, matmul -> one integer op.
 
-    s = (Q K^T) * scale,  p = softmax(s),  a = clip * clamp(round(p / clip), 0, 1),  o = a V        with Q, K, V codes
-      = clip * (A V),  A_ij = 1 where p_ij > clip/2
+    s = (Q K^T) * scale + bias,   p = softmax(s),   a = quantiser(p),   o = a V
 
-    round is half to even, so p/clip = 0.5 gives 0 and the compare is strict; p/clip > 1.5 is clamped to 1,
-    before or after the rounding.
-    Q K^T of +-1 codes is d - 2*popcount, so exp takes d+1 values: table[m] = round(2^40 * exp(-2*scale*m)), m = popcount minus the
-    row's smallest (the row maximum of the softmax). Then p_ij = table[m_ij] / Z with Z = sum_j table[m_ij], an exact integer, and
-    p > clip/2 becomes a compare of integers against one number a row (ops/attention.py). Rounding the table to 2^-40 moves p by
-    less than 2^-40 * keys / Z: below fp32 softmax's own error.
+Codes with zero points.  Q = alpha_q (cq - zq) and so on, one scale and zero point a head. Then s = alpha_q alpha_k scale S with
+    the integer S = (cq - zq).(ck - zk). A term that all keys of a row share cancels in the softmax: cq.ck - zq * sum(ck) is left.
+Scores are integers in a small range, so exp is a table over m = (row's largest S) - S, and a constant bias (relative positions,
+    a shift mask) is one more factor exp(bias): p_j = w_j / Z, w_j = table[m_j] * exp(bias_j), Z = sum w_j.
+Quantisers are sums of steps of p (`_Steps`): sign, and round between bounds, of an affine function of p and of the row's largest
+    p, scaled and added. [A p + B max(p) + C > 0] with A > 0 is p > -C/A (against Z) or p > -B/A * max(p) (against the largest w);
+    with A < 0 it is 1 - [p >= ...]. round is half to even: the step from k to k + 1 is at k + 1/2, exclusive for even k, inclusive
+    for odd. So {0, clip} codes are one step, 2-bit codes three, BiViT's softmax-aware {0, 1} one step against the row maximum, and
+    GSB's four levels three steps with real weights.
+A levels that are integers times one number a head give an integer product; that number and V's scale go behind it.
 
-Legality: Q, K, V are codes; scale > 0 and clip > 0 are scalar constants (a clip <= 0 is refused: it has no meaning); the softmax is
-over the keys; the intermediate values have no other reader. The factor clip goes into a multiplication behind the product.
+The table holds round(2^b * exp(-scale * u * m)), u = 2 where both codes are +-1 (S has one parity) else 1, b at most 40: that
+moves p by less than 2^-b * keys / Z, below the error of an fp32 softmax.
+
+Legality: Q, K, V are codes with scalar or per-head constants; score scale > 0; the softmax is over the keys; the
+intermediate values
+have no reader outside.
 """
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bvtdeploy.ir.graph import Graph, Op, Value, single_use
-from bvtdeploy.ir.types import Type
-from bvtdeploy.passes.base import REASSOCIATES, Pass, Report, scalar
+from bvtdeploy.ir.graph import Graph, Op, Value
+from bvtdeploy.ir.types import BIPOLAR, Type
+from bvtdeploy.passes.base import REASSOCIATES, Pass, Report
 from bvtdeploy.passes.binarise import codes_of
+from bvtdeploy.passes.lattice import LAYOUT, relayout
 
 TABLE_BITS = 40
+F64 = npt.NDArray[np.float64]
 
 
-def softmax_table(d: int, scale: float, keys: int) -> npt.NDArray[np.uint64]:
-    """u64[1, d+1]: round(2^b * exp(-2*scale*m)), b as large as keys * 2^b < 2^53 allows, at most 40."""
+def softmax_table(last: int, scale: float, keys: int, unit: int = 2) -> npt.NDArray[np.uint64]:
+    """u64[1, last+1]: round(2^b * exp(-scale*unit*m)), b as large as keys * 2^b < 2^53 allows, at most 40."""
     b = min(TABLE_BITS, 52 - max(keys, 1).bit_length())
-    exponentials = np.exp(-2.0 * scale * np.arange(d + 1, dtype=np.float64)).reshape(1, -1)
+    exponentials = np.exp(-unit * scale * np.arange(last + 1, dtype=np.float64)).reshape(1, -1)
     return np.asarray(np.rint(np.ldexp(exponentials, b)), np.uint64)
-
-
-def _through_mul(value: Value) -> tuple[Value, float]:
-    """(x, c) of a value that is x times a chain of scalar constants; c is infinite where one of them is a division by 0."""
-    factor = 1.0
-    while value.producer is not None and value.producer.kind in ("mul", "div"):
-        c = scalar(value.producer.inputs[1])
-        if c is None:
-            break
-        if value.producer.kind == "div":
-            c = 1.0 / c if c else math.inf
-        factor *= c
-        value = value.producer.inputs[0]
-    return value, factor
 
 
 class _NoMatch(Exception):
     """Not this pattern; the text is empty where nothing was recognised at all."""
 
 
-def _need(value: Value, kind: str, factor: str = "") -> Op:
-    """The producer of a value; `factor` is what a multiplication that stands in between would be called."""
+def _fit(c: npt.NDArray[Any], rank: int) -> F64:
+    """A constant with as many axes as the value that it meets."""
+    return np.asarray(c, np.float64).reshape([1] * (rank - c.ndim) + list(c.shape))
+
+
+def _per_head(array: F64, value: Value, what: str) -> F64:
+    """One number a head of a constant that broadcasts to a value [.., h, rows, columns]."""
+    shape = value.type.shape
+    full = np.broadcast_to(array, shape)
+    heads = shape[-3] if len(shape) >= 3 else 1
+    flat = full.reshape(-1, heads, shape[-2] * shape[-1])
+    if not bool((flat == flat[:1, :, :1]).all()):
+        raise _NoMatch(f"{what} is not one number a head")
+    return np.array(flat[0, :, 0])
+
+
+@dataclass
+class _Codes:
+    """alpha[h] * (codes - zero[h])."""
+
+    codes: Value
+    alpha: F64
+    zero: npt.NDArray[np.int64]
+
+
+def _codes(graph: Graph, value: Value, memo: dict[Value, Value | None], report: Report, transposed: bool = False) -> _Codes | None:
+    """Splits an operand into its codes and what scales and shifts them."""
+    chain: list[Op] = []
+    inner = value
+    while (op := inner.producer) is not None and op.kind != "sign":
+        constant = op.kind in ("mul", "add") and op.inputs[1].data is not None and op.out.type.shape == op.inputs[0].type.shape
+        if not constant and op.kind not in LAYOUT:
+            return None
+        chain.append(op)
+        inner = op.inputs[0]
+    if inner.producer is None:
+        return None
+    rank = len(inner.type.shape)
+    alpha, shift = np.ones([1] * rank), np.zeros([1] * rank)
+    codes = codes_of(graph, inner, memo, report)
+    assert codes is not None
+    for op in reversed(chain):
+        if op.kind in LAYOUT:
+            codes = graph.append(op.kind, [codes], dict(op.attrs), module=op.module, before=op)
+            alpha, shift = relayout(op, alpha), relayout(op, shift)
+        else:
+            assert op.inputs[1].data is not None
+            c = _fit(op.inputs[1].data, len(op.out.type.shape))
+            alpha, shift = (alpha, shift + c) if op.kind == "add" else (alpha * c, shift * c)
+    scale, offset = _per_head(alpha, value, "the scale of the codes"), _per_head(shift, value, "the zero point of the codes")
+    if not scale.all():
+        raise _NoMatch("the scale of the codes is 0")
+    zero = np.rint(-offset / scale)
+    if not np.allclose(zero * scale, -offset, rtol=1e-5, atol=1e-12):
+        raise _NoMatch("the zero point of the codes is no integer")
+    return _Codes(codes, scale, zero.astype(np.int64))
+
+
+@dataclass
+class _Affine:
+    """a * p + b * (largest p of the row) + c."""
+
+    a: F64
+    b: F64
+    c: F64
+    softmax: Op | None
+
+
+@dataclass
+class _Step:
+    """height * [p > limit * reference] (>= where inclusive); reference "sum": 1, "max": the row's largest p."""
+
+    height: F64
+    limit: F64
+    reference: str
+    inclusive: bool
+
+
+@dataclass
+class _Steps:
+    """base + the sum of steps; constants broadcast against the probabilities."""
+
+    base: F64
+    steps: list[_Step] = field(default_factory=list)
+    softmax: Op | None = None
+
+
+def _affine(value: Value) -> _Affine | None:
+    """A value as an affine function of a softmax and of its row maximum."""
+    op, rank = value.producer, len(value.type.shape)
+    none = np.zeros([1] * rank)
+    if op is None:
+        return None
+    if op.kind == "softmax":
+        return _Affine(none + 1, none, none, op)
+    if op.kind == "reduce_max":
+        inner = _affine(op.inputs[0])
+        last = len(op.inputs[0].type.shape) - 1
+        if inner is None or inner.b.any() or tuple(op.attrs["axes"]) != (last,) or not bool((inner.a > 0).all()):
+            return None
+
+        def kept(c: F64) -> F64:
+            return c if op.attrs["keepdim"] or c.shape[-1] != 1 else c[..., 0]
+
+        return _Affine(none, kept(inner.a), kept(inner.c), inner.softmax)
+    if op.kind in ("reshape", "expand"):
+        inner = _affine(op.inputs[0])
+        if inner is None or inner.a.any() or len(value.type.shape) != len(op.inputs[0].type.shape) + (op.kind == "reshape"):
+            return None  # only a row maximum may be given its last axis back
+        if op.kind == "expand":
+            return inner
+        if value.type.shape != (*op.inputs[0].type.shape, 1):
+            return None
+        return _Affine(none, inner.b[..., None], inner.c[..., None], inner.softmax)
+    if op.kind in ("mul", "div", "add", "sub"):
+        left, right = _affine(op.inputs[0]), _affine(op.inputs[1])
+        if op.kind in ("mul", "div"):
+            if left is None or op.inputs[1].data is None:
+                return None
+            c = _fit(op.inputs[1].data, rank)
+            if op.kind == "div":
+                if not c.all():
+                    raise _NoMatch("the probability step is 0: it must be positive")
+                c = 1.0 / c
+            return _Affine(left.a * c, left.b * c, left.c * c, left.softmax)
+        sign = 1.0 if op.kind == "add" else -1.0
+        if left is not None and op.inputs[1].data is not None:
+            return _Affine(left.a, left.b, left.c + sign * _fit(op.inputs[1].data, rank), left.softmax)
+        if left is not None and right is not None and left.softmax is right.softmax:
+            return _Affine(left.a + sign * right.a, left.b + sign * right.b, left.c + sign * right.c, left.softmax)
+    return None
+
+
+def _step(y: _Affine, at: float, inclusive: bool) -> tuple[_Step, float]:
+    """(step, added base) of [y > at] (>= where inclusive)."""
+    if not y.a.all() or not (bool((y.a > 0).all()) or bool((y.a < 0).all())):
+        raise _NoMatch("the probability step is 0, or changes its sign between heads")
+    c = y.c - at
+    if y.b.any() and np.any(np.abs(c) > 1e-12 * np.abs(y.a)):
+        raise _NoMatch("the probability threshold depends on the row maximum and on a constant")
+    limit, reference = (-y.b / y.a, "max") if y.b.any() else (-c / y.a, "sum")
+    if bool((y.a > 0).all()):
+        return _Step(np.ones_like(y.a), limit, reference, inclusive), 0.0
+    return _Step(-np.ones_like(y.a), limit, reference, not inclusive), 1.0
+
+
+def _steps(value: Value) -> _Steps | None:
+    """A value as a step function of a softmax; None of anything else."""
+    op, rank = value.producer, len(value.type.shape)
+    if op is None:
+        return None
+    none = np.zeros([1] * rank)
+    if op.kind == "sign":
+        y = _affine(op.inputs[0])
+        if y is None or not y.a.any():
+            return None
+        step, base = _step(y, 0.0, op.attrs.get("zero", 0) >= 0)
+        step.height = 2 * step.height
+        return _Steps(none + 2 * base - 1, [step], y.softmax)
+    if op.kind in ("clamp", "round"):
+        inner = op.inputs[0].producer
+        if inner is None or inner.kind != ("round" if op.kind == "clamp" else "clamp"):
+            return None
+        y = _affine(inner.inputs[0])
+        if y is None or not y.a.any():
+            return None
+        clamp = op if op.kind == "clamp" else inner
+        low, high = clamp.attrs["min"], clamp.attrs["max"]
+        if low is None or high is None or low != round(low) or high != round(high) or not 1 <= high - low <= 3:
+            raise _NoMatch(f"the probabilities are clamped to {low}..{high}: two to four integer levels are supported")
+        out = _Steps(none + low, [], y.softmax)
+        for k in range(int(low), int(high)):
+            step, base = _step(y, k + 0.5, k % 2 != 0)
+            out.steps.append(step)
+            out.base = out.base + base
+        return out
+    if op.kind in ("mul", "add", "sub"):
+        left = _steps(op.inputs[0])
+        if left is None:
+            return None
+        if op.inputs[1].data is not None:
+            c = _fit(op.inputs[1].data, rank)
+            if op.kind == "mul":
+                scaled = [_Step(s.height * c, s.limit, s.reference, s.inclusive) for s in left.steps]
+                return _Steps(left.base * c, scaled, left.softmax)
+            return _Steps(left.base + (c if op.kind == "add" else -c), left.steps, left.softmax)
+        right = _steps(op.inputs[1]) if op.kind != "mul" else None
+        if right is None or right.softmax is not left.softmax:
+            return None
+        sign = 1.0 if op.kind == "add" else -1.0
+        steps = [*left.steps, *(_Step(sign * s.height, s.limit, s.reference, s.inclusive) for s in right.steps)]
+        return _Steps(left.base + sign * right.base, _collect(steps), left.softmax)
+    return None
+
+
+def _collect(steps: list[_Step]) -> list[_Step]:
+    """Equal steps added up, vanished ones dropped."""
+    out: list[_Step] = []
+    for step in steps:
+        for known in out:
+            if (known.reference, known.inclusive) == (step.reference, step.inclusive) and np.array_equal(known.limit, step.limit):
+                known.height = known.height + step.height
+                break
+        else:
+            out.append(_Step(step.height, step.limit, step.reference, step.inclusive))
+    return [s for s in out if s.height.any()]
+
+
+@dataclass
+class _Scores:
+    """scale * product + bias."""
+
+    product: Op
+    scale: F64
+    bias: F64
+
+
+def _scores(value: Value) -> _Scores:
+    """What the softmax reads. Raises _NoMatch where it is no scaled, biased product."""
     op = value.producer
-    if op is None or op.kind != kind:
-        raise _NoMatch(f"the {factor} is not one number" if factor and op is not None and op.kind in ("mul", "div") else "")
-    return op
+    if op is None:
+        raise _NoMatch("the scores are no product of queries and keys")
+    rank = len(value.type.shape)
+    if op.kind == "matmul":
+        return _Scores(op, np.ones([1] * rank), np.zeros([1] * rank))
+    if op.kind in ("mul", "div", "add") and op.inputs[1].data is not None and op.out.type.shape == op.inputs[0].type.shape:
+        inner, c = _scores(op.inputs[0]), _fit(op.inputs[1].data, rank)
+        if op.kind == "add":
+            return _Scores(inner.product, inner.scale, inner.bias + c)
+        if not c.all():
+            raise _NoMatch("the score scale is not finite or 0")
+        c = c if op.kind == "mul" else 1.0 / c
+        return _Scores(inner.product, inner.scale * c, inner.bias * c)
+    if op.kind == "reshape":
+        inner = _scores(op.inputs[0])
+        return _Scores(inner.product, relayout(op, inner.scale), relayout(op, inner.bias))
+    arithmetic = op.kind in ("mul", "div", "add")
+    raise _NoMatch("the score scale is not a constant" if arithmetic else "the scores are no product of codes")
+
+
+def _levels(steps: _Steps, value: Value) -> tuple[F64, npt.NDArray[np.int32] | None, F64]:
+    """(unit[h], integer base and heights [1+P, h] or None, real heights [P, h]) of a step function, normalised a head."""
+    base = _per_head(steps.base, value, "the probability level")
+    heights = np.stack([_per_head(s.height, value, "the probability level") for s in steps.steps])
+    levels = np.concatenate([base[None], heights])
+    unit = np.where(heights[0] == 0, 1.0, np.abs(heights[0]))
+    for divisor in (1, 2, 3, 4):
+        ratio = levels / (unit / divisor)
+        if np.allclose(ratio, np.rint(ratio), rtol=0, atol=1e-5) and np.abs(ratio).max() < 1 << 10:
+            return unit / divisor, np.rint(ratio).astype(np.int32), heights
+    return np.ones(heights.shape[1]), None, heights
+
+
+def _only_inside(op: Op, context: Op, graph: Graph) -> bool:
+    """Nothing outside of this attention reads the result of `op` or what is computed from it."""
+    waiting, seen = [op], set()
+    while waiting:
+        at = waiting.pop()
+        if at in seen or at is context:
+            continue
+        seen.add(at)
+        if any(v in graph.outputs for v in at.outputs) or len(seen) > 200:
+            return False
+        waiting += [user for v in at.outputs for user in v.users]
+        if at.kind in ("linear", "conv2d", "batch_norm", "layer_norm"):
+            return False
+    return True
+
+
+def _bias(bias: F64, shape: tuple[int, ...]) -> tuple[F64, npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """A bias [windows, h, N, M] as (factors f64[U, h], pattern i32[K*N, M], class of each window i32[1, W])."""
+    windows, heads, n, m = shape
+    full = np.ascontiguousarray(np.broadcast_to(bias, shape))
+    unique, of_window = np.unique(full.reshape(windows, -1), axis=0, return_inverse=True)
+    columns = unique.reshape(-1, heads, n * m).transpose(0, 2, 1).reshape(-1, heads)
+    values, pattern = np.unique(columns, axis=0, return_inverse=True)
+    with np.errstate(under="ignore"):
+        factors = np.exp(values)
+    return factors, pattern.reshape(-1, m).astype(np.int32), of_window.reshape(1, -1).astype(np.int32)
 
 
 def _match(graph: Graph, context: Op, report: Report, memo: dict[Value, Value | None]) -> None:
-    code, gain = _through_mul(context.inputs[0])
-    first, second = ("clamp", "round") if code.producer is not None and code.producer.kind == "clamp" else ("round", "clamp")
-    outer = _need(code, first)
-    inner = _need(outer.inputs[0], second)
-    quantiser = outer if first == "clamp" else inner
-    probability, inverse = _through_mul(inner.inputs[0])
-    softmax = _need(probability, "softmax", "probability step")
+    steps = _steps(context.inputs[0])
+    if steps is None or steps.softmax is None:
+        raise _NoMatch("")
+    softmax = steps.softmax
     # From here on it is an attention; what does not fit is reported.
-    if (quantiser.attrs["min"], quantiser.attrs["max"]) != (0.0, 1.0):
-        raise _NoMatch(f"the probabilities are clamped to {quantiser.attrs['min']}..{quantiser.attrs['max']}, not to 0..1")
-    if softmax.attrs["axis"] % len(softmax.out.type.shape) != len(softmax.out.type.shape) - 1:
+    rank = len(softmax.out.type.shape)
+    if softmax.attrs["axis"] % rank != rank - 1:
         raise _NoMatch("the softmax is not over the keys")
-    if not 0 < inverse < math.inf:
-        raise _NoMatch(f"the probability step is {1 / inverse if inverse else math.inf:g}: it must be positive")
-    scores, scale = _through_mul(softmax.inputs[0])
-    product = _need(scores, "matmul", "score scale")
-    if not 0 < scale < math.inf:
-        raise _NoMatch(f"the score scale is {scale:g}: it must be positive")
-    q = codes_of(graph, product.inputs[0], memo)
-    kt = codes_of(graph, product.inputs[1], memo)
-    v = codes_of(graph, context.inputs[1], memo)
+    scores = _scores(softmax.inputs[0])
+    if not 1 <= len(steps.steps) <= 3:
+        raise _NoMatch(f"the probabilities take {len(steps.steps) + 1} levels; two to four are supported")
+    for step in steps.steps:
+        if not bool((step.limit > 0).all()) or not np.isfinite(step.limit).all():
+            raise _NoMatch(f"the probability threshold is {float(step.limit.min()):g}: the step of the quantiser must be positive")
+    q = _codes(graph, scores.product.inputs[0], memo, report)
+    kt = _codes(graph, scores.product.inputs[1], memo, report)
+    v = _codes(graph, context.inputs[1], memo, report)
     if q is None or kt is None or v is None:
         names = [name for name, value in (("query", q), ("key", kt), ("value", v)) if value is None]
         raise _NoMatch(f"{' and '.join(names)} codes are not binary")
-    if len(q.type.shape) not in (3, 4):
-        raise _NoMatch(f"scores of rank {len(q.type.shape)}; expected batch, head, query, key")
-    if not all(single_use(x, graph) for x in (scores, outer.out, inner.out)):
+    if rank not in (3, 4):
+        raise _NoMatch(f"scores of rank {rank}; expected batch, head, query, key")
+    if not _only_inside(softmax, context, graph):
         raise _NoMatch("an intermediate of the attention is also read elsewhere")
+    scale = _per_head(scores.scale, scores.product.out, "the score scale") * q.alpha * kt.alpha
+    if not bool((scale > 0).all()) or not np.isfinite(scale).all():
+        raise _NoMatch(f"the score scale is {float(scale.min()):g}: it must be positive")
 
     def emit(kind: str, inputs: list[Value], **attrs: Any) -> Value:
         return graph.append(kind, inputs, attrs, module=context.module, before=context)
 
-    if len(q.type.shape) == 3:  # batch and heads as one axis, or a single head without an axis of its own
-        q, kt, v = (emit("reshape", [value], shape=(1, *value.type.shape)) for value in (q, kt, v))
-    heads, keys, d = q.type.shape[1], kt.type.shape[3], q.type.shape[3]
-    k = emit("permute", [kt], perm=(0, 1, 3, 2))
-    table = graph.constant(softmax_table(d, scale, keys), before=context, type=Type("u64", (1, d + 1)))
-    # round(p * inverse) >= 1 iff p * inverse > 1/2 iff p > clip/2
-    limit = graph.constant(np.full((1, heads), 0.5 / inverse, np.float64), before=context)
-    step = graph.constant(np.array(gain, np.float32), before=context)
-    result = emit("mul", [emit("binary_attention", [q, k, v, table, limit]), step])
+    codes = [q.codes, kt.codes, v.codes]
+    if rank == 3:  # batch and heads as one axis, or a single head without an axis of its own
+        codes = [emit("reshape", [value], shape=(1, *value.type.shape)) for value in codes]
+    qc, ktc, vc = codes
+    kc = emit("permute", [ktc], perm=(0, 1, 3, 2))
+    windows, heads, n, d = qc.type.shape
+    keys = kc.type.shape[2]
+
+    def spread(a: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return a if a.size == heads else np.resize(a, heads)
+
+    unit = 2 if qc.type.alphabet == kc.type.alphabet == BIPOLAR else 1
+    zq, zv, scale = spread(q.zero), spread(v.zero), spread(scale)
+    last = 2 * d * (1 + int(np.abs(zq).max())) // unit
+    tables = [softmax_table(last, float(s), keys, unit) for s in scale]
+    table = tables[0] if bool((scale == scale[0]).all()) else np.concatenate(tables)
+    gain, ints, heights = _levels(steps, context.inputs[0])
+    limits = np.stack([spread(_per_head(s.limit, context.inputs[0], "the probability threshold")) for s in steps.steps])
+    planes = len(steps.steps)
+
+    def constant(array: npt.NDArray[Any]) -> Value:
+        elem = {"uint64": "u64", "float64": "f64", "int32": "i32", "float32": "f32"}[str(array.dtype)]
+        return graph.constant(array, before=context, type=Type(elem, array.shape))
+
+    at: dict[str, Value] = {"q": qc, "k": kc, "v": vc, "table": constant(table), "limit": constant(limits)}
+    plain = planes == 1 and ints is not None and not ints[0].any() and bool((ints[1] == 1).all()) and not zq.any() and not zv.any()
+    if ints is None:
+        if np.abs(_per_head(steps.base, context.inputs[0], "the probability level")).max() > 1e-9 or zv.any():
+            raise _NoMatch("real probability levels must start at 0 and need values without a zero point")
+        at["real_steps"] = constant(np.stack([spread(h) for h in heights]).astype(np.float32))
+    if zq.any() or (ints is not None and not plain):
+        parts = [zq, zv, *([] if ints is None else [spread(r) for r in ints])]
+        if ints is None:
+            parts += [np.zeros(heads)] * (1 + planes)
+        at["ints"] = constant(np.stack(parts).astype(np.int32))
+    if scores.bias.any():
+        shape = softmax.out.type.shape if rank == 4 else (1, *softmax.out.type.shape)
+        full = np.broadcast_to(scores.bias, softmax.out.type.shape).reshape(shape)
+        factors, pattern, of_window = _bias(full.reshape(windows, heads, n, keys), (windows, heads, n, keys))
+        at |= {"bias": constant(factors), "pattern": constant(pattern), "window_class": constant(of_window)}
+    attrs: dict[str, Any] = {}
+    if len(at) > 5 or unit != 2 or planes > 1 or steps.steps[0].reference != "sum" or steps.steps[0].inclusive:
+        attrs = {
+            "roles": tuple(at),
+            "planes": planes,
+            "unit": unit,
+            "references": tuple(s.reference for s in steps.steps),
+            "inclusive": tuple(s.inclusive for s in steps.steps),
+        }
+    factor = (spread(gain) * spread(v.alpha)).astype(np.float32).reshape(1, -1, 1, 1)
+    factor = factor[0, 0, 0, 0].reshape(()) if bool((factor == factor[0, 0, 0, 0]).all()) else factor
+    result = graph.append("binary_attention", list(at.values()), attrs, module=context.module, before=context)
+    result = emit("mul", [result, graph.constant(factor, before=context)])  # also by 1: it makes the integers f32
     if result.type.shape != context.out.type.shape:
         result = emit("reshape", [result], shape=context.out.type.shape)
     graph.supersede(context.out, result)

@@ -30,7 +30,9 @@ class Report:
 
     `sign_index` maps the name of every compiled code tensor to the order of the source's sign: element p of the source tensor is
     element index.flat[p] of the compiled rows x channels. A sign `v` of the source compiles to `v.bits`, or to `v.bits.cols` where
-    it is packed along the rows.
+    it is packed along the rows. `zeros` is the policy for signs whose operand can be exactly 0 by construction: `exact`
+    gives them a
+    third code (`ternary_signs` counts them), `positive` makes 0 a +1.
     """
 
     fused: Counter[str] = field(default_factory=Counter)
@@ -40,6 +42,9 @@ class Report:
     binary_layers: int = 0
     sign_index: dict[str, npt.NDArray[np.int32]] = field(default_factory=dict)
     float_layers: int = 0
+    mixed_layers: int = 0
+    ternary_signs: int = 0
+    zeros: Literal["exact", "positive"] = "exact"
 
     def decline(self, op: Op, why: str) -> None:
         """Records why `op` stays as it is."""

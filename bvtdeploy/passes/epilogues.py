@@ -8,6 +8,10 @@ and a chain is merged while it fits. Rewrites of parameters, all in fp64 and nar
                                                       disappears into the scale and shift of the product
     sign(v + move)        = threshold at -move        exact (ops/epilogue.py)
     sign((v + s) + move)  = threshold at -(move + s)  where v + s has no other reader
+    sign(g*(x - mean)/s + b + move)                   = [g*(x - mean) >= -(b + move)*s]: the norm before a sign is one threshold a
+                                                        row, without a division an element (s > 0; g = 0 is a constant code)
+
+A sign with three codes has two thresholds, 0 lying between them (it is hit exactly, or by nothing).
 
 Legality: a producer is merged into its reader only if that is its single reader; a sign never needs that, it becomes another
 output of its producer (at most four). A sum commutes, exactly, so either operand of it can be the chain that is merged.
@@ -38,11 +42,12 @@ class S:
 
 @dataclass
 class R:
-    """v + value, through a row map."""
+    """v + value, through a row map: factor and width, or (factor 0) a table of rows."""
 
     value: Value
     factor: int = 1
     width: int = 0
+    rows: Value | None = None
 
 
 @dataclass
@@ -70,10 +75,11 @@ def _steps(op: Op) -> list[Step]:
         return [S(*parts)] if any(p is not None for p in parts) else []
 
     def residuals(roles: tuple[str, ...]) -> list[Step]:
-        return [R(at[r], factors[r], op.attrs["width"] if factors[r] > 1 else 0) for r in roles if r in at]
+        present = [r for r in roles if r in at]
+        tables = [at["rows"] if factors[r] == 0 else None for r in present]
+        return [R(at[r], factors[r], op.attrs["width"] if factors[r] > 1 else 0, t) for r, t in zip(present, tables, strict=True)]
 
     steps = [*affine("scale", "shift"), *residuals(RESIDUALS[:3])]
-    steps += [S(None, -_data(at["pre"]))] if "pre" in at else []
     steps += [P(at["slope"])] if "slope" in at else []
     steps += [S(None, _data(at["post"]))] if "post" in at else []
     return [*steps, *affine("scale2", "shift2"), *residuals(RESIDUALS[3:])]
@@ -116,6 +122,7 @@ class Plan:
     inputs: dict[str, Value | F64] = field(default_factory=dict)
     factors: dict[str, int] = field(default_factory=dict)
     width: int = 0
+    rows: Value | None = None
 
 
 def assign(steps: list[Step]) -> Plan | None:
@@ -133,6 +140,10 @@ def assign(steps: list[Step]) -> Plan | None:
                 break
             if step.factor > 1 and plan.width not in (0, step.width):
                 return False
+            if step.rows is not None:
+                if plan.rows is not None and not np.array_equal(_data(plan.rows), _data(step.rows)):
+                    return False
+                plan.rows = step.rows
             plan.width = max(plan.width, step.width)
             plan.inputs[role] = step.value
             plan.factors[role] = step.factor
@@ -170,15 +181,23 @@ def _build(
     for role, value in plan.inputs.items():
         at[role] = value if isinstance(value, Value) else graph.constant(row(value), before=before)
     at |= {role: value for role, (value, _) in zip(THRESHOLDS, signs, strict=False)}
+    if plan.rows is not None:
+        at["rows"] = graph.constant(np.asarray(plan.rows.data), before=before)
     roles = tuple(r for r in ROLES if r in at)
     attrs = {
         "roles": roles,
-        "results": ("f32",) * real + ("bits",) * len(signs),
+        "results": ("f32",) * real + tuple("trits" if value.type.shape[0] == 2 else "bits" for value, _ in signs),
         "factors": tuple(plan.factors[r] for r in RESIDUALS if r in plan.factors),
         "width": plan.width,
         "packed": tuple(packed for _, packed in signs),
     }
     return graph.create("epilogue", [at[r] for r in roles], attrs, module=module, before=before)
+
+
+def _moved(threshold: Value, shift: F64) -> npt.NDArray[np.float32]:
+    """The threshold of v for a compare of v + shift; where 0 had a code of its own, it keeps exactly one number."""
+    low = row(_data(threshold)[:1] - shift) + np.float32(0.0)  # + 0: no negative zero
+    return low if threshold.type.shape[0] == 1 else np.concatenate([low, np.nextafter(low, np.float32(np.inf))])
 
 
 def _only_sign(op: Op) -> bool:
@@ -192,7 +211,7 @@ def _shift_into_threshold(graph: Graph, op: Op) -> bool:
         return False
     if source.attrs["roles"] != ("x", "shift"):
         return False
-    threshold = row(_data(op.inputs[1]) - _data(source.inputs[1])) + np.float32(0.0)  # + 0: no negative zero
+    threshold = _moved(op.inputs[1], _data(source.inputs[1]))
     inputs = [source.inputs[0], graph.constant(threshold, before=op)]
     merged = graph.append("epilogue", inputs, dict(op.attrs), module=op.module, before=op)
     graph.supersede(op.out, merged)
@@ -205,7 +224,7 @@ def _merge_chain(graph: Graph, op: Op, report: Report) -> bool:
     steps = _steps(op)
     candidates = [0]
     first = steps[0] if steps else None
-    if isinstance(first, R) and first.factor == 1 and first.value.type == op.inputs[0].type:
+    if isinstance(first, R) and first.factor == 1 and first.rows is None and first.value.type == op.inputs[0].type:
         candidates.append(op.inputs.index(first.value))
     for at in candidates:
         source = op.inputs[at].producer
@@ -251,7 +270,7 @@ def _sign_outputs(graph: Graph, report: Report) -> None:
         if not real and not have and steps and isinstance(last := steps[-1], S) and last.scale is None and last.shift is not None:
             # Only signs read the value: its last shift moves into their thresholds.
             steps, shift = steps[:-1], last.shift
-            new = [(graph.constant(row(_data(t) - shift), before=op), packed) for t, packed in new]
+            new = [(graph.constant(_moved(t, shift), before=op), packed) for t, packed in new]
         plan = assign(steps)
         assert plan is not None
         # Thresholds may be defined after the epilogue; constants can simply be placed again in front of it.
@@ -273,11 +292,29 @@ def _sign_outputs(graph: Graph, report: Report) -> None:
         report.fused["signs in epilogues"] += len(taken)
 
 
+def _norm_signs(graph: Graph, report: Report) -> None:
+    """Row norms that only signs read."""
+    for op in graph.of_kind("layer_norm_rows"):
+        signs = op.out.users
+        lone = all(_only_sign(user) and user.attrs["results"] == ("bits",) and user.inputs[0] is op.out for user in signs)
+        if not signs or not lone or op.out in graph.outputs:
+            continue
+        for sign in signs:
+            cut = graph.constant(row(_data(sign.inputs[1]) - _data(op.inputs[2])), before=sign)
+            attrs = {"groups": op.attrs.get("groups", 1), "eps": op.attrs["eps"], "packed": sign.attrs["packed"][0]}
+            fused = graph.append("norm_sign", [op.inputs[0], cut, op.inputs[1]], attrs, module=op.module, before=sign)
+            graph.supersede(sign.out, fused)
+            graph.remove(sign)
+        graph.remove(op)
+        report.fused["norms in front of signs -> row thresholds"] += 1
+
+
 def run(graph: Graph, report: Report) -> Graph:
     """Merges to a fixed point."""
     for op in graph.of_kind("epilogue"):
         _shift_into_threshold(graph, op)
     graph.drop_dead()
+    _norm_signs(graph, report)
     changed = True
     while changed:
         chains = [op for op in graph.of_kind("epilogue") if not _only_sign(op)]

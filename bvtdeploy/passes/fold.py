@@ -7,6 +7,12 @@
                                                quantiser (softmax / clip), where the attention pass wants to see the clip
     -x             = x * (-1)                  exact
     max(x, 0)      = prelu(x, slope 0)         exact for finite x, but for the sign of a zero, which no later op can tell
+    sign(clamp(x)) = sign(x)                   where the bounds have 0 strictly between them: exact
+    sign(gelu(x))  = sign(x)                   x * Phi(x) has the sign of x. (An fp32 gelu is flushed to -0 below x = -5.5, where
+                                               its sign reads 0 instead of -1: the ideal function is what we compile.)
+    sign(x * c)    = sign(x)                   c > 0 everywhere: exact but for underflow
+
+Equal ops on equal operands become one (tracing repeats a softmax for every reader).
 
 Legality: c, gamma ... are constants. A division by a constant that holds a zero is declined.
 """
@@ -78,6 +84,53 @@ def _relu(graph: Graph, op: Op) -> bool:
     return True
 
 
+def _sign(graph: Graph, op: Op, report: Report) -> bool:
+    """Looks through what cannot change a sign."""
+    x = op.inputs[0]
+    while (source := x.producer) is not None:
+        if source.kind == "clamp":
+            low, high = source.attrs["min"], source.attrs["max"]
+            through = (low is None or low < 0) and (high is None or high > 0)
+        elif source.kind == "mul":
+            c = source.inputs[1].data
+            through = c is not None and source.out.type == source.inputs[0].type and bool((c > 0).all())
+        else:
+            through = source.kind == "gelu"
+        if not through:
+            break
+        report.fused[f"{source.kind} in front of a sign removed"] += 1
+        x = source.inputs[0]
+    if x is op.inputs[0]:
+        return False
+    graph.set_input(op, 0, x)
+    return True
+
+
+def _key(value: object) -> object:
+    if isinstance(value, np.ndarray):
+        return value.shape, str(value.dtype), value.tobytes()
+    return str(value)
+
+
+def _merge_equal(graph: Graph) -> None:
+    """Common subexpressions; small constants compare by content, large ones by identity."""
+    seen: dict[object, Op] = {}
+    number: dict[Value, object] = {}
+    for op in list(graph.ops):
+        if op.kind == "const" and op.out.type.size > 4:
+            continue
+        attrs = tuple((k, _key(v)) for k, v in sorted(op.attrs.items()))
+        key = op.kind, attrs, tuple(number.get(v, id(v)) for v in op.inputs)
+        first = seen.setdefault(key, op)
+        if first is op:
+            continue
+        for old, new in zip(op.outputs, first.outputs, strict=True):
+            if op.kind == "const":
+                number[old] = id(new)
+            elif old.type == new.type:
+                graph.replace(old, new)
+
+
 def _commute(graph: Graph, op: Op) -> bool:
     """Constant operands of commutative ops stand second, so that no later pass looks at positions."""
     first, second = op.inputs
@@ -89,6 +142,8 @@ def _commute(graph: Graph, op: Op) -> bool:
 
 def run(graph: Graph, report: Report) -> Graph:
     """Applies the identities above once to every op, then drops what is dead."""
+    _merge_equal(graph)
+    graph.drop_dead()
     for op in list(graph.ops):
         if op.kind == "batch_norm":
             report.fused["batch norm -> scale and shift"] += _batch_norm(graph, op)
@@ -102,6 +157,8 @@ def run(graph: Graph, report: Report) -> Graph:
             _relu(graph, op)
         elif op.kind in ("add", "mul"):
             _commute(graph, op)
+    for op in graph.of_kind("sign"):
+        _sign(graph, op, report)
     graph.drop_dead()
     return graph
 

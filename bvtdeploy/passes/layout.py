@@ -8,8 +8,13 @@ the source value's shape that says which element of the base stands at each posi
     products, pools and attention check that the index is the order they need and create a new base.
 
 So whatever chain of permutes and views the author wrote, nothing moves at run time; the tiled shortcut and the upsampled keys are
-views that the consuming `epilogue` reads through its channel and row maps. A layout that would need a copy is refused with its
-site. Elementwise ops are written as single-step `epilogue` ops; later passes merge them.
+views that the consuming `epilogue` reads through its channel and row maps. Rows in another order are no reason to move anything
+either: row-wise ops work on the base as it lies, and a sum of tensors in different row orders reads one of them through a
+row table.
+Where whole rows must stand in one order (attention in windows, class tokens in front of patches, patch merging), a `gather` picks
+them, of the packed codes where there is a choice. A part of the columns is made by the part of the weights that makes it. Any other
+layout that would need a copy is refused with its site. Elementwise ops are written as single-step `epilogue` ops; later passes
+merge them.
 
 Promise: bitwise on integers and codes; float sums follow the compiled ops' defined order instead of the source references' fp64.
 """
@@ -25,8 +30,9 @@ import numpy.typing as npt
 
 from bvtdeploy.errors import UserError
 from bvtdeploy.ir.graph import Graph, Op, Value
-from bvtdeploy.ir.types import bits
+from bvtdeploy.ir.types import TERNARY, bits
 from bvtdeploy.ops.epilogue import row_map
+from bvtdeploy.ops.stencil import MAX_TAPS
 from bvtdeploy.passes.base import REASSOCIATES, Pass, Report
 
 Index = npt.NDArray[np.int32]
@@ -70,48 +76,159 @@ class _Layout:
         self.graph = Graph(source.name)
         self.views: dict[Value, View] = {}
         self.image: dict[Value, Value] = {}
+        self.narrowed: dict[tuple[Value, int, int], Value | None] = {}
+        self.gathers: dict[tuple[Any, ...], Value] = {}
         self.refused: list[tuple[Op, str]] = []
         self.followers = 0
         self.module, self.name = "", ""  # of the source op in hand
 
     # -- helpers --------------------------------------------------------------------------------------------------------
 
-    def emit(self, kind: str, inputs: list[Value], **attrs: Any) -> Value:
+    def emit(self, kind: str, inputs: list[Value], /, **attrs: Any) -> Value:
         try:
             return self.graph.create(kind, inputs, attrs, module=self.module, names=[self.name]).out
         except ValueError as error:  # the shape rule of the compiled op says in a sentence what it cannot do
             raise _Refused(str(error)) from error
 
-    def step(self, x: Value, role: str, value: Value, *, factor: int = 1, width: int = 0) -> Value:
+    def step(
+        self, x: Value, role: str, value: Value, *, factor: int = 1, width: int = 0, rows: Value | None = None
+    ) -> Value:
         """An epilogue with one step."""
         factors = (factor,) if role.startswith("res") else ()
-        return self.emit(
-            "epilogue", [x, value], roles=("x", role), results=("f32",), factors=factors, width=width, packed=()
-        )
+        table, roles = ([rows], ("x", role, "rows")) if rows is not None else ([], ("x", role))
+        return self.emit("epilogue", [x, value, *table], roles=roles, results=("f32",), factors=factors, width=width, packed=())
 
     def view(self, value: Value) -> View:
         if value.data is not None:
-            raise _Refused("a constant tensor stands where an activation is needed (a class token, say)")
+            rows = value.data.astype(np.float32).reshape(-1, value.type.shape[-1] if value.type.shape else 1)
+            return View(self.graph.constant(rows), _order(value.type.shape))
         if value in self.image:
             raise _Refused("the image itself is read by something else than a convolution")
         if value not in self.views:
             raise _Follows("")
         return self.views[value]
 
-    def rows_view(self, value: Value) -> View:
-        """The view of a value whose last axis must be all channels and whose other axes must be the rows, in order."""
+    def rows(self, value: Value, index: Index | None = None) -> tuple[Value, Index]:
+        """(base, order) of a value whose last axis are the channels: row n of it is row order[n] of the base, every row of the base
+        occurs once. Copies whole rows together where they are repeated, left out or put side by side."""
         view = self.view(value)
-        if not _is(view.index.reshape(-1, value.type.shape[-1]), _order(view.base.type.shape)):
-            raise _Refused(f"its operand {value.type} is not rows x channels in memory")
-        return view
+        return self.rows_of(view.base, (view.index if index is None else index).reshape(-1, value.type.shape[-1]))
+
+    def rows_of(self, base: Value, index: Index) -> tuple[Value, Index]:
+        """The same of an index array [N, K] into a base."""
+        n, k = base.type.shape
+        if index.shape[1] < k and (cut := self.columns(base, index)) is not None:
+            return self.rows_of(*cut)
+        at = index[:, ::k] // k if index.shape[1] % k == 0 else None
+        if at is None or not np.array_equal(index.reshape(len(index), -1, k), at[:, :, None] * k + np.arange(k)):
+            raise _Refused("its operand is not rows x channels in memory")
+        if at.shape == (n, 1) and np.array_equal(np.sort(at[:, 0]), np.arange(n)):
+            return base, at[:, 0].astype(np.int32)
+        return self.gathered([base], at), _order((len(at),))
+
+    def gathered(self, sources: list[Value], at: Index) -> Value:
+        """Rows of the sources, stacked, by a table [N, P]."""
+        table = self.graph.constant(np.ascontiguousarray(at, np.int32))
+        key = (*sources, np.asarray(table.data).tobytes(), at.shape)
+        if key not in self.gathers:
+            self.gathers[key] = self.emit("gather", [*sources, table])
+        return self.gathers[key]
+
+    def columns(self, base: Value, index: Index) -> tuple[Value, Index] | None:
+        """An index of some consecutive columns of a base, as an index into a base of these columns only."""
+        k, width = base.type.shape[1], index.shape[1]
+        first = int(index[0, 0]) % k
+        if first + width > k or not np.array_equal(index % k, np.broadcast_to(first + np.arange(width), index.shape)):
+            # Heads stand side by side: the smallest range of columns that holds all of them.
+            low, high = int((index % k).min()), int((index % k).max()) + 1
+            if (low, high) == (0, k):
+                return None
+            first, width = low, high - low
+        part = self.narrow(base, first, width)
+        return (part, (index // k * width + index % k - first).astype(np.int32)) if part is not None else None
+
+    def narrow(self, base: Value, first: int, width: int) -> Value | None:
+        """Columns first .. first + width of a base: the chain that makes it, cut at the product's weights. None where it
+        cannot be."""
+        key = (base, first, width)
+        if key in self.narrowed:
+            return self.narrowed[key]
+        op, stop = base.producer, first + width
+        if op is None or op.kind not in ("bgemm", "dense", "mixed_gemm", "epilogue", "const"):
+            return None
+        attrs, name = dict(op.attrs), [f"{base.name}.{first}"]
+        inputs = list(op.inputs)
+        if op.kind == "const":
+            assert base.data is not None
+            self.narrowed[key] = self.graph.constant(base.data[:, first:stop])
+            return self.narrowed[key]
+        if op.kind in ("bgemm", "mixed_gemm"):
+            weight = inputs[1].data
+            if weight is None or attrs.get("groups", 1) != 1:
+                return None
+            inputs[1] = self.graph.constant(weight[first:stop], type=bits(width, weight.shape[1]))
+        elif op.kind == "dense":
+            weight = inputs[1].data
+            assert weight is not None
+            parts = [weight[:, first:stop], *(v.data[:, first:stop] for v in inputs[2:] if v.data is not None)]
+            inputs[1:] = [self.graph.constant(np.ascontiguousarray(part)) for part in parts]
+        else:
+            if "rows" in attrs["roles"] or len(op.outputs) > 1:
+                return None
+            for i, value in enumerate(inputs):
+                if value.type.shape[1] != base.type.shape[1]:
+                    return None
+                part = self.narrow(value, first, width)
+                if part is None:
+                    return None
+                inputs[i] = part
+        self.narrowed[key] = self.graph.create(op.kind, inputs, attrs, module=op.module, names=name).out
+        return self.narrowed[key]
+
+    def whole(self, value: Value) -> View:
+        """The view of a value, every element of whose base it holds once; cuts columns and copies rows together where it must."""
+        view = self.view(value)
+        if view.whole:
+            return view
+        index, k = view.index, view.base.type.shape[1]
+        low, high = int((index % k).min()), int((index % k).max()) + 1
+        if (low, high) != (0, k) and (part := self.narrow(view.base, low, high - low)) is not None:
+            view = View(part, (index // k * (high - low) + index % k - low).astype(np.int32))
+            if not view.whole:
+                return self._copied(view)
+            return view
+        return self._copied(view)
+
+    def _copied(self, view: View) -> View:
+        k = view.base.type.shape[1]
+        for axis in [*range(view.index.ndim)[::-1]]:  # channels last, as a rule
+            if view.index.shape[axis] % k == 0:
+                moved = np.moveaxis(view.index, axis, -1)
+                flat = moved.reshape(-1, view.index.shape[axis])
+                try:
+                    base, order = self.rows_of(view.base, flat)
+                except _Refused:
+                    continue
+                width = base.type.shape[1]
+                index = (order[:, None] * width + np.arange(width)).astype(np.int32).reshape(moved.shape)
+                return View(base, np.ascontiguousarray(np.moveaxis(index, -1, axis)))
+        raise _Refused("a repeated or partial view that is no choice of rows")
 
     def grid_view(self, value: Value) -> tuple[View, int, int]:
         """The view of a [1, C, H, W] value that must be the token grid; its H and W."""
         view = self.view(value)
         b, c, h, w = value.type.shape
-        if b != 1 or view.base.type.shape != (h * w, c) or not _is(view.index[0].transpose(1, 2, 0), _order((h, w, c))):
-            raise _Refused(f"its operand {value.type} is not the token grid")
-        return view, h, w
+        if b != 1:
+            raise _Refused(f"its operand {value.type} is no single grid")
+        base, order = self.rows_of(view.base, np.ascontiguousarray(view.index[0].transpose(1, 2, 0)).reshape(h * w, c))
+        if not np.array_equal(order, np.arange(h * w)):
+            base = self.gathered([base], order[:, None])
+        return View(base, _order((h, w, c)).transpose(2, 0, 1)[None]), h, w
+
+    def define_rows(self, value: Value, base: Value, order: Index) -> None:
+        """Binds a value of channels last whose row n is row order[n] of the base."""
+        self.views[value] = View(base, (order[:, None] * base.type.shape[1] + np.arange(base.type.shape[1], dtype=np.int32))
+                                 .astype(np.int32).reshape(value.type.shape))  # fmt: skip
 
     def define(self, value: Value, base: Value, index: Index | None = None) -> None:
         """Binds a source value: by default its elements in order are the base's elements in order."""
@@ -124,8 +241,6 @@ class _Layout:
 
     def parameter(self, constant: npt.NDArray[Any], value: Value, view: View) -> Value:
         """A constant operand, carried to the base of `view`: one row [1, C] where all rows agree, else [rows, C]."""
-        if not view.whole:
-            raise _Refused("a constant meets a repeated view")
         full = np.empty(view.base.type.size, np.float32)
         full[view.index.reshape(-1)] = np.broadcast_to(constant, value.type.shape).reshape(-1)
         full = full.reshape(view.base.type.shape)
@@ -153,9 +268,33 @@ class _Layout:
 
     def concat(self, op: Op) -> None:
         views = [self.view(v) for v in op.inputs]
-        if any(v.base is not views[0].base for v in views):
-            raise _Refused("concatenation of different tensors")
-        self.define(op.out, views[0].base, np.concatenate([v.index for v in views], op.attrs["axis"]))
+        axis = op.attrs["axis"]
+        if all(v.base is views[0].base for v in views):
+            self.define(op.out, views[0].base, np.concatenate([v.index for v in views], axis))
+            return
+        # Rows of different tensors: stacked sources, of which a table picks the rows.
+        sources = list(dict.fromkeys(v.base for v in views))
+        width = sources[0].type.shape[1]
+        if any(s.type.shape[1] != width or s.type.elem != "f32" for s in sources):
+            raise _Refused("concatenation along the channels of different tensors")
+        start = dict(zip(sources, np.cumsum([0, *(s.type.size for s in sources)]), strict=False))
+        index = np.concatenate([v.index + start[v.base] for v in views], axis)
+        for channels in (index.ndim - 1, 1):
+            moved = np.moveaxis(index, channels, -1)
+            at = moved[..., 0].reshape(-1) // width
+            if moved.shape[-1] == width and np.array_equal(moved.reshape(-1, width), at[:, None] * width + np.arange(width)):
+                base = self.gathered(sources, at[:, None])
+                self.define(op.out, base, np.ascontiguousarray(np.moveaxis(_order(moved.shape), -1, channels)))
+                return
+        raise _Refused("concatenation of different tensors along the channels")
+
+    def roll(self, op: Op) -> None:
+        view = self.view(op.inputs[0])
+        self.define(op.out, view.base, np.roll(view.index, op.attrs["shifts"], op.attrs["axes"]))
+
+    def take(self, op: Op) -> None:
+        view = self.view(op.inputs[0])
+        self.define(op.out, view.base, np.take(view.index, np.asarray(op.attrs["indices"], np.int64), op.attrs["axis"]))
 
     def upsample(self, op: Op) -> None:
         view, f = self.view(op.inputs[0]), op.attrs["factor"]
@@ -163,40 +302,90 @@ class _Layout:
 
     def mul(self, op: Op) -> None:
         x, c = op.inputs
+        if op.out.type.shape != x.type.shape:
+            raise _Refused(f"product of {x.type} and a larger {c.type}")
+        view = self.whole(x)
         if c.data is None:
-            raise _Refused("product of two activations outside of attention")
-        view = self.view(x)
-        scale = self.parameter(c.data, x, view) if np.broadcast_shapes(x.type.shape, c.type.shape) == x.type.shape else None
-        if scale is None or scale.type.shape[0] != 1:
-            raise _Refused("multiplication by a constant that is not one number a channel")
-        self.define(op.out, self.step(view.base, "scale", scale), view.index)
+            other = self.whole(c) if c.type.shape == x.type.shape else None
+            if other is None or other.base.type != view.base.type or not np.array_equal(view.index, other.index):
+                raise _Refused("product of two activations in different layouts")
+            self.define(op.out, self.emit("multiply", [view.base, other.base]), view.index)
+            return
+        scale = self.parameter(c.data, x, view)
+        if scale.type.shape[0] == 1:
+            self.define(op.out, self.step(view.base, "scale", scale), view.index)
+            return
+        rows = np.asarray(scale.data)
+        if bool((rows == rows[:, :1]).all()):
+            scale = self.graph.constant(rows[:, :1].copy())
+        self.define(op.out, self.emit("multiply", [view.base, scale]), view.index)
 
     def add(self, op: Op) -> None:
         x, y = op.inputs
         if x.type.shape != y.type.shape and y.data is None:
             raise _Refused(f"sum of {x.type} and {y.type}")
         if y.data is not None:
-            view = self.view(x)
             if op.out.type.shape != x.type.shape:
                 raise _Refused(f"sum of {x.type} and a larger constant {y.type}")
+            view = self.whole(x)
             value = self.parameter(y.data, x, view)
             role = "shift" if value.type.shape[0] == 1 else "res0"
             self.define(op.out, self.step(view.base, role, value), view.index)
             return
-        a, b = self.view(x), self.view(y)
+        a, b = self._unrolled(x), self._unrolled(y)
         if a.base.type.shape == b.base.type.shape and np.array_equal(a.index, b.index):
             self.define(op.out, self.step(a.base, "res0", b.base), a.index)
             return
-        for main, other in ((a, b), (b, a)):
+        if not a.whole and not b.whole:
+            a = self.whole(x)
+        # Of two that differ in their rows, the later one leads: its product is at hand while the earlier one lies in memory.
+        born = [-1 if v.base.producer is None else self.graph.ops.index(v.base.producer) for v in (a, b)]
+        later_first = ((a, b), (b, a)) if born[0] >= born[1] else ((b, a), (a, b))
+        for main, other, tables in [(a, b, False), (b, a, False), *((m, o, True) for m, o in later_first)]:
             if main.whole:
-                found = self._mapped(main, other)
+                found = self._mapped(main, other, tables)
                 if found is not None:
-                    self.define(op.out, self.step(main.base, "res0", other.base, factor=found[0], width=found[1]), main.index)
+                    factor, width, rows = found
+                    self.define(op.out, self.step(main.base, "res0", other.base, factor=factor, width=width, rows=rows), main.index)
                     return
-        raise _Refused("sum of two tensors whose layouts differ by more than channel tiling and nearest upsampling")
+        raise _Refused("sum of two tensors whose layouts differ by more than their rows and channel tiling")
 
-    def _mapped(self, main: View, other: View) -> tuple[int, int] | None:
-        """(factor, width) such that `other` reaches the base of `main` through the epilogue's row and channel maps."""
+    def _unrolled(self, value: Value) -> View:
+        """The view of an operand of a sum. A grid shifted around its edges, by an offset a channel, is shifted by a stencil."""
+        view, shape = self.view(value), value.type.shape
+        n, k = view.base.type.shape
+        if view.base.type.elem != "f32" or view.index.size != n * k or not 3 <= len(shape) <= 4 or shape[0] != 1:
+            return view
+        side = round(n**0.5)
+        grids: list[tuple[int, int, tuple[int, ...]]] = []  # height, width, where the result's axes are in [1, h, w, k]
+        if len(shape) == 4 and shape[1] == k:
+            grids.append((shape[2], shape[3], (0, 3, 1, 2)))
+        if len(shape) == 4 and shape[3] == k:
+            grids.append((shape[1], shape[2], (0, 1, 2, 3)))
+        if len(shape) == 3 and shape[2] == k and side * side == n:
+            grids.append((side, side, (0, 1, 2, 3)))
+        for h, w, axes in grids:
+            index = view.index.reshape([(1, h, w, k)[i] for i in axes]).transpose(np.argsort(axes))[0]
+            y, x = index // k // w, index // k % w
+            if not np.array_equal(index % k, np.broadcast_to(np.arange(k), index.shape)):
+                continue
+            dy = (y - np.arange(h)[:, None, None]) % h
+            dx = (x - np.arange(w)[None, :, None]) % w
+            if not (dy == dy[:1, :1]).all() or not (dx == dx[:1, :1]).all() or not (dy.any() or dx.any()):
+                continue
+            dy, dx = (np.where(2 * d > n, d - n, d)[0, 0] for d, n in ((dy, h), (dx, w)))
+            moves = [(int(a), int(b)) for a, b in zip(dy, dx, strict=True)]
+            offsets = tuple(sorted(set(moves)))
+            if len(offsets) > MAX_TAPS:
+                continue
+            taps = np.array([[o == mine for mine in moves] for o in offsets], np.float32)
+            inputs = [view.base, self.graph.constant(taps)]
+            base = self.emit("stencil", inputs, height=h, width=w, offsets=offsets, boundary="circular")
+            return View(base, np.ascontiguousarray(_order((1, h, w, k)).transpose(axes)).reshape(shape))
+        return view
+
+    def _mapped(self, main: View, other: View, tables: bool) -> tuple[int, int, Value | None] | None:
+        """(factor, width, row table) such that `other` reaches the base of `main` through the epilogue's row and channel maps."""
         n, c = main.base.type.shape
         rows, cols = other.base.type.shape
         flat = np.empty(n * c, np.int32)
@@ -205,23 +394,22 @@ class _Layout:
         if c % cols or not np.array_equal(source % cols, np.broadcast_to(np.arange(c) % cols, (n, c))):
             return None
         at = source[:, 0] // cols
-        if not (source // cols == at[:, None]).all() or n % rows:
+        if not (source // cols == at[:, None]).all():
             return None
-        factor = round((n // rows) ** 0.5)
-        if factor * factor * rows != n:
-            return None
-        if factor == 1:
-            return (1, 0) if np.array_equal(at, np.arange(n)) else None
-        for width in range(factor, n // factor + 1, factor):
-            if n % (width * factor) == 0 and np.array_equal(at, row_map(n, factor, width)):
-                return factor, width
-        return None
+        factor = round((n / rows) ** 0.5)
+        if factor * factor * rows == n:
+            if factor == 1 and np.array_equal(at, np.arange(n)):
+                return 1, 0, None
+            for width in range(factor, n // factor + 1, factor):
+                if factor > 1 and n % (width * factor) == 0 and np.array_equal(at, row_map(n, factor, width)):
+                    return factor, width, None
+        return (0, 0, self.graph.constant(at.reshape(1, -1).astype(np.int32))) if tables else None
 
     def prelu(self, op: Op) -> None:
         x, slope = op.inputs
         if slope.data is None:
             raise _Refused("the slope is not a constant")
-        view = self.view(x)
+        view = self.whole(x)
         shape = [1] * len(x.type.shape)
         if slope.type.size > 1:
             shape[op.attrs["axis"]] = -1
@@ -230,23 +418,56 @@ class _Layout:
             raise _Refused("the slope differs between rows")
         self.define(op.out, self.step(view.base, "slope", value), view.index)
 
+    def layer_norm(self, op: Op) -> None:
+        x, gamma, beta = op.inputs
+        if gamma.data is None or beta.data is None:
+            raise _Refused("its parameters are not constants")
+        n = x.type.shape[-1]
+        view = self.whole(x)
+        k = view.base.type.shape[1]
+        flat = view.index.reshape(-1, n)
+        if k % n or not np.array_equal(flat, flat[:, :1] + np.arange(n)) or (flat[:, 0] % n).any():
+            base, order = self.rows(x)  # several rows side by side, say
+            view = View(base, (order[:, None] * n + np.arange(n, dtype=np.int32)).astype(np.int32).reshape(x.type.shape))
+            k = n
+        parameters = [self.graph.constant(np.tile(p.data, k // n).reshape(1, -1)) for p in (gamma, beta) if p.data is not None]
+        self.define(op.out, self.emit("layer_norm_rows", [view.base, *parameters], groups=k // n, eps=op.attrs["eps"]), view.index)
+
+    def gelu(self, op: Op) -> None:
+        view = self.whole(op.inputs[0])
+        self.define(op.out, self.emit("activation", [view.base], kind="gelu"), view.index)
+
+    def clamp(self, op: Op) -> None:
+        view, (low, high) = self.whole(op.inputs[0]), (op.attrs["min"], op.attrs["max"])
+        bounds = {"low": -np.inf if low is None else float(low), "high": np.inf if high is None else float(high)}
+        self.define(op.out, self.emit("activation", [view.base], kind="clamp", **bounds), view.index)
+
+    def sign(self, op: Op) -> None:
+        view = self.whole(op.inputs[0])
+        self.define(op.out, self.emit("activation", [view.base], kind="sign"), view.index)
+
     def binarise(self, op: Op) -> None:
-        view = self.view(op.inputs[0])
-        self.define(op.out, self.signs(view.base, 1, op.out.name), view.index)
+        view = self.whole(op.inputs[0])
+        ternary = bool(op.attrs.get("ternary"))
+        self.define(op.out, self.signs(view.base, 1, op.out.name, ternary), view.index)
         self.report.sign_index[op.out.name] = view.index
 
-    def signs(self, base: Value, packed: int, name: str) -> Value:
-        """x >= 0 as bits, packed along the channels (1) or the rows (0)."""
-        zero = self.graph.constant(np.zeros((1, base.type.shape[1]), np.float32))
-        attrs = {"roles": ("x", "threshold0"), "results": ("bits",), "factors": (), "width": 0, "packed": (packed,)}
-        return self.graph.create("epilogue", [base, zero], attrs, module=self.module, names=[name]).out
+    def signs(self, base: Value, packed: int, name: str, ternary: bool = False) -> Value:
+        """The sign of a base as codes, packed along the channels (1) or the rows (0)."""
+        zero = np.zeros((1, base.type.shape[1]), np.float32)
+        if ternary:
+            zero = np.concatenate([zero, np.nextafter(zero, np.float32(1))])
+        results = ("trits" if ternary else "bits",)
+        attrs = {"roles": ("x", "threshold0"), "results": results, "factors": (), "width": 0, "packed": (packed,)}
+        return self.graph.create("epilogue", [base, self.graph.constant(zero)], attrs, module=self.module, names=[name]).out
 
     def linear(self, op: Op) -> None:
         weight = op.inputs[1].data
         if weight is None:
             raise _Refused("the weight is not a constant")
-        inputs = [self.rows_view(op.inputs[0]).base, self.graph.constant(np.ascontiguousarray(weight.T))]
-        self.define(op.out, self.emit("dense", [*inputs, *self.bias(op)]))
+        base, order = self.rows(op.inputs[0])
+        inputs = [base, self.graph.constant(np.ascontiguousarray(weight.T))]
+        self.define_rows(op.out, self.emit("dense", [*inputs, *self.bias(op)]), order)
 
     def bias(self, op: Op) -> list[Value]:
         """The third operand of a product as one row, if there is one."""
@@ -273,71 +494,121 @@ class _Layout:
         self.on_grid(op.out, self.emit("dense", [rows, self.graph.constant(np.ascontiguousarray(matrix.T)), *self.bias(op)]))
 
     def binary_linear(self, op: Op) -> None:
+        self._one_bit(op, "bgemm")
+
+    def mixed_linear(self, op: Op) -> None:
+        self._one_bit(op, "mixed_gemm")
+
+    def _one_bit(self, op: Op, kind: str) -> None:
         weight = op.inputs[1].data
         assert weight is not None
-        packed = self.graph.constant(weight, type=bits(*weight.shape))
-        self.define(op.out, self.emit("bgemm", [self.rows_view(op.inputs[0]).base, packed]))
+        base, order = self.rows(op.inputs[0])
+        self.define_rows(op.out, self.emit(kind, [base, self.graph.constant(weight, type=bits(*weight.shape))]), order)
 
     def binary_conv2d(self, op: Op) -> None:
         view, h, w = self.grid_view(op.inputs[0])
-        weight, (_, _, k, kx), stride = op.inputs[1].data, op.inputs[1].type.shape, op.attrs["stride"]
+        weight, (_, _, k, kx), groups = op.inputs[1].data, op.inputs[1].type.shape, op.attrs.get("groups", 1)
+        pairs = [op.attrs.get(n, d) for n, d in (("stride", (1, 1)), ("padding", (0, 0)), ("dilation", (1, 1)))]
         assert weight is not None
-        if k != kx or stride[0] != stride[1]:
-            raise _Refused("a binary convolution must have a square kernel and stride")
+        if k != kx or any(a != b for a, b in pairs):
+            raise _Refused("a binary convolution must have a square kernel, stride, padding and dilation")
+        stride, padding, dilation = (a for a, _ in pairs)
         matrix = np.ascontiguousarray(weight.transpose(0, 2, 3, 1)).reshape(weight.shape[0], -1)  # o, (ky, kx, c)
-        rows = self.emit("row_patches", [view.base], height=h, width=w, kernel=k, stride=stride[0])
-        self.on_grid(op.out, self.emit("bgemm", [rows, self.graph.constant(matrix, type=bits(*matrix.shape))]))
+        attrs = {"height": h, "width": w, "kernel": k, "stride": stride}
+        attrs |= {n: v for n, v, d in (("padding", padding, 0), ("dilation", dilation, 1), ("groups", groups, 1)) if v != d}
+        rows = self.emit("row_patches", [view.base], **attrs)
+        attrs = {"groups": groups} if groups > 1 else {}
+        self.on_grid(op.out, self.emit("bgemm", [rows, self.graph.constant(matrix, type=bits(*matrix.shape))], **attrs))
 
     def binary_attention(self, op: Op) -> None:
-        _, heads, n, d = op.out.type.shape
+        windows, heads, n, d = op.out.type.shape
 
-        def heads_of(value: Value) -> View:
+        def heads_of(value: Value) -> tuple[Value, bool]:
+            """(base in window-major order, is it the very base of the view) of [windows, heads, rows, d]."""
             view, rows = self.view(value), value.type.shape[2]
-            expected = _order((rows, heads, d)).transpose(1, 0, 2)[None]
-            if view.base.type.shape != (rows, heads * d) or not _is(view.index, expected):
-                raise _Refused(f"its operand {value.type} is not tokens x (heads x channels) in memory")
-            return view
+            index = np.ascontiguousarray(view.index.transpose(0, 2, 1, 3)).reshape(windows * rows, heads * d)
+            base, order = self.rows_of(view.base, index)
+            if np.array_equal(order, np.arange(len(order))):
+                return base, base is view.base
+            return self.gathered([base], order[:, None]), False
 
-        q, k, v = (heads_of(value).base for value in op.inputs[:3])
-        assert v.producer is not None
-        name = f"{v.name}.cols"  # the context product reads V along the tokens
-        by_rows = self.signs(v.producer.inputs[0], 0, name)
-        self.report.sign_index[name] = self.report.sign_index[v.name]
-        table, limit = (self.graph.constant(value.data, type=value.type) for value in op.inputs[3:] if value.data is not None)
-        out = self.emit("attention", [q, k, by_rows, table, limit], heads=heads)
-        self.define(op.out, out, np.ascontiguousarray(_order((n, heads, d)).transpose(1, 0, 2))[None])
+        (q, _), (k, _), (v, same) = (heads_of(value) for value in op.inputs[:3])
+        if windows == 1:  # the context product reads V along the tokens
+            name, ternary = f"{v.name}.cols", v.type.alphabet == TERNARY
+            producer = v.producer
+            assert producer is not None
+            if producer.kind == "epilogue":
+                real = producer.inputs[0]
+            else:  # gathered codes: the rows of what they are the sign of
+                sign = producer.inputs[0].producer
+                if producer.kind != "gather" or sign is None or sign.kind != "epilogue" or len(producer.inputs) != 2:
+                    raise _Refused("its values come in an order that no table gives")
+                real = self.gathered([sign.inputs[0]], np.asarray(producer.inputs[1].data))
+            if same:
+                self.report.sign_index[name] = self.report.sign_index[v.name]
+            v = self.signs(real, 0, name, ternary)
+        rest = [self.graph.constant(value.data, type=value.type) for value in op.inputs[3:] if value.data is not None]
+        attrs = {**op.attrs, "heads": heads, **({"windows": windows} if windows > 1 else {})}
+        if windows > 1 and "window_class" in attrs.get("roles", ()):
+            at = attrs["roles"].index("window_class")
+            classes = np.asarray(rest[at - 3].data)
+            rest[at - 3] = self.graph.constant(np.tile(classes, windows // classes.size).astype(np.int32))
+        out = self.emit("attention", [q, k, v, *rest], **attrs)
+        self.define(op.out, out, np.ascontiguousarray(_order((windows, n, heads, d)).transpose(0, 2, 1, 3)))
+
+    def max_pool2d(self, op: Op) -> None:
+        view, h, w = self.grid_view(op.inputs[0])
+        kernel, stride, padding = (tuple(op.attrs[n]) for n in ("kernel", "stride", "padding"))
+        if any(a != b for a, b in (kernel, stride, padding)):
+            raise _Refused(f"maximum pool with kernel {kernel}, stride {stride}, padding {padding}: they must be square")
+        attrs = {"height": h, "width": w, "kernel": kernel[0], "stride": stride[0], "padding": padding[0]}
+        self.on_grid(op.out, self.emit("max_pool", [view.base], **attrs))
 
     def avg_pool2d(self, op: Op) -> None:
         view, h, w = self.grid_view(op.inputs[0])
         kernel, stride, padding = (tuple(op.attrs[n]) for n in ("kernel", "stride", "padding"))
-        if padding == (0, 0) and kernel[0] == kernel[1] and stride[0] == stride[1]:
-            pooled = self.emit("avg_pool", [view.base], height=h, width=w, kernel=kernel[0], stride=stride[0])
-        elif stride == (1, 1) and all(k == 2 * p + 1 for k, p in zip(kernel, padding, strict=True)):
+        if stride == (1, 1) and all(k == 2 * p + 1 for k, p in zip(kernel, padding, strict=True)) and kernel != (1, 1):
             # A tap that is outside of the grid everywhere adds nothing; the divisor counts it.
             reach = [range(-min(p, n - 1), min(p, n - 1) + 1) for p, n in zip(padding, (h, w), strict=True)]
             offsets = tuple((dy, dx) for dy in reach[0] for dx in reach[1])
-            taps = np.full((len(offsets), view.base.type.shape[1]), 1.0 / (kernel[0] * kernel[1]), np.float32)
-            inputs = [view.base, self.graph.constant(taps)]
-            pooled = self.emit("stencil", inputs, height=h, width=w, offsets=offsets, boundary="zero")
-        else:
+            if len(offsets) <= MAX_TAPS:
+                taps = np.full((len(offsets), view.base.type.shape[1]), 1.0 / (kernel[0] * kernel[1]), np.float32)
+                inputs = [view.base, self.graph.constant(taps)]
+                self.on_grid(op.out, self.emit("stencil", inputs, height=h, width=w, offsets=offsets, boundary="zero"))
+                return
+        if any(a != b for a, b in (kernel, stride, padding)):
             raise _Refused(f"average pool with kernel {kernel}, stride {stride}, padding {padding}")
-        self.on_grid(op.out, pooled)
+        attrs = {"height": h, "width": w, "kernel": kernel[0], "stride": stride[0]}
+        attrs |= {"padding": padding[0]} if padding[0] else {}
+        self.on_grid(op.out, self.emit("avg_pool", [view.base], **attrs))
 
     def avg_pool1d(self, op: Op) -> None:
-        view = self.rows_view(op.inputs[0])
+        base, order = self.rows(op.inputs[0])
         k = op.attrs["kernel"]
-        if op.attrs["stride"] != k or view.base.type.shape[1] % k:
+        if op.attrs["stride"] != k or base.type.shape[1] % k:
             raise _Refused("a one-dimensional average pool whose windows overlap or do not divide the channels")
-        self.define(op.out, self.emit("channel_pool", [view.base], group=k))
+        self.define_rows(op.out, self.emit("channel_pool", [base], group=k), order)
 
     def mean(self, op: Op) -> None:
         view, axes = self.view(op.inputs[0]), op.attrs["axes"]
-        rows, channels = view.base.type.shape
         kept = [i for i in range(view.index.ndim) if i not in axes]
-        summed = int(np.prod([view.index.shape[i] for i in axes]))
-        if summed != rows or not _is(view.index.transpose(*axes, *kept).reshape(rows, -1), _order((rows, channels))):
-            raise _Refused("a mean that is not over all tokens")
-        self.define(op.out, self.emit("mean_rows", [view.base]))
+        n = int(np.prod([view.index.shape[i] for i in axes]))
+        for last in kept[::-1]:  # the axis of the channels
+            order = [*(i for i in kept if i != last), *axes, last]
+            flat = np.ascontiguousarray(view.index.transpose(order)).reshape(-1, view.index.shape[last])
+            try:
+                base, rows = self.rows_of(view.base, flat)
+            except _Refused:
+                continue
+            groups = len(flat) // n
+            if groups > 1 and not np.array_equal(rows, np.arange(len(rows))):
+                base = self.gathered([base], rows[:, None])
+            pooled = self.emit("mean_rows", [base], **({"groups": groups} if groups > 1 else {}))
+            shape = [view.index.shape[i] for i in kept if i != last]
+            index = np.moveaxis(_order((*shape, view.index.shape[last])), -1, kept.index(last))
+            self.define(op.out, pooled, np.ascontiguousarray(index).reshape(op.out.type.shape))
+            return
+        raise _Refused("a mean that is not over whole rows")
 
     # -- driver ---------------------------------------------------------------------------------------------------------
 
@@ -365,10 +636,11 @@ class _Layout:
             )
         outputs = []
         for value in self.source.outputs:
-            view = self.view(value)
-            if not _is(view.index.reshape(-1), _order((view.base.type.size,))):
-                raise UserError("the model's output is not in the order of its last layer", where=str(value.type))
-            outputs.append(view.base)
+            try:
+                base, order = self.rows(value)
+            except _Refused as reason:
+                raise UserError("the model's output is not in the order of its last layer", where=str(value.type)) from reason
+            outputs.append(base if np.array_equal(order, np.arange(len(order))) else self.gathered([base], order[:, None]))
         self.graph.set_outputs(outputs)
         self.graph.drop_dead()
         return self.graph
@@ -384,7 +656,8 @@ class _Layout:
 ADVICE: Final = "binary layers need a sign in front and weights of one magnitude a row; the README lists what is compiled"
 HANDLED: Final = frozenset(
     ("permute", "reshape", "expand", "slice", "concat", "upsample", "mul", "add", "prelu", "binarise", "linear", "conv2d")
-    + ("binary_linear", "binary_conv2d", "binary_attention", "avg_pool2d", "avg_pool1d", "mean")
+    + ("binary_linear", "mixed_linear", "binary_conv2d", "binary_attention", "avg_pool2d", "avg_pool1d", "max_pool2d", "mean")
+    + ("layer_norm", "gelu", "clamp", "sign", "roll", "take")
 )
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from bvtdeploy.ir.graph import Graph
 from bvtdeploy.ir.verify import InvalidGraph, verify
-from bvtdeploy.passes import attention, binarise, epilogues, fold, layout, stencils
+from bvtdeploy.passes import attention, binarise, epilogues, fold, layout, stencils, thresholds
 from bvtdeploy.passes.base import Pass, Report
 
 PIPELINE: Final[tuple[Pass, ...]] = (
@@ -19,6 +19,7 @@ PIPELINE: Final[tuple[Pass, ...]] = (
     layout.PASS,
     stencils.PASS,
     epilogues.PASS,
+    thresholds.PASS,
 )
 
 

@@ -24,7 +24,7 @@ def build(order: str, rank: int) -> Graph:
     p = g.append("softmax", [scores], {"axis": -1})
     clip = g.constant(np.array(0.21, np.float32))
     x: Value = g.append("div", [p, clip])
-    for kind in (("round", "clamp") if order == "clamp(round)" else ("clamp", "round")):
+    for kind in ("round", "clamp") if order == "clamp(round)" else ("clamp", "round"):
         x = g.append(kind, [x], {"min": 0.0, "max": 1.0} if kind == "clamp" else {})
     g.set_outputs([g.append("matmul", [g.append("mul", [x, clip]), v])])
     return g

@@ -52,14 +52,30 @@ def one(out: str, *steps: str) -> str:
     return show(graph.outputs[0])
 
 
+NORM = '%l = layer_norm_rows(%x, %a, %b) {"eps": 1e-05, "groups": 2} : f32[4x4]'
+
+
+def test_a_norm_in_front_of_a_sign_is_a_threshold_a_row() -> None:
+    """2*d/s + 1 >= t is 2*d >= (t - 1)*s, and s > 0; a move in front of the sign joins the cut."""
+    graph, report = merged("%y", NORM, step("m", "l", "shift", "c"), step("y", "m", "threshold0", "z"))
+    assert graph.count() == {"norm_sign": 1} and sum(report.fused.values()) == 1
+    assert show(graph.outputs[0]).startswith("norm_sign(x, [0.0, -2.5, -2.0, -7.0], [2.0, -1.0, 0.5, 4.0])")
+    twice, _ = merged("%y, %t", NORM, step("y", "l", "threshold0", "z"), step("t", "l", "threshold0", "z", packed=0))
+    assert twice.count() == {"norm_sign": 2} and [v.type.packed for v in twice.outputs] == [1, 0]
+
+
+def test_a_norm_that_something_else_reads_stays() -> None:
+    graph, _ = merged("%y, %l", NORM, step("y", "l", "threshold0", "z"))
+    assert "norm_sign" not in graph.count() and graph.count()["layer_norm_rows"] == 1
+
+
 def test_scale_shift_and_rprelu() -> None:
     """(x*a + b) prelu s, + c: the first move is merged into the shift, the second is `post`."""
     got = one(
         "%y", step("1", "x", "scale", "a"), step("2", "1", "shift", "b"), step("3", "2", "slope", "s"), step("y", "3", "shift", "c")
     )
     assert (
-        got
-        == "f32(x, scale=[2.0, -1.0, 0.5, 4.0], shift=[1.0, 2.0, 3.0, 4.0], slope=[0.25, 0.0, -0.5, 1.0], "
+        got == "f32(x, scale=[2.0, -1.0, 0.5, 4.0], shift=[1.0, 2.0, 3.0, 4.0], slope=[0.25, 0.0, -0.5, 1.0], "
         "post=[-1.0, 0.5, -1.0, 3.0])"
     )
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from rewriting import outputs, rewrite, show, why
 
+from bvtdeploy.ir import Graph
 from bvtdeploy.passes import binarise, fold
+from bvtdeploy.passes.base import Report
 from bvtdeploy.passes.binary_weights import binary_rows
 
 F = np.float32
@@ -99,6 +101,57 @@ def test_a_value_with_other_readers_is_left_to_them() -> None:
     assert after.count() == {"add": 1, "mul": 1} and after.outputs[1].name == "d"
 
 
+SIGN = """graph @g(%x: f32[2x3]) -> (%y) {{
+  %c = const {c} : f32[1x3]
+  {line}
+  %y = sign(%u) : f32[2x3]
+}}"""
+
+
+@pytest.mark.parametrize(
+    ("line", "c", "want"),
+    [
+        ('%u = clamp(%x) {"max": 1.0, "min": -1.0} : f32[2x3]', "[1, 1, 1]", "sign(x)"),
+        ('%u = clamp(%x) {"max": null, "min": -0.5} : f32[2x3]', "[1, 1, 1]", "sign(x)"),
+        ("%u = gelu(%x) : f32[2x3]", "[1, 1, 1]", "sign(x)"),
+        ("%u = mul(%x, %c) : f32[2x3]", "[2, 0.5, 3]", "sign(x)"),
+        ('%t = mul(%x, %c) : f32[2x3]\n  %u = clamp(%t) {"max": 2.0, "min": -1.0} : f32[2x3]', "[2, 0.5, 3]", "sign(x)"),
+        ("%u = mul(%x, %c) : f32[2x3]", "[2, -0.5, 3]", "sign(mul(x, [2.0, -0.5, 3.0]))"),
+        ("%u = mul(%x, %c) : f32[2x3]", "[2, 0, 3]", "sign(mul(x, [2.0, 0.0, 3.0]))"),
+        ("%u = add(%x, %c) : f32[2x3]", "[2, 1, 3]", "sign(add(x, [2.0, 1.0, 3.0]))"),
+        ('%u = clamp(%x) {"max": 6.0, "min": 0.0} : f32[2x3]', "[1, 1, 1]", 'sign(clamp(x){"max": 6.0, "min": 0.0})'),
+    ],
+)
+def test_what_cannot_change_a_sign_is_dropped_in_front_of_it(line: str, c: str, want: str) -> None:
+    before, after, report = rewrite(fold.run, SIGN.format(line=line, c=c))
+    assert show(after.outputs[0]) == want
+    removed = sum(before.count().values()) - sum(after.count().values())
+    assert sum(n for k, n in report.fused.items() if "in front of a sign" in k) == removed
+    x = np.array([[-2, 0, 0.5], [-0.0, 1e-3, -4]], F)
+    assert outputs(after, x)[0].tobytes() == outputs(before, x)[0].tobytes()
+
+
+def test_equal_ops_become_one_and_different_ones_do_not() -> None:
+    text = """graph @g(%x: f32[2x2]) -> (%y, %z) {
+      %a = softmax(%x) {"axis": 1} : f32[2x2]
+      %b = softmax(%x) {"axis": 1} : f32[2x2]
+      %c = softmax(%x) {"axis": 0} : f32[2x2]
+      %two = const [2] : f32[]
+      %also = const [2] : f32[]
+      %three = const [3] : f32[]
+      %d = mul(%a, %two) : f32[2x2]
+      %e = mul(%b, %also) : f32[2x2]
+      %f = mul(%b, %three) : f32[2x2]
+      %g = add(%d, %e) : f32[2x2]
+      %y = add(%g, %f) : f32[2x2]
+      %z = add(%c, %x) : f32[2x2]
+    }"""
+    before, after, _ = rewrite(fold.run, text)
+    assert after.count() == {"softmax": 2, "mul": 2, "add": 3}
+    x = np.array([[1, -2], [0.5, 4]], F)
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(outputs(before, x), outputs(after, x), strict=True))
+
+
 # -- binarise ---------------------------------------------------------------------------------------------------------
 
 LINEAR = """graph @g(%x: f32[2x3]) -> (%y) {{
@@ -115,15 +168,17 @@ def test_binary_linear(bias: str) -> None:
     before, after, report = rewrite(binarise.run, LINEAR.format(sign="sign(%x)", bias=bias), w=W)
     dots = "mul(binary_linear(binarise(x), [1.0, -1.0, 1.0, -1.0, 1.0, 1.0]), [0.5, 2.0])"
     assert show(after.outputs[0]) == (f"add({dots}, [0.5, -1.0])" if bias else dots)
-    x = np.array([[0.0, -0.0, np.nan], [1, -1, 1e-45]], F)
+    x = np.array([[-1e-45, 3, -np.inf], [1, -1, 1e-45]], F)
     assert outputs(after, x)[0].tobytes() == outputs(before, x)[0].tobytes()
+    # A real number is 0 with probability 0: it costs no third code, and is +1.
+    zeros, ones = np.array([[0, -0.0, 0], [1, -1, 0]], F), np.array([[1, 1, 1], [1, -1, 1]], F)
+    assert outputs(after, zeros)[0].tobytes() == outputs(after, ones)[0].tobytes() and report.ternary_signs == 0
     assert (report.binary_layers, report.float_layers, report.residue_max, report.zeros_in_weights) == (1, 0, 0.0, 0)
 
 
 @pytest.mark.parametrize(
     ("sign", "weight", "reason"),
     [
-        ("neg(%x)", W, "the weights are binary but the activations are not: runs in float"),
         ("sign(%x)", W * F([[1, 1, 1.01]]), "the activations are binary but the weights are not one magnitude a row"),
         ("neg(%x)", W * F([[1, 1, 1.01]]), None),
     ],
@@ -132,6 +187,25 @@ def test_one_float_operand_keeps_the_product_in_float(sign: str, weight: np.ndar
     _, after, report = rewrite(binarise.run, LINEAR.format(sign=sign, bias=""), w=weight)
     assert after.count()["linear"] == 1 and "binarise" not in after.count()
     assert why(report) == ([reason] if reason else []) and (report.binary_layers, report.float_layers) == (0, 1)
+
+
+@pytest.mark.parametrize("bias", ["", ", %b"])
+def test_real_activations_under_binary_weights_are_a_mixed_product(bias: str) -> None:
+    before, after, report = rewrite(binarise.run, LINEAR.format(sign="neg(%x)", bias=bias), w=W)
+    dots = "mul(mixed_linear(neg(x), [1.0, -1.0, 1.0, -1.0, 1.0, 1.0]), [0.5, 2.0])"
+    assert show(after.outputs[0]) == (f"add({dots}, [0.5, -1.0])" if bias else dots)
+    x = np.array([[1.5, 0.25, -2], [0, -4, 8]], F)
+    assert outputs(after, x)[0].tobytes() == outputs(before, x)[0].tobytes()
+    assert (report.binary_layers, report.mixed_layers, report.float_layers) == (0, 1, 0)
+    assert why(report) == ["the weights are binary but the activations are not: real activations, one-bit weights"]
+
+
+def test_weights_with_zeros_stay_float_under_real_activations() -> None:
+    """-1, 0, +1 weights are a float layer: a zero is no +1."""
+    weight = np.array([[0.5, -0.5, 0], [0, 2, 2]], F)
+    before, after, report = rewrite(binarise.run, LINEAR.format(sign="neg(%x)", bias=""), w=weight)
+    assert after.count() == before.count() and (report.mixed_layers, report.float_layers, report.zeros_in_weights) == (0, 1, 0)
+    assert why(report) == ["2 of the weights are 0, which one bit cannot say: runs in float"]
 
 
 def test_zeros_and_residue_of_weights_are_counted() -> None:
@@ -166,11 +240,14 @@ def test_binary_conv() -> None:
     ],
     ids=["padding", "dilation", "groups"],
 )
-def test_binary_conv_with_a_third_value_is_declined(attrs: dict[str, object]) -> None:
+def test_binary_conv_with_padding_dilation_or_groups(attrs: dict[str, object]) -> None:
+    rng = np.random.default_rng(2)
     shape = tuple(map(int, str(attrs["w"]).split("x")))
-    _, after, report = rewrite(binarise.run, CONV.format(**attrs), w=np.ones(shape, F))
-    assert after.count() == {"conv2d": 1, "sign": 1}
-    assert why(report) == ["a binary convolution with padding, groups or dilation has no compiled form yet"]
+    w = np.where(rng.random(shape) < 0.5, F(-0.5), F(0.5))
+    before, after, report = rewrite(binarise.run, CONV.format(**attrs), w=w)
+    assert after.count() == {"binarise": 1, "binary_conv2d": 1, "mul": 1} and not why(report)
+    x = rng.standard_normal((1, 2, 4, 4)).astype(F)
+    assert outputs(after, x)[0].tobytes() == outputs(before, x)[0].tobytes()
 
 
 def test_one_sign_feeds_two_products_and_a_float_reader() -> None:
@@ -186,7 +263,7 @@ def test_one_sign_feeds_two_products_and_a_float_reader() -> None:
     }"""
     before, after, report = rewrite(binarise.run, text, w=W)
     assert after.count() == {"add": 1, "binarise": 1, "binary_linear": 2, "mul": 2, "permute": 1, "sign": 1}
-    x = np.array([[1, -2, 3], [-1, 0, -5]], F)
+    x = np.array([[1, -2, 3], [-1, 4, -5]], F)
     assert all(a.tobytes() == b.tobytes() for a, b in zip(outputs(before, x), outputs(after, x), strict=True))
     assert report.fused["binary product"] == 2
 
@@ -202,7 +279,59 @@ def test_tied_weights_are_read_not_changed() -> None:
     before, after, report = rewrite(binarise.run, text, w=w)
     x = np.array([[1, -2], [-1, 0.5]], F)
     assert all(a.tobytes() == b.tobytes() for a, b in zip(outputs(before, x), outputs(after, x), strict=True))
-    assert why(report) == ["the weights are binary but the activations are not: runs in float"]
+    assert why(report) == ["the weights are binary but the activations are not: real activations, one-bit weights"]
+
+
+# -- signs that can be 0 ----------------------------------------------------------------------------------------------
+
+TWICE = """graph @g(%x: f32[2x{k}]) -> (%y) {{
+  %w = const @w : f32[2x{k}]
+  %v = const [1, -1, 1, 1] : f32[2x2]
+  %t = const [{shift}] : f32[]
+  %s = sign(%x) : f32[2x{k}]
+  %a = linear(%s, %w) : f32[2x2]
+  %b = add(%a, %t) : f32[2x2]
+  %c = sign(%b){zero} : f32[2x2]
+  %y = linear(%c, %v) : f32[2x2]
+}}"""
+
+
+@pytest.mark.parametrize(
+    ("k", "shift", "zero", "ternary"),
+    [
+        (4, 0.0, "", 1),  # an even sum of +-0.5 is 0 at times
+        (4, 0.25, "", 0),  # never
+        (4, -1.0, "", 1),  # at two of 0.5
+        (2, -1.5, "", 0),  # three of 0.5: beyond two weights
+        (4, 0.0, ' {"zero": 1}', 0),  # the source itself says what 0 is
+    ],
+)
+def test_a_sign_of_integers_has_three_codes_where_zero_is_attained(k: int, shift: float, zero: str, ternary: int) -> None:
+    w = F([[0.5, -0.5, 0.5, 0.5], [0.5, 0.5, -0.5, 0.5]])[:, :k]
+    before, after, report = rewrite(binarise.run, TWICE.format(k=k, shift=shift, zero=zero), w=w)
+    assert report.ternary_signs == ternary
+    assert [bool(op.attrs.get("ternary")) for op in after.of_kind("binarise")] == [False, bool(ternary)]
+    every = np.array(np.meshgrid(*[[-1, 1]] * k)).reshape(k, -1).T.astype(F)
+    for x in every.reshape(-1, 2, k):
+        assert outputs(after, x)[0].tobytes() == outputs(before, x)[0].tobytes()
+
+
+def test_the_policy_can_make_zeros_positive() -> None:
+    def positive(graph: Graph, report: Report) -> Graph:
+        report.zeros = "positive"
+        return binarise.run(graph, report)
+
+    w = F([[0.5, -0.5, 0.5, 0.5], [0.5, 0.5, -0.5, 0.5]])
+    _, after, report = rewrite(positive, TWICE.format(k=4, shift=0.0, zero=""), w=w)
+    assert report.ternary_signs == 0 and not any(op.attrs for op in after.of_kind("binarise"))
+    source, *_ = rewrite(binarise.run, TWICE.format(k=4, shift=0.0, zero=' {"zero": 1}'), w=w)
+    x = F([[1, 1, 1, -1], [1, 1, 1, 1]])
+    assert outputs(after, x)[0].tobytes() == outputs(source, x)[0].tobytes()
+
+
+def test_a_float_layer_makes_no_lattice() -> None:
+    w = F([[0.5, -0.25, 0.5, 0.5], [0.5, 0.5, -0.5, 0.5]])
+    assert rewrite(binarise.run, TWICE.format(k=4, shift=0.0, zero=""), w=w)[2].ternary_signs == 0
 
 
 # -- binary_rows ------------------------------------------------------------------------------------------------------

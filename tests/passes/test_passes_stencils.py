@@ -71,6 +71,29 @@ def test_branches_first_or_in_the_middle_and_a_tiled_summand() -> None:
     assert len(graph.of_kind("stencil")) == 1
 
 
+def rolled(b: Builder, t: Value, *moves: tuple[int, int]) -> Value:
+    """Channel pairs of the 4x4 grid, each rolled by its own offset."""
+    grid = b.op("reshape", t, shape=(1, 4, 4, 6))
+    parts = [b.op("slice", grid, axis=3, start=2 * i, stop=2 * i + 2, step=1) for i in range(3)]
+    parts = [b.op("roll", p, shifts=m, axes=(1, 2)) for p, m in zip(parts, moves, strict=True)]
+    return b.op("reshape", b.op("concat", *parts, axis=3), shape=(1, 16, 6))
+
+
+def test_circular_shifts_and_the_identity_become_one_stencil() -> None:
+    """Rolled channels are a stencil around the torus; an affine, the unmoved part and the source itself join it."""
+    graph, _ = run(lambda b, t: b.op("add", t, affine(b, rolled(b, t, (1, 0), (0, -1), (0, 0)))))
+    (op,) = graph.of_kind("stencil")
+    assert op.attrs["boundary"] == "circular" and op.attrs["offsets"] == ((-1, 0), (0, 0), (0, 1))
+    taps = np.asarray(op.inputs[1].data)
+    assert (taps[0, 2:] == 0).all() and (taps[2, [0, 1, 4, 5]] == 0).all() and (taps[1, :4] == 1).all()
+    assert graph.count() == {"patches": 1, "dense": 1, "stencil": 1}
+
+
+def test_two_shifts_of_one_tensor_are_one_stencil() -> None:
+    graph, _ = run(lambda b, t: total(b, rolled(b, t, (1, 0), (0, 1), (2, 2)), rolled(b, t, (-1, 0), (0, -1), (0, 0)), t))
+    assert len(graph.of_kind("stencil")) == 1 and "gather" not in graph.count()
+
+
 def test_different_tensors_do_not_merge() -> None:
     def body(b: Builder, t: Value) -> Value:
         u = affine(b, t)
@@ -81,14 +104,26 @@ def test_different_tensors_do_not_merge() -> None:
 
 
 def test_a_branch_with_another_reader_is_not_absorbed() -> None:
-    """FINN's fork bug: the pooled value is read by the sum and by a second affine."""
+    """FINN's fork bug: the pooled value is read by the sum and by a product."""
+
+    def body(b: Builder, t: Value) -> Value:
+        shared = pool(b, t, (3, 1))
+        product = b.op("linear", shared, b.shift(6, 6))
+        return total(b, shared, pool(b, t, (1, 3)), affine(b, shared), product, pool(b, t, (5, 1)))
+
+    graph, _ = run(body)
+    assert len(graph.of_kind("stencil")) == 2  # the shared one, and the two others
+
+
+def test_a_branch_whose_readers_are_all_stencils_steps_goes() -> None:
+    """Read by the sum and by a second affine: each reader has the taps of its own, and all of them are one stencil."""
 
     def body(b: Builder, t: Value) -> Value:
         shared = pool(b, t, (3, 1))
         return total(b, shared, pool(b, t, (1, 3)), affine(b, shared), pool(b, t, (5, 1)))
 
     graph, _ = run(body)
-    assert len(graph.of_kind("stencil")) == 2  # the shared one, and the two others
+    assert len(graph.of_kind("stencil")) == 1
 
 
 def test_the_same_branch_twice() -> None:
