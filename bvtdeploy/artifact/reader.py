@@ -22,6 +22,7 @@ from bvtdeploy.ir.graph import Graph, Value
 from bvtdeploy.ir.types import TERNARY, Type, bits
 from bvtdeploy.lower.pack import unpack_lanes16
 from bvtdeploy.ops.activation import KINDS as ACTIVATIONS
+from bvtdeploy.ops.attention import MOST_PLANES
 from bvtdeploy.ops.attention import ROLES as ATTENTION_ROLES
 from bvtdeploy.ops.epilogue import RESIDUALS, ROLES
 
@@ -296,6 +297,8 @@ def _attrs(kind: str, op: Record, outputs: Sequence[Record], inputs: Sequence[Re
 
 def _attention(op: Record, unit: int) -> Record:
     heads, windows, planes, of_max, inclusive = op["attr"][:5]
+    if not 0 <= planes <= MOST_PLANES:  # before anything of that length is made
+        raise ValueError(f"attention: {planes} planes")
     roles = tuple(role for role, i in zip(ATTENTION_ROLES, op["inputs"], strict=False) if i != spec.NONE)
     references = tuple("max" if of_max >> t & 1 else "sum" for t in range(planes or 1))
     return {

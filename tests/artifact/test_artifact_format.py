@@ -119,7 +119,7 @@ def test_writing_leaves_the_old_file_until_it_is_done(tmp_path: Path, monkeypatc
 def test_inspect(folder: Path) -> None:
     load(folder, DATA)
     d = inspect(folder / "m.bvt")
-    assert (d["format"], d["board"], d["golden"], d["labels"], d["bytes"]) == (1, "rpi4", 1, LABELS, len(DATA))
+    assert (d["format"], d["board"], d["golden"], d["labels"], d["bytes"]) == (spec.VERSION, "rpi4", 1, LABELS, len(DATA))
     assert [op["kind"] for op in d["ops"]] == [op.kind for op in lower(GRAPH).ops]
     assert d["macs"]["binary"] == sum(op["macs"]["binary"] for op in d["ops"]) > 0
     assert sum(g["ops"] for g in d["groups"]) == len(d["ops"]) and d["preprocess"]["mean"] == [0.25]
@@ -236,7 +236,7 @@ BIG = 0xFFFFFFFE
 @pytest.mark.parametrize(
     "change",
     [
-        header_field("version", 2),
+        header_field("version", spec.VERSION + 1),
         header_field("n_sections", BIG),
         header_field("n_sections", 0),
         header_field("file_bytes", 1 << 60),

@@ -383,7 +383,7 @@ L = Type("f64", (1, 2))
         ("epilogue", [f32(8, 3), f32(1, 3)], {**EPI, "roles": ("x", "res0"), "factors": (2,), "width": 2}, "does not give 8 rows"),
         ("epilogue", [f32(8, 3)], {**EPI, "results": ("bits",), "packed": (1,)}, "a threshold for each"),
         ("epilogue", [f32(8, 3)], {**EPI, "results": ()}, "results"),
-        ("attention", [bits(4, 16, packed=1), bits(4, 16, packed=1), bits(4, 16, packed=1), U, L], {"heads": 2}, "packed along tokens"),
+        ("attention", [*[bits(4, 16, packed=1)] * 3, U, L], {"heads": 2}, "packed along tokens"),
         ("attention", [bits(4, 16, packed=1), bits(4, 16, packed=1), bits(5, 16, packed=0), U, L], {"heads": 2}, "attention of"),
         ("attention", [bits(4, 16, packed=1), bits(4, 16, packed=1), bits(4, 16, packed=0), U, L], {"heads": 3}, "attention of"),
         ("attention", [bits(4, 16, packed=1), bits(4, 16, packed=1), bits(4, 16, packed=0), U, L], {"heads": 1}, "a table of"),
