@@ -59,9 +59,9 @@ def test_the_file_computes_what_torch_computes(built: tuple[CompileReport, Path]
 
 def test_report(built: tuple[CompileReport, Path]) -> None:
     d = json.loads(json.dumps(built[0].as_dict()))
-    assert d["layers"] == {"binary": 7, "float": 2} and d["ops"]["attention"] == 1 and d["ops"]["stencil"] == 1
+    assert d["layers"] == {"binary": 7, "mixed": 0, "float": 2} and d["ops"]["attention"] == 1 and d["ops"]["stencil"] == 1
     assert d["bytes"] == (built[1] / "m.bvt").stat().st_size and d["declined"] == [] and d["zeros_in_weights"] == 0
-    assert [p["name"] for p in d["passes"]][-1] == "epilogues" and d["source"]["kind"] == "module" and d["board"] == "rpi4"
+    assert [p["name"] for p in d["passes"]][-1] == "thresholds" and d["source"]["kind"] == "module" and d["board"] == "rpi4"
     assert len(d["warnings"]) == 2, "no preprocessing, no class names"
 
 
@@ -81,6 +81,7 @@ def test_dumped_graphs_parse_back(built: tuple[CompileReport, Path]) -> None:
         "04_layout",
         "05_stencils",
         "06_epilogues",
+        "07_thresholds",
     ]
     x, results = golden_inputs((1, 16, 16), 1)[0], []
     for file in files:
@@ -214,5 +215,5 @@ def test_a_refusal_says_what_was_declined(tmp_path: Path) -> None:
     net = model()
     with torch.no_grad():
         net.vit.encoder.layer[0].attention.attention.att_prob_clip.fill_(-0.1)
-    with pytest.raises(UserError, match=r"the probability step is -0\.1: it must be positive"):
+    with pytest.raises(UserError, match=r"the probability threshold is -0\.05: the step of the quantiser must be positive"):
         compile_model(net, tmp_path / "m.bvt", example_input=EXAMPLE)
