@@ -21,12 +21,10 @@ Promise: bitwise on integers and codes; float sums follow the compiled ops' defi
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from bvtdeploy.errors import UserError
 from bvtdeploy.ir.graph import Graph, Op, Value
@@ -34,217 +32,31 @@ from bvtdeploy.ir.types import TERNARY, bits
 from bvtdeploy.ops.epilogue import row_map
 from bvtdeploy.ops.stencil import MAX_TAPS
 from bvtdeploy.passes.base import REASSOCIATES, Pass, Report
-
-Index = npt.NDArray[np.int32]
-
-
-@dataclass(frozen=True)
-class View:
-    """A source value: element p of it is element index.flat[p] of the base."""
-
-    base: Value
-    index: Index
-
-    @property
-    def whole(self) -> bool:
-        """Every element of the base occurs exactly once."""
-        n = self.base.type.size
-        return self.index.size == n and bool((np.bincount(self.index.reshape(-1), minlength=n) == 1).all())
+from bvtdeploy.passes.rows import Follows, Refused, View, Views, of_rows, order_of, rows_in
 
 
-class _Refused(Exception):
-    """This op cannot be expressed over rows x channels; the text says why."""
+def _square(what: str, attrs: Mapping[str, Any], *names: str) -> list[int]:
+    """The side of each of these (y, x) attributes of a window."""
+    if any(attrs[name][0] != attrs[name][1] for name in names):
+        said = ", ".join(f"{name} {tuple(attrs[name])}" for name in names)
+        raise Refused(f"{what} with {said}: they must be square")
+    return [int(attrs[name][0]) for name in names]
 
 
-class _Follows(_Refused):
-    """It could not be looked at, because an operand was refused."""
-
-
-def _order(shape: tuple[int, ...]) -> Index:
-    return np.arange(int(np.prod(shape)), dtype=np.int32).reshape(shape)
-
-
-def _is(index: Index, expected: Index) -> bool:
-    return index.shape == expected.shape and bool(np.array_equal(index, expected))
-
-
-class _Layout:
+class _Layout(Views):
     """The translation of one graph."""
 
     def __init__(self, source: Graph, report: Report) -> None:
+        super().__init__(source.name)
         self.source, self.report = source, report
-        self.graph = Graph(source.name)
-        self.views: dict[Value, View] = {}
-        self.image: dict[Value, Value] = {}
-        self.narrowed: dict[tuple[Value, int, int], Value | None] = {}
-        self.gathers: dict[tuple[Any, ...], Value] = {}
         self.refused: list[tuple[Op, str]] = []
         self.followers = 0
-        self.module, self.name = "", ""  # of the source op in hand
 
-    # -- helpers --------------------------------------------------------------------------------------------------------
-
-    def emit(self, kind: str, inputs: list[Value], /, **attrs: Any) -> Value:
-        try:
-            return self.graph.create(kind, inputs, attrs, module=self.module, names=[self.name]).out
-        except ValueError as error:  # the shape rule of the compiled op says in a sentence what it cannot do
-            raise _Refused(str(error)) from error
-
-    def step(
-        self, x: Value, role: str, value: Value, *, factor: int = 1, width: int = 0, rows: Value | None = None
-    ) -> Value:
+    def step(self, x: Value, role: str, value: Value, *, factor: int = 1, width: int = 0, rows: Value | None = None) -> Value:
         """An epilogue with one step."""
         factors = (factor,) if role.startswith("res") else ()
         table, roles = ([rows], ("x", role, "rows")) if rows is not None else ([], ("x", role))
         return self.emit("epilogue", [x, value, *table], roles=roles, results=("f32",), factors=factors, width=width, packed=())
-
-    def view(self, value: Value) -> View:
-        if value.data is not None:
-            rows = value.data.astype(np.float32).reshape(-1, value.type.shape[-1] if value.type.shape else 1)
-            return View(self.graph.constant(rows), _order(value.type.shape))
-        if value in self.image:
-            raise _Refused("the image itself is read by something else than a convolution")
-        if value not in self.views:
-            raise _Follows("")
-        return self.views[value]
-
-    def rows(self, value: Value, index: Index | None = None) -> tuple[Value, Index]:
-        """(base, order) of a value whose last axis are the channels: row n of it is row order[n] of the base, every row of the base
-        occurs once. Copies whole rows together where they are repeated, left out or put side by side."""
-        view = self.view(value)
-        return self.rows_of(view.base, (view.index if index is None else index).reshape(-1, value.type.shape[-1]))
-
-    def rows_of(self, base: Value, index: Index) -> tuple[Value, Index]:
-        """The same of an index array [N, K] into a base."""
-        n, k = base.type.shape
-        if index.shape[1] < k and (cut := self.columns(base, index)) is not None:
-            return self.rows_of(*cut)
-        at = index[:, ::k] // k if index.shape[1] % k == 0 else None
-        if at is None or not np.array_equal(index.reshape(len(index), -1, k), at[:, :, None] * k + np.arange(k)):
-            raise _Refused("its operand is not rows x channels in memory")
-        if at.shape == (n, 1) and np.array_equal(np.sort(at[:, 0]), np.arange(n)):
-            return base, at[:, 0].astype(np.int32)
-        return self.gathered([base], at), _order((len(at),))
-
-    def gathered(self, sources: list[Value], at: Index) -> Value:
-        """Rows of the sources, stacked, by a table [N, P]."""
-        table = self.graph.constant(np.ascontiguousarray(at, np.int32))
-        key = (*sources, np.asarray(table.data).tobytes(), at.shape)
-        if key not in self.gathers:
-            self.gathers[key] = self.emit("gather", [*sources, table])
-        return self.gathers[key]
-
-    def columns(self, base: Value, index: Index) -> tuple[Value, Index] | None:
-        """An index of some consecutive columns of a base, as an index into a base of these columns only."""
-        k, width = base.type.shape[1], index.shape[1]
-        first = int(index[0, 0]) % k
-        if first + width > k or not np.array_equal(index % k, np.broadcast_to(first + np.arange(width), index.shape)):
-            # Heads stand side by side: the smallest range of columns that holds all of them.
-            low, high = int((index % k).min()), int((index % k).max()) + 1
-            if (low, high) == (0, k):
-                return None
-            first, width = low, high - low
-        part = self.narrow(base, first, width)
-        return (part, (index // k * width + index % k - first).astype(np.int32)) if part is not None else None
-
-    def narrow(self, base: Value, first: int, width: int) -> Value | None:
-        """Columns first .. first + width of a base: the chain that makes it, cut at the product's weights. None where it
-        cannot be."""
-        key = (base, first, width)
-        if key in self.narrowed:
-            return self.narrowed[key]
-        op, stop = base.producer, first + width
-        if op is None or op.kind not in ("bgemm", "dense", "mixed_gemm", "epilogue", "const"):
-            return None
-        attrs, name = dict(op.attrs), [f"{base.name}.{first}"]
-        inputs = list(op.inputs)
-        if op.kind == "const":
-            assert base.data is not None
-            self.narrowed[key] = self.graph.constant(base.data[:, first:stop])
-            return self.narrowed[key]
-        if op.kind in ("bgemm", "mixed_gemm"):
-            weight = inputs[1].data
-            if weight is None or attrs.get("groups", 1) != 1:
-                return None
-            inputs[1] = self.graph.constant(weight[first:stop], type=bits(width, weight.shape[1]))
-        elif op.kind == "dense":
-            weight = inputs[1].data
-            assert weight is not None
-            parts = [weight[:, first:stop], *(v.data[:, first:stop] for v in inputs[2:] if v.data is not None)]
-            inputs[1:] = [self.graph.constant(np.ascontiguousarray(part)) for part in parts]
-        else:
-            if "rows" in attrs["roles"] or len(op.outputs) > 1:
-                return None
-            for i, value in enumerate(inputs):
-                if value.type.shape[1] != base.type.shape[1]:
-                    return None
-                part = self.narrow(value, first, width)
-                if part is None:
-                    return None
-                inputs[i] = part
-        self.narrowed[key] = self.graph.create(op.kind, inputs, attrs, module=op.module, names=name).out
-        return self.narrowed[key]
-
-    def whole(self, value: Value) -> View:
-        """The view of a value, every element of whose base it holds once; cuts columns and copies rows together where it must."""
-        view = self.view(value)
-        if view.whole:
-            return view
-        index, k = view.index, view.base.type.shape[1]
-        low, high = int((index % k).min()), int((index % k).max()) + 1
-        if (low, high) != (0, k) and (part := self.narrow(view.base, low, high - low)) is not None:
-            view = View(part, (index // k * (high - low) + index % k - low).astype(np.int32))
-            if not view.whole:
-                return self._copied(view)
-            return view
-        return self._copied(view)
-
-    def _copied(self, view: View) -> View:
-        k = view.base.type.shape[1]
-        for axis in [*range(view.index.ndim)[::-1]]:  # channels last, as a rule
-            if view.index.shape[axis] % k == 0:
-                moved = np.moveaxis(view.index, axis, -1)
-                flat = moved.reshape(-1, view.index.shape[axis])
-                try:
-                    base, order = self.rows_of(view.base, flat)
-                except _Refused:
-                    continue
-                width = base.type.shape[1]
-                index = (order[:, None] * width + np.arange(width)).astype(np.int32).reshape(moved.shape)
-                return View(base, np.ascontiguousarray(np.moveaxis(index, -1, axis)))
-        raise _Refused("a repeated or partial view that is no choice of rows")
-
-    def grid_view(self, value: Value) -> tuple[View, int, int]:
-        """The view of a [1, C, H, W] value that must be the token grid; its H and W."""
-        view = self.view(value)
-        b, c, h, w = value.type.shape
-        if b != 1:
-            raise _Refused(f"its operand {value.type} is no single grid")
-        base, order = self.rows_of(view.base, np.ascontiguousarray(view.index[0].transpose(1, 2, 0)).reshape(h * w, c))
-        if not np.array_equal(order, np.arange(h * w)):
-            base = self.gathered([base], order[:, None])
-        return View(base, _order((h, w, c)).transpose(2, 0, 1)[None]), h, w
-
-    def define_rows(self, value: Value, base: Value, order: Index) -> None:
-        """Binds a value of channels last whose row n is row order[n] of the base."""
-        self.views[value] = View(base, (order[:, None] * base.type.shape[1] + np.arange(base.type.shape[1], dtype=np.int32))
-                                 .astype(np.int32).reshape(value.type.shape))  # fmt: skip
-
-    def define(self, value: Value, base: Value, index: Index | None = None) -> None:
-        """Binds a source value: by default its elements in order are the base's elements in order."""
-        self.views[value] = View(base, _order(value.type.shape) if index is None else index)
-
-    def on_grid(self, value: Value, base: Value) -> None:
-        """Binds a [1, C, H, W] result whose base is rows x channels."""
-        _, c, h, w = value.type.shape
-        self.define(value, base, np.ascontiguousarray(_order((h, w, c)).transpose(2, 0, 1))[None])
-
-    def parameter(self, constant: npt.NDArray[Any], value: Value, view: View) -> Value:
-        """A constant operand, carried to the base of `view`: one row [1, C] where all rows agree, else [rows, C]."""
-        full = np.empty(view.base.type.size, np.float32)
-        full[view.index.reshape(-1)] = np.broadcast_to(constant, value.type.shape).reshape(-1)
-        full = full.reshape(view.base.type.shape)
-        return self.graph.constant(full[:1].copy() if bool((full == full[:1]).all()) else full)
 
     # -- op handlers ----------------------------------------------------------------------------------------------------
 
@@ -276,17 +88,17 @@ class _Layout:
         sources = list(dict.fromkeys(v.base for v in views))
         width = sources[0].type.shape[1]
         if any(s.type.shape[1] != width or s.type.elem != "f32" for s in sources):
-            raise _Refused("concatenation along the channels of different tensors")
+            raise Refused("concatenation along the channels of different tensors")
         start = dict(zip(sources, np.cumsum([0, *(s.type.size for s in sources)]), strict=False))
         index = np.concatenate([v.index + start[v.base] for v in views], axis)
         for channels in (index.ndim - 1, 1):
             moved = np.moveaxis(index, channels, -1)
-            at = moved[..., 0].reshape(-1) // width
-            if moved.shape[-1] == width and np.array_equal(moved.reshape(-1, width), at[:, None] * width + np.arange(width)):
-                base = self.gathered(sources, at[:, None])
-                self.define(op.out, base, np.ascontiguousarray(np.moveaxis(_order(moved.shape), -1, channels)))
+            at = rows_in(moved.reshape(-1, moved.shape[-1]), width) if moved.shape[-1] == width else None
+            if at is not None:
+                base = self.gathered(sources, at)
+                self.define(op.out, base, np.ascontiguousarray(np.moveaxis(order_of(moved.shape), -1, channels)))
                 return
-        raise _Refused("concatenation of different tensors along the channels")
+        raise Refused("concatenation of different tensors along the channels")
 
     def roll(self, op: Op) -> None:
         view = self.view(op.inputs[0])
@@ -303,12 +115,12 @@ class _Layout:
     def mul(self, op: Op) -> None:
         x, c = op.inputs
         if op.out.type.shape != x.type.shape:
-            raise _Refused(f"product of {x.type} and a larger {c.type}")
+            raise Refused(f"product of {x.type} and a larger {c.type}")
         view = self.whole(x)
         if c.data is None:
             other = self.whole(c) if c.type.shape == x.type.shape else None
             if other is None or other.base.type != view.base.type or not np.array_equal(view.index, other.index):
-                raise _Refused("product of two activations in different layouts")
+                raise Refused("product of two activations in different layouts")
             self.define(op.out, self.emit("multiply", [view.base, other.base]), view.index)
             return
         scale = self.parameter(c.data, x, view)
@@ -323,10 +135,10 @@ class _Layout:
     def add(self, op: Op) -> None:
         x, y = op.inputs
         if x.type.shape != y.type.shape and y.data is None:
-            raise _Refused(f"sum of {x.type} and {y.type}")
+            raise Refused(f"sum of {x.type} and {y.type}")
         if y.data is not None:
             if op.out.type.shape != x.type.shape:
-                raise _Refused(f"sum of {x.type} and a larger constant {y.type}")
+                raise Refused(f"sum of {x.type} and a larger constant {y.type}")
             view = self.whole(x)
             value = self.parameter(y.data, x, view)
             role = "shift" if value.type.shape[0] == 1 else "res0"
@@ -348,7 +160,7 @@ class _Layout:
                     factor, width, rows = found
                     self.define(op.out, self.step(main.base, "res0", other.base, factor=factor, width=width, rows=rows), main.index)
                     return
-        raise _Refused("sum of two tensors whose layouts differ by more than their rows and channel tiling")
+        raise Refused("sum of two tensors whose layouts differ by more than their rows and channel tiling")
 
     def _unrolled(self, value: Value) -> View:
         """The view of an operand of a sum. A grid shifted around its edges, by an offset a channel, is shifted by a stencil."""
@@ -381,7 +193,7 @@ class _Layout:
             taps = np.array([[o == mine for mine in moves] for o in offsets], np.float32)
             inputs = [view.base, self.graph.constant(taps)]
             base = self.emit("stencil", inputs, height=h, width=w, offsets=offsets, boundary="circular")
-            return View(base, np.ascontiguousarray(_order((1, h, w, k)).transpose(axes)).reshape(shape))
+            return View(base, np.ascontiguousarray(order_of((1, h, w, k)).transpose(axes)).reshape(shape))
         return view
 
     def _mapped(self, main: View, other: View, tables: bool) -> tuple[int, int, Value | None] | None:
@@ -408,27 +220,27 @@ class _Layout:
     def prelu(self, op: Op) -> None:
         x, slope = op.inputs
         if slope.data is None:
-            raise _Refused("the slope is not a constant")
+            raise Refused("the slope is not a constant")
         view = self.whole(x)
         shape = [1] * len(x.type.shape)
         if slope.type.size > 1:
             shape[op.attrs["axis"]] = -1
         value = self.parameter(slope.data.reshape(shape), x, view)
         if value.type.shape[0] != 1:
-            raise _Refused("the slope differs between rows")
+            raise Refused("the slope differs between rows")
         self.define(op.out, self.step(view.base, "slope", value), view.index)
 
     def layer_norm(self, op: Op) -> None:
         x, gamma, beta = op.inputs
         if gamma.data is None or beta.data is None:
-            raise _Refused("its parameters are not constants")
+            raise Refused("its parameters are not constants")
         n = x.type.shape[-1]
         view = self.whole(x)
         k = view.base.type.shape[1]
         flat = view.index.reshape(-1, n)
         if k % n or not np.array_equal(flat, flat[:, :1] + np.arange(n)) or (flat[:, 0] % n).any():
             base, order = self.rows(x)  # several rows side by side, say
-            view = View(base, (order[:, None] * n + np.arange(n, dtype=np.int32)).astype(np.int32).reshape(x.type.shape))
+            view = View(base, of_rows(order, n).reshape(x.type.shape))
             k = n
         parameters = [self.graph.constant(np.tile(p.data, k // n).reshape(1, -1)) for p in (gamma, beta) if p.data is not None]
         self.define(op.out, self.emit("layer_norm_rows", [view.base, *parameters], groups=k // n, eps=op.attrs["eps"]), view.index)
@@ -464,7 +276,7 @@ class _Layout:
     def linear(self, op: Op) -> None:
         weight = op.inputs[1].data
         if weight is None:
-            raise _Refused("the weight is not a constant")
+            raise Refused("the weight is not a constant")
         base, order = self.rows(op.inputs[0])
         inputs = [base, self.graph.constant(np.ascontiguousarray(weight.T))]
         self.define_rows(op.out, self.emit("dense", [*inputs, *self.bias(op)]), order)
@@ -475,7 +287,7 @@ class _Layout:
             return []
         data = op.inputs[2].data
         if data is None:
-            raise _Refused("the bias is not a constant")
+            raise Refused("the bias is not a constant")
         return [self.graph.constant(data.reshape(1, -1))]
 
     def conv2d(self, op: Op) -> None:
@@ -483,7 +295,7 @@ class _Layout:
         k, s = op.inputs[1].type.shape[2], op.attrs["stride"][0]
         square = op.inputs[1].type.shape[2:] == (k, k) and tuple(op.attrs["stride"]) == (s, s)
         if weight is None or not square or any(op.attrs["padding"]) or set(op.attrs["dilation"]) != {1} or op.attrs["groups"] != 1:
-            raise _Refused("a float convolution must have a square kernel, no padding, dilation or groups")
+            raise Refused("a float convolution must have a square kernel, no padding, dilation or groups")
         if op.inputs[0] in self.image:
             rows = self.emit("patches", [self.image[op.inputs[0]]], channels=c, height=h, width=w, kernel=k, stride=s)
             matrix = weight.reshape(weight.shape[0], -1)  # o, (c, ky, kx)
@@ -507,12 +319,10 @@ class _Layout:
 
     def binary_conv2d(self, op: Op) -> None:
         view, h, w = self.grid_view(op.inputs[0])
-        weight, (_, _, k, kx), groups = op.inputs[1].data, op.inputs[1].type.shape, op.attrs.get("groups", 1)
-        pairs = [op.attrs.get(n, d) for n, d in (("stride", (1, 1)), ("padding", (0, 0)), ("dilation", (1, 1)))]
+        weight, groups = op.inputs[1].data, op.attrs.get("groups", 1)
         assert weight is not None
-        if k != kx or any(a != b for a, b in pairs):
-            raise _Refused("a binary convolution must have a square kernel, stride, padding and dilation")
-        stride, padding, dilation = (a for a, _ in pairs)
+        window = {"kernel": weight.shape[2:], "stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), **op.attrs}
+        k, stride, padding, dilation = _square("binary convolution", window, "kernel", "stride", "padding", "dilation")
         matrix = np.ascontiguousarray(weight.transpose(0, 2, 3, 1)).reshape(weight.shape[0], -1)  # o, (ky, kx, c)
         attrs = {"height": h, "width": w, "kernel": k, "stride": stride}
         attrs |= {n: v for n, v, d in (("padding", padding, 0), ("dilation", dilation, 1), ("groups", groups, 1)) if v != d}
@@ -542,7 +352,7 @@ class _Layout:
             else:  # gathered codes: the rows of what they are the sign of
                 sign = producer.inputs[0].producer
                 if producer.kind != "gather" or sign is None or sign.kind != "epilogue" or len(producer.inputs) != 2:
-                    raise _Refused("its values come in an order that no table gives")
+                    raise Refused("its values come in an order that no table gives")
                 real = self.gathered([sign.inputs[0]], np.asarray(producer.inputs[1].data))
             if same:
                 self.report.sign_index[name] = self.report.sign_index[v.name]
@@ -554,14 +364,12 @@ class _Layout:
             classes = np.asarray(rest[at - 3].data)
             rest[at - 3] = self.graph.constant(np.tile(classes, windows // classes.size).astype(np.int32))
         out = self.emit("attention", [q, k, v, *rest], **attrs)
-        self.define(op.out, out, np.ascontiguousarray(_order((windows, n, heads, d)).transpose(0, 2, 1, 3)))
+        self.define(op.out, out, np.ascontiguousarray(order_of((windows, n, heads, d)).transpose(0, 2, 1, 3)))
 
     def max_pool2d(self, op: Op) -> None:
         view, h, w = self.grid_view(op.inputs[0])
-        kernel, stride, padding = (tuple(op.attrs[n]) for n in ("kernel", "stride", "padding"))
-        if any(a != b for a, b in (kernel, stride, padding)):
-            raise _Refused(f"maximum pool with kernel {kernel}, stride {stride}, padding {padding}: they must be square")
-        attrs = {"height": h, "width": w, "kernel": kernel[0], "stride": stride[0], "padding": padding[0]}
+        kernel, stride, padding = _square("maximum pool", op.attrs, "kernel", "stride", "padding")
+        attrs = {"height": h, "width": w, "kernel": kernel, "stride": stride, "padding": padding}
         self.on_grid(op.out, self.emit("max_pool", [view.base], **attrs))
 
     def avg_pool2d(self, op: Op) -> None:
@@ -576,17 +384,15 @@ class _Layout:
                 inputs = [view.base, self.graph.constant(taps)]
                 self.on_grid(op.out, self.emit("stencil", inputs, height=h, width=w, offsets=offsets, boundary="zero"))
                 return
-        if any(a != b for a, b in (kernel, stride, padding)):
-            raise _Refused(f"average pool with kernel {kernel}, stride {stride}, padding {padding}")
-        attrs = {"height": h, "width": w, "kernel": kernel[0], "stride": stride[0]}
-        attrs |= {"padding": padding[0]} if padding[0] else {}
+        k, s, p = _square("average pool", op.attrs, "kernel", "stride", "padding")
+        attrs = {"height": h, "width": w, "kernel": k, "stride": s, **({"padding": p} if p else {})}
         self.on_grid(op.out, self.emit("avg_pool", [view.base], **attrs))
 
     def avg_pool1d(self, op: Op) -> None:
         base, order = self.rows(op.inputs[0])
         k = op.attrs["kernel"]
         if op.attrs["stride"] != k or base.type.shape[1] % k:
-            raise _Refused("a one-dimensional average pool whose windows overlap or do not divide the channels")
+            raise Refused("a one-dimensional average pool whose windows overlap or do not divide the channels")
         self.define_rows(op.out, self.emit("channel_pool", [base], group=k), order)
 
     def mean(self, op: Op) -> None:
@@ -598,17 +404,17 @@ class _Layout:
             flat = np.ascontiguousarray(view.index.transpose(order)).reshape(-1, view.index.shape[last])
             try:
                 base, rows = self.rows_of(view.base, flat)
-            except _Refused:
+            except Refused:
                 continue
             groups = len(flat) // n
             if groups > 1 and not np.array_equal(rows, np.arange(len(rows))):
                 base = self.gathered([base], rows[:, None])
             pooled = self.emit("mean_rows", [base], **({"groups": groups} if groups > 1 else {}))
             shape = [view.index.shape[i] for i in kept if i != last]
-            index = np.moveaxis(_order((*shape, view.index.shape[last])), -1, kept.index(last))
+            index = np.moveaxis(order_of((*shape, view.index.shape[last])), -1, kept.index(last))
             self.define(op.out, pooled, np.ascontiguousarray(index).reshape(op.out.type.shape))
             return
-        raise _Refused("a mean that is not over whole rows")
+        raise Refused("a mean that is not over whole rows")
 
     # -- driver ---------------------------------------------------------------------------------------------------------
 
@@ -624,11 +430,11 @@ class _Layout:
             handler: Callable[[Op], None] | None = getattr(self, op.kind, None) if op.kind in HANDLED else None
             try:
                 if handler is None:
-                    raise _Refused("no compiled form for this op at this place")
+                    raise Refused("no compiled form for this op at this place")
                 handler(op)
-            except _Follows:
+            except Follows:
                 self.followers += 1
-            except _Refused as reason:
+            except Refused as reason:
                 self.refused.append((op, str(reason)))
         if self.refused:
             raise UserError(
@@ -638,7 +444,7 @@ class _Layout:
         for value in self.source.outputs:
             try:
                 base, order = self.rows(value)
-            except _Refused as reason:
+            except Refused as reason:
                 raise UserError("the model's output is not in the order of its last layer", where=str(value.type)) from reason
             outputs.append(base if np.array_equal(order, np.arange(len(order))) else self.gathered([base], order[:, None]))
         self.graph.set_outputs(outputs)
