@@ -173,9 +173,7 @@ def _thresholds(op: Op) -> list[tuple[Value, int]]:
     return list(zip([at[t] for t in THRESHOLDS if t in at], op.attrs["packed"], strict=True))
 
 
-def _build(
-    graph: Graph, x: Value, plan: Plan, real: bool, signs: list[tuple[Value, int]], module: str, before: Op
-) -> Op:
+def _build(graph: Graph, x: Value, plan: Plan, real: bool, signs: list[tuple[Value, int]], module: str, before: Op) -> Op:
     """Creates the epilogue of a plan in front of `before`."""
     at: dict[str, Value] = {"x": x}
     for role, value in plan.inputs.items():

@@ -9,7 +9,7 @@ from typing import Final
 
 from bvtdeploy.ir.graph import Graph
 from bvtdeploy.ir.verify import InvalidGraph, verify
-from bvtdeploy.passes import attention, binarise, epilogues, fold, layout, stencils, thresholds
+from bvtdeploy.passes import affines, attention, binarise, epilogues, fold, layout, stencils, thresholds
 from bvtdeploy.passes.base import Pass, Report
 
 PIPELINE: Final[tuple[Pass, ...]] = (
@@ -18,6 +18,7 @@ PIPELINE: Final[tuple[Pass, ...]] = (
     attention.PASS,
     layout.PASS,
     stencils.PASS,
+    affines.PASS,
     epilogues.PASS,
     thresholds.PASS,
 )

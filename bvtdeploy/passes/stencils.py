@@ -30,30 +30,9 @@ def _data(value: Value) -> np.ndarray:
     return np.asarray(value.data, np.float64)
 
 
-def _absorb_affine(graph: Graph, op: Op) -> bool:
-    """A scale or shift step whose operand is a stencil that nobody else reads."""
-    source = op.inputs[0].producer
-    if source is None or source.kind != "stencil" or not _yields(op.inputs[0], graph):
-        return False
-    taps = _data(source.inputs[1])
-    shift = _data(source.inputs[2]) if len(source.inputs) == 3 else np.zeros((1, taps.shape[1]))
-    if _is_step(op, "scale"):
-        taps, shift = taps * _data(op.inputs[1]), shift * _data(op.inputs[1])
-    elif _is_step(op, "shift"):
-        shift = shift + _data(op.inputs[1])
-    else:
-        return False
-    inputs = [source.inputs[0], graph.constant(taps.astype(np.float32), before=op), graph.constant(row(shift), before=op)]
-    merged = graph.append("stencil", inputs, dict(source.attrs), module=source.module, before=op)
-    graph.supersede(op.out, merged)
-    graph.remove(op)
-    return True
-
-
-def _yields(value: Value, graph: Graph) -> bool:
-    """Every reader of a stencil is a step that a stencil absorbs: then each may have a stencil of its own, and this one goes."""
-    steps = all(_is_step(op, "scale") or _is_step(op, "shift") or _is_step(op, "res0") for op in value.users)
-    return steps and not any(v is value for v in graph.outputs)
+def _taps(op: Op) -> tuple[np.ndarray, np.ndarray]:
+    taps = _data(op.inputs[1])
+    return taps, _data(op.inputs[2]) if len(op.inputs) == 3 else np.zeros((1, taps.shape[1]))
 
 
 def _replace(
@@ -66,9 +45,26 @@ def _replace(
     graph.remove(op)
 
 
-def _taps(op: Op) -> tuple[np.ndarray, np.ndarray]:
-    taps = _data(op.inputs[1])
-    return taps, _data(op.inputs[2]) if len(op.inputs) == 3 else np.zeros((1, taps.shape[1]))
+def _absorb_affine(graph: Graph, op: Op) -> bool:
+    """A scale or shift step whose operand is a stencil that nobody else reads."""
+    source = op.inputs[0].producer
+    if source is None or source.kind != "stencil" or not _yields(op.inputs[0], graph):
+        return False
+    taps, shift = _taps(source)
+    if _is_step(op, "scale"):
+        taps, shift = taps * _data(op.inputs[1]), shift * _data(op.inputs[1])
+    elif _is_step(op, "shift"):
+        shift = shift + _data(op.inputs[1])
+    else:
+        return False
+    _replace(graph, op, source, source.inputs[0], source.attrs["offsets"], taps, shift)
+    return True
+
+
+def _yields(value: Value, graph: Graph) -> bool:
+    """Every reader of a stencil is a step that a stencil absorbs: then each may have a stencil of its own, and this one goes."""
+    steps = all(_is_step(op, "scale") or _is_step(op, "shift") or _is_step(op, "res0") for op in value.users)
+    return steps and not any(v is value for v in graph.outputs)
 
 
 def _absorb_input(graph: Graph, op: Op) -> bool:
@@ -135,10 +131,10 @@ def _merge(graph: Graph, stencils: list[Op], before: Op) -> Value | None:
     first = stencils[0]
     shift = np.zeros((1, first.out.type.shape[1]))
     for op in stencils:
-        for offset, weights in zip(op.attrs["offsets"], _data(op.inputs[1]), strict=True):
+        own, more = _taps(op)
+        for offset, weights in zip(op.attrs["offsets"], own, strict=True):
             taps[offset] = taps.get(offset, np.zeros(weights.shape)) + weights
-        if len(op.inputs) == 3:
-            shift = shift + _data(op.inputs[2])
+        shift = shift + more
     if len(taps) > MAX_TAPS:
         return None
     offsets = tuple(sorted(taps))

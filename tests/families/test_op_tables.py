@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 
@@ -27,15 +27,6 @@ TABLES = Path(__file__).parent / "op_tables"
 REGENERATE = os.environ.get("BVTDEPLOY_REGENERATE") == "1"
 ALL = REGENERATE or os.environ.get("BVTDEPLOY_ALL_SIZES") == "1"
 PAPER = [name for name in zoo.names() if not name.endswith("_nano")]
-
-# Affines of one value that stand alone although their producer is an epilogue that nothing else reads: name -> (count, reason).
-_LAST_NORM = "vit.layernorm follows post residuals, after which the epilogue has no affine: both its affines come before them"
-KNOWN_UNFUSED: Final = {
-    "binaryvit_le_small": (1, _LAST_NORM),
-    "bhvit_tiny": (1, _LAST_NORM),
-    "bhvit_small": (1, _LAST_NORM),
-}
-
 
 def _quick(name: str) -> bool:
     return name.endswith("_tiny")
@@ -86,8 +77,7 @@ def test_op_table(name: str) -> None:
     ops = [op for op in compiled.graph.ops if op.kind != "const"]
     assert [op.kind for op in ops if not REGISTRY[op.kind].compiled] == []
     unfused = [(op.out.name, op.module) for op in ops if _unfused_affine(op)]
-    expected, why = KNOWN_UNFUSED.get(name, (0, ""))
-    assert len(unfused) == expected, (unfused, why)
+    assert unfused == []
     assert table == path.read_text()
 
 
