@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from bvtdeploy.device import Device
     from bvtdeploy.doctor import Diagnosis
     from bvtdeploy.models.zoo import ModelFacts
+    from bvtdeploy.passes.base import Side
     from bvtdeploy.profile import Profile
     from bvtdeploy.verifier import VerifyReport
+    from bvtdeploy.verifier.forced import Forced
 
 StrPath = str | os.PathLike[str]
 Say = Callable[[str], None]
@@ -47,7 +49,9 @@ def compile(
     dump_ir: StrPath | None = None,
     trust_pickle: bool = False,
     example_input: Any = None,
+    model_output: str | int | None = None,
     zeros: Literal["exact", "positive"] = "exact",
+    side: Side = "fp32",
     progress: Say | None = None,
 ) -> CompileReport:
     """Compile a trained model to a `.bvt` file.
@@ -62,7 +66,11 @@ def compile(
         dump_ir: folder for the graph after every pass.
         trust_pickle: run the code that a pickled module brings.
         example_input: one input image, or its shape (1, C, H, W), for a model that does not tell its input's shape.
+        model_output: which of several outputs of the model the logits are, by name ("logits", "0", "states.1") or by position
+            among its float tensors; None: the one called logits, or the only one.
         zeros: the sign of an operand that can be exactly 0 by construction: a third code ("exact"), or +1 ("positive").
+        side: how real parameters are stored: "fp32", "fp16", or "int8" (matrices in int8, the rest in fp16): smaller files,
+            slightly other logits, the same bits everywhere.
         progress: told what is being done.
     """
     from bvtdeploy.compiler import compile_model
@@ -76,7 +84,9 @@ def compile(
         dump_ir=_path(dump_ir),
         trust_pickle=trust_pickle,
         example_input=_example(example_input),
+        model_output=model_output,
         zeros=zeros,
+        side=side,
         progress=progress,
     )
 
@@ -97,8 +107,10 @@ def verify(
     limit: int | None = None,
     device: str | Device | None = None,
     bisect: bool = False,
+    teacher_forced: bool = False,
     trust_pickle: bool = False,
     example_input: Any = None,
+    model_output: str | int | None = None,
     progress: Say | None = None,
 ) -> VerifyReport:
     """Prove that an artifact computes the same bits everywhere, and measure how it agrees with the model that it came from.
@@ -111,8 +123,10 @@ def verify(
         limit: take no more images than this.
         device: also run there: `qemu:cortex-a72`, or an open device.
         bisect: where bits differ, name the first op.
+        teacher_forced: also compare every op alone with the model's, on the model's operands, on up to 4 images.
         trust_pickle: run the code that a pickled module brings.
         example_input: as for `compile`.
+        model_output: as for `compile`; None: what the artifact was compiled with.
         progress: told what is being done.
     """
     from bvtdeploy.verifier import verify_model
@@ -126,8 +140,10 @@ def verify(
             limit=limit,
             device=opened,
             bisect=bisect,
+            teacher_forced=teacher_forced,
             trust_pickle=trust_pickle,
             example_input=_example(example_input),
+            model_output=model_output,
             progress=progress,
         )
 
@@ -301,6 +317,44 @@ def models(*, progress: Say | None = None) -> list[ModelFacts]:
                 progress(f"counting the work of {name}")
             found.append(zoo.facts(name))
     return found
+
+
+@dataclass(frozen=True)
+class CheckedModels:
+    """What a teacher-forced comparison found, by model."""
+
+    tables: dict[str, Forced]
+
+    @property
+    def ok(self) -> bool:
+        """Not one integer is wrong, and no real number by more than the tolerance."""
+        return all(table.ok for table in self.tables.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """The result as JSON."""
+        return {"checked": [{"model": name, **table.as_dict()} for name, table in self.tables.items()]}
+
+
+def check_models(names: Sequence[str] = (), *, all_sizes: bool = False, progress: Say | None = None) -> CheckedModels:
+    """Compile named models in memory and compare every op with PyTorch, on PyTorch's operands: integers exactly.
+
+    Args:
+        names: some of `models()`; none: the small one of every family.
+        all_sizes: with no names: every model there is. The large ones take minutes each.
+        progress: told what is being done.
+    """
+    from bvtdeploy.models import zoo
+    from bvtdeploy.verifier.named import check_model
+
+    chosen = list(dict.fromkeys(names)) or [name for name in zoo.names() if all_sizes or name.endswith("_nano")]
+    for name in chosen:
+        zoo.find(name)  # a wrong name is said before any work
+    tables = {}
+    for name in chosen:
+        if progress:
+            progress(f"comparing every op of {name}")
+        tables[name] = check_model(name)
+    return CheckedModels(tables)
 
 
 @dataclass(frozen=True)

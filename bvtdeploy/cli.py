@@ -77,6 +77,11 @@ def _input_shape(function: Command) -> Command:
     return click.option("--input-shape", "example_input", metavar="C,H,W", callback=_shape, help=text)(function)
 
 
+def _model_output(function: Command) -> Command:
+    text = "Which of a model's several outputs the logits are; default: the one called logits, or the only one."
+    return click.option("--model-output", metavar="NAME|N", help=text)(function)
+
+
 @cli.command("compile")
 @click.argument("source", type=_path())
 @click.option("-o", "--output", required=True, type=_path(), metavar="OUT.bvt", help="The artifact to write.")
@@ -90,9 +95,14 @@ def _input_shape(function: Command) -> Command:
     "--zeros", type=click.Choice(["exact", "positive"]), default="exact", show_default=True,
     help="Signs of integers that can be 0: a third code as in the source, or +1.",
 )  # fmt: skip
+@click.option(
+    "--side", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True,
+    help="How real parameters are stored; int8: matrices in int8, the rest in fp16.",
+)  # fmt: skip
 @click.option("--explain", is_flag=True, help="List every place where a pass declined, and why.")
 @click.option("--trust-pickle", is_flag=True, help="Run the code that a pickled module brings. Only for files you trust.")
 @_input_shape
+@_model_output
 @_json
 def compile_command(source: Path, output: Path, explain: bool, as_json: bool, **options: Any) -> int:
     """Compile a trained model to a .bvt file."""
@@ -124,8 +134,10 @@ def inspect_command(artifact: Path, as_json: bool) -> int:
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Take no more images than this.")
 @click.option("--device", metavar="DEVICE", help="Also run there: local or qemu:CPU.")
 @click.option("--bisect", is_flag=True, help="Where bits differ, name the first op.")
+@click.option("--teacher-forced", is_flag=True, help="Also compare every op alone with the source, on the source's operands.")
 @click.option("--trust-pickle", is_flag=True, help="Run the code that a pickled module brings. Only for files you trust.")
 @_input_shape
+@_model_output
 @_json
 def verify_command(source: Path, artifact: Path, as_json: bool, **options: Any) -> int:
     """Prove that an artifact computes the same bits everywhere and agrees with its source."""
@@ -225,7 +237,7 @@ def boards_command(as_json: bool) -> int:
 @cli.group("models", cls=_Group, invoke_without_command=True)
 @_json
 def models_command(as_json: bool) -> int:
-    """List the named models of every family, and what they cost; `models export` writes one to a file."""
+    """List the named models of every family and their costs; `export` writes one to a file, `check` compares with PyTorch."""
     context = click.get_current_context()
     if context is not None and context.invoked_subcommand is not None:
         return 0
@@ -254,6 +266,24 @@ def models_export_command(as_json: bool, **options: Any) -> int:
     views.show_exported(console, exported)
     console.result(exported.as_dict())
     return 0
+
+
+@models_command.command("check")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--all", "all_sizes", is_flag=True, help="Every model; the large ones take minutes each. Default: the small ones.")
+@_json
+def models_check_command(names: Sequence[str], all_sizes: bool, as_json: bool) -> int:
+    """Compile named models and compare every op with PyTorch, on PyTorch's operands: integers exactly, floats to 1e-5."""
+    if names and all_sizes:
+        raise click.UsageError("give names or --all, not both")
+    context = click.get_current_context()
+    above = context.parent.params if context is not None and context.parent is not None else {}
+    console = Console(as_json or bool(above.get("as_json")))
+    with console.progress() as progress:
+        checked = api.check_models(names, all_sizes=all_sizes, progress=progress)
+    views.show_checked(console, checked)
+    console.result(checked.as_dict(), ok=checked.ok)
+    return 0 if checked.ok else 1
 
 
 @cli.command("doctor")

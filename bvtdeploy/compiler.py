@@ -9,22 +9,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from bvtdeploy.artifact import preprocess as preprocessing
+from bvtdeploy.artifact.golden import golden_input
 from bvtdeploy.artifact.inspect import describe as describe_artifact
 from bvtdeploy.artifact.reader import parse
 from bvtdeploy.artifact.writer import Content, to_bytes, write_aside
-from bvtdeploy.errors import UserError
+from bvtdeploy.errors import Problem, UserError, gathered
 from bvtdeploy.ir import text
 from bvtdeploy.ir.graph import Graph
 from bvtdeploy.ir.interp import run as interpret
 from bvtdeploy.lower.lowered import Lowered, describe, lower
+from bvtdeploy.ops.kinds import KINDS, WEIGHTS, source_kinds
 from bvtdeploy.passes import pipeline
-from bvtdeploy.passes.base import Report
+from bvtdeploy.passes import side as side_pass
+from bvtdeploy.passes.base import Report, Side
+from bvtdeploy.passes.binary_weights import binary_rows
 
 SIGN_POLICY = "sign(0) = +1"
 GOLDEN_IMAGES = 2
@@ -40,7 +44,10 @@ def package_version() -> str:
 
 @dataclass
 class Compiled:
-    """A compiled model in memory: the graph over rows x channels, its lowering, what the passes did, what the front end knew."""
+    """A compiled model in memory: the graph over rows x channels, its lowering, what the passes did, what the front end knew.
+
+    `source_storage`: bytes of the source's parameters and buffers by what they are for (ops/kinds.py).
+    """
 
     graph: Graph
     lowered: Lowered
@@ -48,6 +55,7 @@ class Compiled:
     timings: list[pipeline.Timing]
     imported: Any
     input_shape: tuple[int, int, int]
+    source_storage: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -69,20 +77,25 @@ class CompileReport:
             "artifact": str(self.artifact),
             "bytes": d["bytes"],
             "board": d["board"],
-            "source": {"kind": c.imported.kind, "parameters": c.imported.parameters, "bytes": c.imported.bytes},
+            "source": {
+                "kind": c.imported.kind, "parameters": c.imported.parameters, "bytes": c.imported.bytes,
+                "tensor_bytes": sum(c.source_storage.values()),
+            },
             "layers": {"binary": c.report.binary_layers, "mixed": c.report.mixed_layers, "float": c.report.float_layers},
             "macs": d["macs"],
+            "storage": {kind: {"before": c.source_storage.get(kind, 0), "after": d["storage"][kind]} for kind in KINDS},
             "ops": dict(sorted(kinds.items())),
             "groups": len(d["groups"]),
             "sections": d["sections"],
             "arena_bytes": d["arena_bytes"],
             "tile_bytes": d["tile_bytes"],
             "fused": {k: n for k, n in sorted(c.report.fused.items()) if n},
-            "declined": [{"site": x.site, "why": x.why} for x in c.report.declined],
+            "declined": [{"site": x.site, "line": x.line, "why": x.why} for x in c.report.declined],
             "residue_max": c.report.residue_max,
             "zeros_in_weights": c.report.zeros_in_weights,
             "ternary_signs": c.report.ternary_signs,
             "zeros": c.report.zeros,
+            "side": c.report.side,
             "policy": SIGN_POLICY,
             "passes": [{"name": t.name, "seconds": t.seconds, "nodes": t.nodes} for t in c.timings],
             "warnings": self.warnings,
@@ -104,13 +117,16 @@ def compile_graph(
     dump_ir: Path | None = None,
     progress: Callable[[str], None] | None = None,
     zeros: Literal["exact", "positive"] = "exact",
+    side: Side = "fp32",
 ) -> Compiled:
-    """Runs the pipeline and the lowering on an imported model. `zeros`: see `compile_model`.
+    """Runs the pipeline and the lowering on an imported model. `zeros`, `side`: see `compile_model`.
 
     Raises UserError when something has no compiled form, or when nothing in the model is binary.
     """
+    if side not in get_args(Side):
+        raise UserError(f"real parameters cannot be stored as {side!r}", where="side", fix=f"give {', '.join(get_args(Side))}")
     say = progress or (lambda _: None)
-    report = Report(residue_max=imported.residue_max, zeros=zeros)
+    report = Report(residue_max=imported.residue_max, zeros=zeros, side=side, lines=imported.lines)
     (image,) = imported.graph.inputs
     _, c, h, w = image.type.shape
     if dump_ir is not None:
@@ -124,29 +140,59 @@ def compile_graph(
         if dump_ir is not None:
             _dump(dump_ir, number, name, graph)
 
-    graph, timings = pipeline.run(imported.graph, report, observe)
+    source_storage = _source_storage(imported)
+    layers = [Problem(op.kind, op.module, report.line(op)) for op in imported.graph.of_kind("linear", "conv2d")]
+    passes = pipeline.PIPELINE if side == "fp32" else (*pipeline.PIPELINE, side_pass.PASS)
+    try:
+        graph, timings = pipeline.run(imported.graph, report, observe, passes)
+    except UserError as error:
+        if layers and report.float_layers == len(layers):  # the cause; what else such a model has is the second concern
+            raise _nothing_binary(layers, report, error.problems) from error
+        raise
     if report.binary_layers + report.mixed_layers == 0:
-        raise UserError(
-            "nothing in this model is binary",
-            why=f"none of its {report.float_layers} linear and convolution layers has +-1 activations and row-scaled +-1 weights",
-            fix="give a trained binary ViT; a full-precision model is better served by ONNX Runtime or LiteRT",
-        )
+        raise _nothing_binary(layers, report)
     say("scheduling and packing")
     lowered = lower(graph)
     if dump_ir is not None:
         (dump_ir / f"{len(timings) + 1:02d}_plan.txt").write_text(describe(lowered))
-    return Compiled(graph, lowered, report, timings, imported, (c, h, w))
+    return Compiled(graph, lowered, report, timings, imported, (c, h, w), source_storage)
+
+
+def _nothing_binary(layers: list[Problem], report: Report, others: Sequence[Problem] = ()) -> UserError:
+    """Every layer of a float model, and what it lacks; then its other problems."""
+    declined = {d.module: d.why for d in report.declined if d.kind in ("linear", "conv2d")}
+    why = "real activations and weights of more than one magnitude a row"
+    fix = "put a sign in front, and make each row of its weights one scale times +-1"
+    return UserError(
+        "nothing in this model is binary",
+        why=f"none of its {report.float_layers} linear and convolution layers has +-1 activations and row-scaled +-1 weights",
+        fix="give a trained binary ViT; a full-precision model is better served by ONNX Runtime or LiteRT",
+        problems=gathered([Problem(x.what, x.module, x.line, declined.get(x.module, why), fix) for x in layers] + list(others)),
+    )
+
+
+def _source_storage(imported: Any) -> dict[str, int]:
+    """Bytes of the source's tensors by kind. A tensor that several constants come from counts as the first kind in the
+    order of KINDS; of those that make up one weight, the ones smaller than it are its scales."""
+    constants = {op.out.name: op.out for op in imported.graph.of_kind("const")}
+    binary = {name for name, v in constants.items() if v.data is not None and binary_rows(v.data) is not None}
+    kinds = source_kinds(imported.graph, binary)
+    found = dict.fromkeys(KINDS, 0)
+    for tensor in imported.tensors:
+        read_as = set()
+        for name in tensor.constants:
+            if name in constants:
+                kind = kinds[name]
+                read_as.add("scales" if kind in WEIGHTS and tensor.elements < constants[name].type.size else kind)
+        default = "scales" if tensor.read else "unread"
+        found[next((kind for kind in KINDS if kind in read_as), default)] += tensor.bytes
+    return found
 
 
 def golden_inputs(input_shape: tuple[int, int, int], count: int = GOLDEN_IMAGES) -> list[npt.NDArray[np.float32]]:
-    """Deterministic test inputs f32[C*H, W]: uint8 noise over a ramp, as (p/255 - 1/2) * 4."""
+    """The golden inputs f32[C*H, W] of the seeds 0 .. count-1 (artifact/golden.py)."""
     c, h, w = input_shape
-    out = []
-    for seed in range(count):
-        noise = np.random.Generator(np.random.PCG64(seed)).integers(0, 128, (c * h, w))
-        ramp = (np.add.outer(np.arange(c * h), np.arange(w)) * (127 * (seed + 1)) // (h + w)) % 128
-        out.append(((noise + ramp).astype(np.float32) / np.float32(255.0) - np.float32(0.5)) * np.float32(4.0))
-    return out
+    return [golden_input(seed, c * h, w) for seed in range(count)]
 
 
 def _labels(given: Path | Sequence[str] | None, from_source: list[str] | None, classes: int) -> list[str]:
@@ -190,7 +236,9 @@ def compile_model(
     trust_pickle: bool = False,
     progress: Callable[[str], None] | None = None,
     example_input: Any = None,
+    model_output: str | int | None = None,
     zeros: Literal["exact", "positive"] = "exact",
+    side: Side = "fp32",
 ) -> CompileReport:
     """Compiles a model to a `.bvt` file.
 
@@ -202,8 +250,11 @@ def compile_model(
         labels: class names, or a file of them, one a line or a JSON list; default: what the checkpoint says.
         dump_ir: a folder for the graph after every pass.
         trust_pickle: unpickle a whole module, which runs code from the file.
+        model_output: which of several outputs the logits are, by name or position; see `frontend.import_model`.
         zeros: what a sign gives for an operand that can be exactly 0 by construction (a scaled integer without a bias): a third
             code, as the source does ("exact"), or +1 ("positive"), which is faster and another function.
+        side: how real parameters (everything beside the +-1 weights) are stored: fp32, fp16, or matrices in int8 and the rest in
+            fp16. What is stored is what everything computes with (passes/side.py): smaller files, slightly other logits.
 
     Raises:
         UserError: the source cannot be read or holds something that cannot be compiled; nothing is written then.
@@ -213,15 +264,20 @@ def compile_model(
     say = progress or (lambda _: None)
     _check_target(source, output)
     say("reading the model")
-    imported = import_model(source, example_input=example_input, trust_pickle=trust_pickle)
-    compiled = compile_graph(imported, dump_ir=dump_ir, progress=progress, zeros=zeros)
+    imported = import_model(source, example_input=example_input, trust_pickle=trust_pickle, output=model_output)
+    try:
+        compiled = compile_graph(imported, dump_ir=dump_ir, progress=progress, zeros=zeros, side=side)
+    except UserError as error:
+        error.where = error.where or (str(source) if isinstance(source, (str, Path)) else type(source).__name__)
+        raise
     process = preprocessing.load(preprocess if preprocess is not None else imported.preprocess, compiled.input_shape)
     (result,) = compiled.graph.outputs
     names = _labels(labels, imported.labels, result.type.size)
     say("computing golden outputs with the reference interpreter")
     (image,) = compiled.graph.inputs
-    golden = [(x, interpret(compiled.graph, {image.name: x})[0]) for x in golden_inputs(compiled.input_shape)]
-    data = to_bytes(Content(compiled.lowered, _meta(imported, compiled, board), golden, names, process))
+    inputs = golden_inputs(compiled.input_shape)
+    golden = [(seed, interpret(compiled.graph, {image.name: x})[0]) for seed, x in enumerate(inputs)]
+    data = to_bytes(Content(compiled.lowered, _meta(imported, compiled, board, model_output), golden, names, process))
     description = describe_artifact(parse(data, str(output)))  # before it replaces anything
     try:
         write_aside(output, data)
@@ -237,8 +293,12 @@ def compile_model(
     return report
 
 
-def _meta(imported: Any, compiled: Compiled, board: str) -> dict[str, int | float | str | bytes]:
+def _meta(
+    imported: Any, compiled: Compiled, board: str, model_output: str | int | None
+) -> dict[str, int | float | str | bytes]:
+    chosen = {} if model_output is None else {"source.output": model_output}
     return {
+        **chosen,
         "compiler": f"bvtdeploy {package_version()}",
         "board": board,
         "source.sha256": str(imported.source_sha256),
@@ -256,6 +316,7 @@ def _meta(imported: Any, compiled: Compiled, board: str) -> dict[str, int | floa
         "residue_max": float(compiled.report.residue_max),
         "zeros_in_weights": compiled.report.zeros_in_weights,
         "zeros": compiled.report.zeros,
+        "side": compiled.report.side,
         "layers.mixed": compiled.report.mixed_layers,
         "signs.ternary": compiled.report.ternary_signs,
     }

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from bvtdeploy.boards import Board
 from bvtdeploy.console import Console, amount, percent, size, visible
+from bvtdeploy.ops.kinds import KINDS
 
 if TYPE_CHECKING:
-    from bvtdeploy.api import ExportedModel, RunResult
+    from bvtdeploy.api import CheckedModels, ExportedModel, RunResult
     from bvtdeploy.build import Build
     from bvtdeploy.demo import Demo
     from bvtdeploy.doctor import Diagnosis
@@ -18,10 +19,14 @@ if TYPE_CHECKING:
     from bvtdeploy.profile import Profile
 
 
+_SIDES = ("before", "after")
+_ZEROS = {"exact": "a third code", "positive": "+1"}
+
+
 def show_compile(console: Console, report: Mapping[str, Any], *, explain: bool) -> None:
     """The report of `compile`."""
     source, macs, layers = report["source"], report["macs"], report["layers"]
-    whole = macs["binary"] + macs["float"]
+    whole = sum(macs.values())
     console.say(f"{report['artifact']}: {size(report['bytes'])}", style="bold")
     console.facts(
         [
@@ -34,7 +39,9 @@ def show_compile(console: Console, report: Mapping[str, Any], *, explain: bool) 
             ),
             (
                 "multiply-adds",
-                f"{amount(macs['binary'])} binary ({percent(macs['binary'] / max(whole, 1))}), {amount(macs['float'])} float",
+                f"{amount(macs['binary'])} binary ({percent(macs['binary'] / max(whole, 1))}), "
+                + (f"{amount(macs['mixed'])} mixed, " if macs["mixed"] else "")
+                + f"{amount(macs['float'])} float",
             ),
             ("ops", ", ".join(f"{count} {kind}" for kind, count in report["ops"].items())),
             ("fused", ", ".join(f"{count} {kind}" for kind, count in report["fused"].items())),
@@ -42,14 +49,20 @@ def show_compile(console: Console, report: Mapping[str, Any], *, explain: bool) 
                 "signs that can be 0",
                 f"{report['ternary_signs']}, with a third code" if report["ternary_signs"] else None,
             ),
-            ("weights that are 0", report["zeros_in_weights"] or None),
-            ("largest residue removed", f"{report['residue_max']:.3g}" if report["residue_max"] else None),
+            ("sign policy", f"{report['policy']}; integers that can be 0: {_ZEROS[report['zeros']]}"),
+            ("weights that are 0", report["zeros_in_weights"]),
+            ("largest residue removed", f"{report['residue_max']:.3g}" if report["residue_max"] else "none"),
+            ("real parameters", f"stored as {report['side']}"),
             ("time", f"{sum(p['seconds'] for p in report['passes']):.2f} s in {len(report['passes'])} passes"),
         ]
     )
+    storage = {kind: row for kind, row in report["storage"].items() if row["before"] or row["after"]}
+    rows = [(KINDS[kind], *(size(row[side]) if row[side] else "" for side in _SIDES)) for kind, row in storage.items()]
+    total = ("all", *(size(sum(row[side] for row in storage.values())) for side in _SIDES))
+    console.table(["bytes", "source tensors", "artifact"], [*rows, total], align="nrr")
     declined = report["declined"]
     if declined and explain:
-        console.table(["not fused", "why"], [(d["site"], d["why"]) for d in declined])
+        console.table(["not fused", "line", "why"], [(d["site"], d["line"], d["why"]) for d in declined])
     elif declined:
         console.note(f"passes declined {len(declined)} times: --explain lists where and why")
 
@@ -61,7 +74,13 @@ def show_inspect(console: Console, facts: Mapping[str, Any]) -> None:
         [
             ("format", facts["format"]),
             ("board", facts["board"]),
-            ("multiply-adds", f"{amount(macs['binary'])} binary, {amount(macs['float'])} float"),
+            (
+                "multiply-adds",
+                f"{amount(macs['binary'])} binary, "
+                + (f"{amount(macs['mixed'])} mixed, " if macs["mixed"] else "")
+                + f"{amount(macs['float'])} float",
+            ),
+            ("bytes", ", ".join(f"{KINDS[kind]} {size(count)}" for kind, count in facts["storage"].items() if count)),
             ("working memory", f"{size(facts['arena_bytes'])} for values, and {size(facts['tile_bytes'])} for each thread"),
             ("sections", ", ".join(f"{name} {size(count)}" for name, count in facts["sections"].items())),
         ]
@@ -114,6 +133,56 @@ def show_verify(console: Console, report: Mapping[str, Any], *, ok: bool) -> Non
             f"      binary codes that differ from PyTorch's: at {len(flips)} of {len(report['flips'])} signs, "
             f"at most {100 * worst['rate']:.3g} % (after {worst['module'] or worst['op']})"
         )
+    if side := report.get("side"):
+        console.say(
+            f"      parameters in {side['kind']} instead of fp32, on {side['images']} inputs: logits move by at most "
+            f"{side['logit_error_max']:.3g} (mean {side['logit_error_mean']:.3g}), "
+            f"the same class on {percent(side['top1_agreement'])}, {100 * side['codes_changed']:.3g} % of the codes change"
+        )
+    if forced := report.get("teacher_forced"):
+        show_forced(console, forced)
+
+
+def _forced_cells(row: Mapping[str, Any]) -> list[str]:
+    counts = [f"{row[name]:,}".replace(",", " ") for name in ("integers", "codes", "mismatches", "ties", "floats")]
+    return [str(row["ops"]), *counts, f"{row['worst']:.1e}" if row["floats"] else "-"]
+
+
+_FORCED = ["ops", "integers", "codes", "wrong", "ties", "floats", "worst error"]
+
+
+def show_forced(console: Console, table: Mapping[str, Any]) -> None:
+    """The table of a teacher-forced comparison, by kind of op."""
+    total = table["total"]
+    rows = [(row["kind"], *_forced_cells(row)) for row in (*table["rows"], total)]
+    console.table(["kind", *_FORCED], rows, title="every op on the source's operands", align="nrrrrrrr")
+    text = f"op by op on {table['images']} images: {total['mismatches']} wrong integers, worst real number {total['worst']:.1e} off"
+    console.good(text) if table["ok"] else console.bad(text)
+    show_failures(console, table["failures"])
+    if table["zeros"]:
+        console.say(f"      {table['zeros']} operands of a sign were exactly 0, which is +1 on both sides")
+
+
+def show_failures(console: Console, failures: Sequence[Mapping[str, Any]]) -> None:
+    """Where a teacher-forced comparison found differences."""
+    for f in failures:
+        console.bad(
+            f"{f['kind']} {f['op']} ({f['module'] or 'top level'}): {f['wrong']} of {f['of']} differ on image {f['image']}; "
+            f"at row {f['row']}, channel {f['channel']}: {f['ours']:.9g}, source {f['source']:.9g}"
+        )
+
+
+def show_checked(console: Console, checked: CheckedModels) -> None:
+    """The teacher-forced comparison of named models."""
+    tables = {name: table.as_dict() for name, table in checked.tables.items()}
+    rows = [(name, *_forced_cells(table["total"]), "yes" if table["ok"] else "NO") for name, table in tables.items()]
+    console.table(["model", *_FORCED, "equal"], rows, align="nrrrrrrrn")
+    for name, table in tables.items():
+        if not table["ok"]:
+            console.say(name, style="bold")
+            show_failures(console, table["failures"])
+    text = "every integer of every op is the one that PyTorch has, ties apart; real numbers agree to 1e-5"
+    console.good(text) if checked.ok else console.bad("some results are not those of PyTorch")
 
 
 def show_run(console: Console, result: RunResult) -> None:

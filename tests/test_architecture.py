@@ -20,7 +20,7 @@ ALLOWED = {
     "lower": {"lower", "ir", "ops", "artifact.spec"},
     "artifact": {"artifact", "lower", "ir", "ops"},
     "compiler": {"frontend", "ir", "ops", "passes", "lower", "artifact"},
-    "verifier": {"compiler", "frontend", "ir", "ops", "lower", "artifact", "host", "device"},
+    "verifier": {"verifier", "compiler", "frontend", "models", "ir", "ops", "passes", "lower", "artifact", "host", "device"},
 }
 CORE = ("ir", "ops", "frontend", "models", "passes", "lower", "artifact", "compiler")
 BACK = {"build", "device", "profile", "host", "boards", "cli", "api", "console"}

@@ -80,8 +80,9 @@ def test_dumped_graphs_parse_back(built: tuple[CompileReport, Path]) -> None:
         "03_attention",
         "04_layout",
         "05_stencils",
-        "06_epilogues",
-        "07_thresholds",
+        "06_affines",
+        "07_epilogues",
+        "08_thresholds",
     ]
     x, results = golden_inputs((1, 16, 16), 1)[0], []
     for file in files:
@@ -121,7 +122,7 @@ class Float(torch.nn.Module):
     ("change", "what"),
     [
         ({"source": Float()}, "nothing in this model is binary"),
-        ({"source": torch.nn.Sequential(Float(), torch.nn.Softmax(1))}, "cannot be compiled"),
+        ({"source": torch.nn.Sequential(Float(), torch.nn.Softmax(1))}, "nothing in this model is binary"),
         ({"labels": "2"}, "2 class names for 5 classes"),
         ({"labels": "absent"}, "cannot read the labels"),
         ({"labels": "bad"}, "does not hold class names"),

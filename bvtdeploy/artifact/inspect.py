@@ -7,6 +7,7 @@ from typing import Any
 
 from bvtdeploy.artifact import spec
 from bvtdeploy.artifact.reader import Artifact, read
+from bvtdeploy.artifact.storage import storage
 
 
 def describe(artifact: Artifact) -> dict[str, Any]:
@@ -37,6 +38,7 @@ def describe(artifact: Artifact) -> dict[str, Any]:
             }
         )
     macs = {k: sum(op[f"macs_{k}"] for op in artifact.ops) for k in ("binary", "float")}
+    mixed = sum(op["macs_float"] for op in artifact.ops if kinds[op["opcode"]] == "mixed_gemm")
     result: dict[str, Any] = {
         "format": artifact.header["version"],
         "board": artifact.meta.get("board", ""),
@@ -46,10 +48,14 @@ def describe(artifact: Artifact) -> dict[str, Any]:
         "bytes": artifact.header["file_bytes"],
         "arena_bytes": artifact.header["arena_bytes"],
         "tile_bytes": artifact.header["tile_bytes"],
-        "macs": macs,
+        "side": artifact.meta.get("side", "fp32"),
+        "constants": _forms(artifact),
+        "widened_bytes": artifact.header["widened_bytes"],
+        "macs": {"binary": macs["binary"], "mixed": mixed, "float": macs["float"] - mixed},
+        "storage": storage(artifact),
         "input": {"rows": artifact.input["rows"], "cols": artifact.input["cols"]},
         "output": {"rows": artifact.output["rows"], "cols": artifact.output["cols"]},
-        "golden": len(artifact.golden),
+        "golden": len(artifact.golden_records),
         "labels": artifact.labels,
         "meta": {k: v for k, v in artifact.meta.items() if not isinstance(v, bytes)},
         "preprocess": None,
@@ -58,6 +64,17 @@ def describe(artifact: Artifact) -> dict[str, Any]:
         p = artifact.preprocess
         result["preprocess"] = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(p).items()}
     return result
+
+
+def _forms(artifact: Artifact) -> dict[str, int]:
+    """Bytes of the constants by how they are stored."""
+    found = dict.fromkeys(("bits", "fp32", "fp16", "int8", "tables"), 0)
+    kinds = {spec.STORED["F16"]: "fp16", spec.STORED["I8"]: "int8"}
+    for v in artifact.values:
+        if v["storage"] == spec.STORAGES["CONST"]:
+            plain = {spec.DTYPES["BITS"]: "bits", spec.DTYPES["F32"]: "fp32"}.get(v["dtype"], "tables")
+            found[kinds.get(v["stored"], plain)] += v["bytes"]
+    return found
 
 
 def inspect(path: Path | str) -> dict[str, Any]:

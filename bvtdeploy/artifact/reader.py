@@ -16,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from bvtdeploy.artifact import spec
+from bvtdeploy.artifact.golden import golden_input
 from bvtdeploy.artifact.writer import Preprocess
 from bvtdeploy.errors import UserError
 from bvtdeploy.ir.graph import Graph, Value
 from bvtdeploy.ir.types import TERNARY, Type, bits
-from bvtdeploy.lower.pack import unpack_lanes16
+from bvtdeploy.lower.pack import unpack_lanes16, unpack_stored
 from bvtdeploy.ops.activation import KINDS as ACTIVATIONS
 from bvtdeploy.ops.attention import MOST_PLANES
 from bvtdeploy.ops.attention import ROLES as ATTENTION_ROLES
@@ -34,7 +35,10 @@ F32 = npt.NDArray[np.float32]
 
 @dataclass
 class Artifact:
-    """A parsed file. Records are dictionaries with the field names of `spec`."""
+    """A parsed file. Records are dictionaries with the field names of `spec`.
+
+    `golden_records` are pairs of (input or its seed, output) as they stand in the file.
+    """
 
     path: str
     header: Record
@@ -45,13 +49,19 @@ class Artifact:
     groups: list[Record]
     constants: bytes
     names: bytes
-    golden: list[tuple[F32, F32]] = field(default_factory=list)
+    golden_records: list[tuple[F32 | int, F32]] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     preprocess: Preprocess | None = None
 
     def name(self, offset: int) -> str:
         """The string at an offset of NAMES."""
         return self.names[offset : self.names.index(b"\0", offset)].decode()
+
+    @property
+    def golden(self) -> list[tuple[F32, F32]]:
+        """The golden pairs (input, output); inputs that the file has as seeds are made here."""
+        rows, cols = self.input["rows"], self.input["cols"]
+        return [(golden_input(x, rows, cols) if isinstance(x, int) else x, y) for x, y in self.golden_records]
 
     @property
     def input(self) -> Record:
@@ -148,7 +158,7 @@ def _parse(path: str, data: bytes) -> Artifact:
         bodies["NAMES"],
         labels=_strings(bodies.get("LABELS", b"")),
     )
-    artifact.golden = _golden(artifact, bodies.get("GOLDEN", b""))
+    artifact.golden_records = _golden(artifact, bodies.get("GOLDEN", b""))
     if len(artifact.labels) != sections.get("LABELS", {"count": 0})["count"]:
         raise _broken(path, "section LABELS does not hold as many names as it says")
     if "PREPROCESS" in bodies:
@@ -164,6 +174,7 @@ def _check_records(a: Artifact) -> None:
         a.name(v["name"])
         for members, number in ((spec.DTYPES, v["dtype"]), (spec.STORAGES, v["storage"]), (spec.LAYOUTS, v["layout"])):
             _key(members, number)
+    _check_stored(a)
     for storage in ("INPUT", "OUTPUT"):
         if sum(v["storage"] == spec.STORAGES[storage] for v in a.values) != 1:
             raise ValueError(f"there must be one {storage} value")
@@ -180,6 +191,26 @@ def _check_records(a: Artifact) -> None:
         at += g["n_ops"]
     if at != len(a.ops):
         raise ValueError("the groups do not partition the ops")
+
+
+def _check_stored(a: Artifact) -> None:
+    """Raises ValueError unless what is widened follows one upon the other: a small file must not ask for much memory."""
+    end = memory = 0
+    for v in a.values:
+        stored, size = _key(spec.STORED, v["stored"]), v["rows"] * v["cols"]
+        if stored == "AS_IS":
+            if v["widened"]:
+                raise ValueError("a reserved field of a value is set")
+            continue
+        need = 2 * size if stored == "F16" else 4 * v["cols"] + size
+        where = (_key(spec.STORAGES, v["storage"]), _key(spec.DTYPES, v["dtype"]), _key(spec.LAYOUTS, v["layout"]))
+        if where != ("CONST", "F32", "ROWS") or v["stride"] != 4 * v["cols"] or v["bytes"] != need:
+            raise ValueError(f"a value cannot be stored as {stored}")
+        if v["offset"] < end or v["widened"] != memory:
+            raise ValueError("stored and widened values do not follow each other")
+        end, memory = v["offset"] + need, memory + -(-4 * size // spec.ALIGN) * spec.ALIGN
+    if a.header["widened_bytes"] != memory:
+        raise ValueError(f"widened_bytes is {a.header['widened_bytes']}, the values need {memory}")
 
 
 def _meta(data: bytes) -> dict[str, int | float | str | bytes]:
@@ -204,12 +235,29 @@ def _meta(data: bytes) -> dict[str, int | float | str | bytes]:
     return meta
 
 
-def _golden(artifact: Artifact, data: bytes) -> list[tuple[F32, F32]]:
-    flat = np.frombuffer(data, "<f4")
-    i, o = (v["rows"] * v["cols"] for v in (artifact.input, artifact.output))
-    pairs = flat.reshape(artifact.sections["GOLDEN"]["count"] if data else 0, i + o)
-    shapes = [(v["rows"], v["cols"]) for v in (artifact.input, artifact.output)]
-    return [(p[:i].reshape(shapes[0]), p[i:].reshape(shapes[1])) for p in pairs]
+def _golden(artifact: Artifact, data: bytes) -> list[tuple[F32 | int, F32]]:
+    at = artifact.sections.get("GOLDEN", {"count": 0})["count"] * spec.STRUCTS["golden"][1]
+    if at > len(data):
+        raise ValueError("section GOLDEN ends within its records")
+    image, output = ((v["rows"], v["cols"]) for v in (artifact.input, artifact.output))
+
+    def take(shape: tuple[int, int]) -> F32:
+        nonlocal at
+        at += 4 * shape[0] * shape[1]
+        if at > len(data):
+            raise ValueError("section GOLDEN ends within a pair")
+        return np.frombuffer(data[at - 4 * shape[0] * shape[1] : at], "<f4").reshape(shape)
+
+    pairs: list[tuple[F32 | int, F32]] = []
+    for record in _unpack("golden", data[:at]):
+        made = _key(spec.GOLDENS, record["kind"]) == "GENERATED"
+        if record["reserved"] or (record["seed"] and not made):
+            raise ValueError("section GOLDEN: a reserved field is set")
+        given = int(record["seed"]) if made else take(image)
+        pairs.append((given, take(output)))
+    if at != len(data):
+        raise ValueError("section GOLDEN goes on after its last pair")
+    return pairs
 
 
 def _key(members: dict[str, int], number: int) -> str:
@@ -239,7 +287,8 @@ def _preprocess(r: Record, image: Record) -> Preprocess:
 # -- back to a graph --------------------------------------------------------------------------------------------------
 
 
-def _constant(artifact: Artifact, record: Record) -> tuple[npt.NDArray[Any], Type]:
+def _constant(artifact: Artifact, record: Record) -> tuple[npt.NDArray[Any], Type, dict[str, Any]]:
+    """The array, its type, and the marks of its const op."""
     raw = artifact.constants[record["offset"] : record["offset"] + record["bytes"]]
     if len(raw) != record["bytes"]:
         raise ValueError("a constant goes beyond its section")
@@ -249,9 +298,12 @@ def _constant(artifact: Artifact, record: Record) -> tuple[npt.NDArray[Any], Typ
         raise ValueError("a constant of codes -1, 0, +1")
     if dtype == "BITS":
         packed = np.frombuffer(raw, np.uint8).reshape(-1, -(-cols // 8), 16)
-        return unpack_lanes16(packed, rows, cols), bits(rows, cols)
+        return unpack_lanes16(packed, rows, cols), bits(rows, cols), {}
+    if record["stored"]:
+        data, marks = unpack_stored(raw, _key(spec.STORED, record["stored"]), rows, cols)
+        return data, Type("f32", (rows, cols)), marks
     array = np.frombuffer(raw, {"F32": "<f4", "I32": "<i4", "U64": "<u8", "F64": "<f8"}[dtype]).reshape(rows, cols)
-    return array, Type(dtype.lower(), (rows, cols))
+    return array, Type(dtype.lower(), (rows, cols)), {}
 
 
 def _attrs(kind: str, op: Record, outputs: Sequence[Record], inputs: Sequence[Record]) -> Record:
@@ -323,8 +375,9 @@ def to_graph(artifact: Artifact) -> Graph:
                 at[i] = graph.add_input(artifact.name(v["name"]), Type("f32", (v["rows"], v["cols"])))
         for i, v in enumerate(artifact.values):
             if v["storage"] == spec.STORAGES["CONST"]:
-                data, type = _constant(artifact, v)
+                data, type, marks = _constant(artifact, v)
                 at[i] = graph.constant(data, artifact.name(v["name"]), type=type)
+                graph.ops[-1].attrs.update(marks)
         for op in artifact.ops:
             kind = kinds[op["opcode"]]
             out_ids = [i for i in op["outputs"] if i != spec.NONE]

@@ -11,6 +11,9 @@ Ops are executed in *groups*. The ops of a group share one row space of `rows` r
 thread runs all ops of the group over one block before it takes the next, so values that only live inside the group (storage
 `TILE`) never leave the cache. Between groups there is a barrier. Results do not depend on the blocks or on the threads.
 
+Real parameters may be stored in fewer bytes than they are computed with (STORED): the reader widens them once, to the f32 that
+all executors read. A golden input is in the file, or is made from a seed by the same function everywhere (artifact/golden.py).
+
 Numbers are little-endian. Section offsets are multiples of 64 and gaps are zero. Each section has a CRC-32 (zlib's).
 Adding an opcode: append it to `OPCODES` (never reorder), and add its op under `bvtdeploy/ops/` and `runtime_arm/src/ops/`.
 """
@@ -20,7 +23,7 @@ from __future__ import annotations
 from typing import Final
 
 MAGIC: Final = b"\x89BVT\r\n\x1a\n"
-VERSION: Final = 2
+VERSION: Final = 3
 ALIGN: Final = 64
 NONE: Final = 0xFFFFFFFF  # "no value" in an op record
 
@@ -38,8 +41,8 @@ HEADER: Final[Fields] = (
     ("table_crc", "I", 1, "CRC-32 of the section table"),
     ("arena_bytes", "Q", 1, "memory shared by all threads"),
     ("tile_bytes", "Q", 1, "memory of each thread (tile values, then op scratch)"),
+    ("widened_bytes", "Q", 1, "memory of a model for its constants that are stored as F16 or I8; 0 where there is none"),
     ("flags", "I", 1, "0"),
-    ("reserved", "I", 2, "0"),
     ("header_crc", "I", 1, "CRC-32 of the 60 bytes before"),
 )
 SECTION: Final[Fields] = (
@@ -55,14 +58,15 @@ VALUE: Final[Fields] = (
     ("dtype", "B", 1, "DTYPES"),
     ("storage", "B", 1, "STORAGES"),
     ("layout", "B", 1, "LAYOUTS"),
-    ("reserved8", "B", 1, "0"),
+    ("stored", "B", 1, "STORED; of everything but f32 constants AS_IS"),
     ("rows", "I", 1, ""),
     ("cols", "I", 1, ""),
     ("stride", "I", 1, "bytes from a row to the next (ROWS), a column to the next (COLS), a 16-channel tile to the next (LANES16)"),
     ("reserved", "I", 1, "0"),
     ("offset", "Q", 1, "in CONSTANTS, the arena or the tile memory; 0 for INPUT and OUTPUT"),
-    ("bytes", "Q", 1, "whole size; of a TILE value: of one block"),
-    ("reserved2", "Q", 3, "0"),
+    ("bytes", "Q", 1, "whole size; of a TILE value: of one block; of F16 and I8: of the stored form"),
+    ("widened", "Q", 1, "of F16 and I8: offset in the widened memory, where the f32 are dense; else 0"),
+    ("reserved2", "Q", 2, "0"),
 )
 OP: Final[Fields] = (
     ("opcode", "I", 1, "OPCODES"),
@@ -84,6 +88,11 @@ GROUP: Final[Fields] = (
     ("block", "I", 1, "rows of a block; a multiple of 8, or all rows"),
     ("reserved", "I", 4, "0"),
 )
+GOLDEN: Final[Fields] = (
+    ("kind", "I", 1, "GOLDENS"),
+    ("reserved", "I", 1, "0"),
+    ("seed", "Q", 1, "of a GENERATED input (artifact/golden.py); 0 of a STORED one"),
+)
 PREPROCESS: Final[Fields] = (
     ("width", "I", 1, "network input"),
     ("height", "I", 1, ""),
@@ -103,6 +112,7 @@ STRUCTS: Final = {
     "value": (VALUE, 64),
     "op": (OP, 256),
     "group": (GROUP, 32),
+    "golden": (GOLDEN, 16),
     "preprocess": (PREPROCESS, 64),
 }
 
@@ -113,7 +123,7 @@ SECTIONS: Final = {
     "GROUPS": 4,      # group records
     "CONSTANTS": 5,   # constant data, each value 64-byte aligned
     "NAMES": 6,       # NUL-terminated UTF-8 strings; offset 0 is the empty string
-    "GOLDEN": 7,      # count x {input f32 (rows*cols of the INPUT value), output f32 (of the OUTPUT value)}; count in the table
+    "GOLDEN": 7,      # count golden records, then of each in order: a STORED input (f32, rows*cols of the INPUT value), the output
     "LABELS": 8,      # class names: count NUL-terminated UTF-8 strings; may be absent
     "PREPROCESS": 9,  # one preprocess record; may be absent
 }
@@ -129,6 +139,14 @@ LAYOUTS: Final = {
     "LANES16": 3,  # BITS only, rows = output channels: [ceil(rows/16)] tiles of [ceil(cols/8)] steps of 16 bytes, lane = channel
                    # within the tile, bit b of step s = column 8*s+b; unused lanes and bits are zero
 }
+# How CONSTANTS holds an f32 constant. Everything but AS_IS is widened to dense f32 when a file is opened, value after value in the
+# order of the table: each begins in the widened memory at the next multiple of 64, and in CONSTANTS behind the one before it.
+STORED: Final = {
+    "AS_IS": 0,    # as dtype and layout say
+    "F16": 1,      # rows*cols IEEE 754 binary16, row after row
+    "I8": 2,       # cols f32 scales, then rows*cols int8, row after row; an element is float(code) * scale[column] in fp32
+}
+GOLDENS: Final = {"STORED": 0, "GENERATED": 1}
 COLOURS: Final = {"GRAY": 0, "RGB": 1, "BGR": 2}
 RESIZES: Final = {"STRETCH": 0, "SHORT_CROP": 1}
 FILTERS: Final = {"BILINEAR": 0, "BICUBIC": 1, "NEAREST": 2}
@@ -204,6 +222,7 @@ def header() -> str:
     ]
     enums = (
         ("SECTION", SECTIONS), ("META", META_TYPES), ("DTYPE", DTYPES), ("STORAGE", STORAGES), ("LAYOUT", LAYOUTS),
+        ("STORED", STORED), ("GOLDEN", GOLDENS),
         ("COLOUR", COLOURS), ("RESIZE", RESIZES), ("FILTER", FILTERS), ("OP", OPCODES),
     )  # fmt: skip
     for prefix, members in enums:

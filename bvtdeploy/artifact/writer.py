@@ -41,14 +41,14 @@ class Content:
 
     Attributes:
         meta: typed key-values; int -> U64, float -> F64, str -> STR, bytes -> BYTES.
-        golden: pairs of (input, output), f32.
+        golden: pairs of (input, output), f32; an input is an array, which is stored, or a seed (artifact/golden.py).
         labels: class names, or empty.
         preprocess: how an image becomes the input, or None.
     """
 
     lowered: Lowered
     meta: Mapping[str, int | float | str | bytes] = field(default_factory=dict)
-    golden: Sequence[tuple[F32, F32]] = ()
+    golden: Sequence[tuple[F32 | int, F32]] = ()
     labels: Sequence[str] = ()
     preprocess: Preprocess | None = None
 
@@ -96,6 +96,18 @@ def _filled(items: Sequence[int], n: int) -> list[int]:
     return [*items, *[spec.NONE] * (n - len(items))]
 
 
+def _golden(pairs: Sequence[tuple[F32 | int, F32]]) -> bytes:
+    records, payloads = b"", b""
+    for given, output in pairs:
+        if isinstance(given, int):
+            records += _record("golden", kind=spec.GOLDENS["GENERATED"], seed=given)
+        else:
+            records += _record("golden", kind=spec.GOLDENS["STORED"])
+            payloads += np.ascontiguousarray(given, "<f4").tobytes()
+        payloads += np.ascontiguousarray(output, "<f4").tobytes()
+    return records + payloads
+
+
 def to_bytes(content: Content) -> bytes:
     """The whole file."""
     low, names = content.lowered, _Names()
@@ -111,6 +123,8 @@ def to_bytes(content: Content) -> bytes:
             stride=v.stride,
             offset=v.offset,
             bytes=v.bytes,
+            stored=spec.STORED[v.stored],
+            widened=v.widened,
         )
         for v in low.values
     )
@@ -131,7 +145,7 @@ def to_bytes(content: Content) -> bytes:
         for op in low.ops
     )
     groups = b"".join(_record("group", first_op=g.first_op, n_ops=g.n_ops, rows=g.rows, block=g.block) for g in low.groups)
-    golden = b"".join(np.ascontiguousarray(a, "<f4").tobytes() for pair in content.golden for a in pair)
+    golden = _golden(content.golden)
     sections: list[tuple[str, bytes, int]] = [
         ("META", _meta(content.meta), len(content.meta)),
         ("VALUES", values, len(low.values)),
@@ -187,6 +201,7 @@ def _assemble(sections: Sequence[tuple[str, bytes, int]], low: Lowered) -> bytes
         table_crc=zlib.crc32(table),
         arena_bytes=low.arena_bytes,
         tile_bytes=low.tile_bytes,
+        widened_bytes=low.widened_bytes,
     )
     head = head[:-4] + struct.pack("<I", zlib.crc32(head[:-4]))
     return head + table + body

@@ -12,6 +12,7 @@ the reason and the cure. Elementwise ops are here; layout ops in aten_layout, pr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -58,17 +59,30 @@ class UnsupportedError(Exception):
 
 @dataclass
 class Code:
-    """`x >= 0 ? high : low`, elementwise, with constant levels of any dtype that broadcast against x.
+    """`low` where x < 0, `zero` where x is 0, `high` where x > 0, with constant levels of any dtype that broadcast against x.
 
-    Comparisons give one of booleans; arithmetic with constants moves the levels by torch's own arithmetic; any other use makes it
-    an f32 value, by a sign whose attr `zero` says what 0 gives. `inclusive` False: the source said x > 0, so that 0 gives `low`.
+    Comparisons give one of booleans, with two levels; arithmetic of codes of one x and constants moves the levels by torch's own
+    arithmetic; any other use makes it an f32 value, by signs whose attr `zero` says what 0 gives.
     """
 
     x: Value
     low: Tensor
+    zero: Tensor
     high: Tensor
-    inclusive: bool
     value: Value | None = None
+
+    @property
+    def levels(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Below, at and above 0."""
+        return self.low, self.zero, self.high
+
+
+@dataclass
+class Choice:
+    """What a `where` took for x < 0, x = 0 and x > 0: a later `where` on the same x looks through it."""
+
+    x: Value
+    branches: tuple[Any, Any, Any]
 
 
 @dataclass
@@ -80,8 +94,11 @@ class Lowering:
     module: str = ""
     names: dict[int, str] = field(default_factory=dict)  # names of parameters, by id of the tensor
     notes: dict[str, int] = field(default_factory=dict)
+    roots: dict[int, set[str]] = field(default_factory=dict)  # names of stored tensors, by address of what was folded from them
+    origins: dict[str, set[str]] = field(default_factory=dict)  # the same by name of the constant
     _constants: dict[Any, tuple[Any, Value]] = field(default_factory=dict)
     _softmaxes: dict[tuple[Value, int], Value] = field(default_factory=dict)
+    choices: dict[Value, Choice] = field(default_factory=dict)  # results of `where`
     _count: int = 0
 
     def shape(self, index: int | None = None) -> tuple[int, ...]:
@@ -129,17 +146,34 @@ class Lowering:
             constant = self.graph.constant(array, name)
             assert constant.producer is not None
             constant.producer.module = path or self.module
+            if isinstance(x, Tensor):
+                self.origins[constant.name] = set(self.roots.get(x.untyped_storage().data_ptr(), ()))
             self._constants[key] = (x, constant)  # x is kept: its id must stay its own
         return self._constants[key][1]
 
     def _materialise(self, code: Code) -> Value:
-        x, low, high = code.x, *(torch.as_tensor(_f32(t)).double() for t in (code.low, code.high))
-        if not code.inclusive and often_zero(x):  # x > 0 is not -x >= 0, exactly
+        shape = broadcast(*(t.shape for t in code.levels))
+        low, zero, high = (torch.as_tensor(_f32(t)).double().expand(shape) for t in code.levels)
+        if torch.equal(low, high) and torch.equal(low, zero):
+            raise UnsupportedError("a comparison whose sides give the same", "write the constant itself")
+        if torch.equal(zero, high) or torch.equal(zero, low):
+            return self._two_levels(code.x, low, high, inclusive=torch.equal(zero, high))
+        if torch.equal(zero, (low + high) / 2):
+            return self._affine(self.emit("sign", code.x), (high - low) / 2, zero)
+        below = self._two_levels(code.x, low, zero, inclusive=True)  # where 0 has a level of its own: [x >= 0] and [x > 0]
+        return self.emit("add", below, self._two_levels(code.x, torch.zeros_like(zero), high - zero, inclusive=False))
+
+    def _two_levels(self, x: Value, low: Tensor, high: Tensor, inclusive: bool) -> Value:
+        negated = not inclusive and often_zero(x)  # x > 0 is not -x >= 0, exactly
+        if negated:
             x, low, high = self.emit("neg", x), high, low
-        elif not code.inclusive:
+        elif not inclusive:
             self.note("x > 0 is compiled as x >= 0: they differ where x is exactly 0")
-        half, middle = ((high - low) / 2).float(), ((high + low) / 2).float()
-        y = self.emit("sign", x, zero=1 if code.inclusive or often_zero(code.x) else -1)
+        y = self.emit("sign", x, zero=1 if inclusive or negated else -1)
+        return self._affine(y, (high - low) / 2, (high + low) / 2)
+
+    def _affine(self, y: Value, half: Tensor, middle: Tensor) -> Value:
+        half, middle = half.float(), middle.float()
         if bool((half == -1).all()):
             y = self.emit("neg", y)
         elif not bool((half == 1).all()):
@@ -153,7 +187,7 @@ def broadcast(*shapes: Sequence[int]) -> tuple[int, ...]:
 
 
 def _scalar_if_one(t: Tensor) -> Tensor | float:
-    return float(t) if t.ndim == 0 else t
+    return float(t.reshape(-1)[0]) if t.numel() and bool((t == t.reshape(-1)[0]).all()) else t
 
 
 def _f32(t: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -168,9 +202,9 @@ def _f32(t: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 def number(x: Any) -> float | None:
-    """A literal or a constant of one element, rounded to f32; None of anything else."""
-    if isinstance(x, Tensor) and x.numel() == 1:
-        return float(_f32(x).reshape(()))
+    """A literal or a constant whose elements are all one number, rounded to f32; None of anything else."""
+    if isinstance(x, Tensor) and x.numel() and bool((x == x.reshape(-1)[0]).all()):
+        return float(_f32(x).reshape(-1)[0])
     return float(np.float32(x)) if isinstance(x, (bool, int, float)) else None
 
 
@@ -178,21 +212,24 @@ def number(x: Any) -> float | None:
 
 
 def move_levels(low: Lowering, target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Code | None:
-    """An elementwise op of one `Code` and constants moves the levels; None where there is more to it."""
-    codes = {id(a): a for a in args if isinstance(a, Code)}
-    if op_name(target).split(".")[1] not in _ELEMENTWISE or len(codes) != 1 or any(isinstance(a, Value) for a in args):
+    """An elementwise op of codes of one tensor and constants moves the levels; None where there is more to it."""
+    codes = [a for a in args if isinstance(a, Code)]
+    if op_name(target).split(".")[1] not in _ELEMENTWISE or not codes or any(isinstance(a, Value) for a in args):
         return None
-    (code,) = codes.values()
-    levels = [target(*(level if a is code else a for a in args), **kwargs) for level in (code.low, code.high)]
-    if any(t.ndim and broadcast(t.shape, code.x.type.shape) != code.x.type.shape for t in levels):
+    x = codes[0].x
+    if any(not same(code.x, x) for code in codes[1:]):
         return None
-    return Code(code.x, levels[0], levels[1], code.inclusive)
+    moved = [target(*(a.levels[i] if isinstance(a, Code) else a for a in args), **kwargs) for i in range(3)]
+    if any(t.ndim and broadcast(t.shape, x.type.shape) != x.type.shape for t in moved):
+        return None
+    return Code(x, moved[0], moved[1], moved[2])
 
 
 _ELEMENTWISE = {
     "add", "sub", "rsub", "mul", "div", "neg", "abs", "pow", "sign", "sgn", "round", "clamp", "clamp_min", "clamp_max", "relu",
     "hardtanh", "to", "_to_copy", "type_as", "logical_not", "bitwise_not", "where", "ge", "gt", "le", "lt", "eq", "ne", "clone",
-    "detach", "alias", "contiguous",
+    "detach", "alias", "contiguous", "logical_and", "logical_or", "logical_xor", "bitwise_and", "bitwise_or",
+    "masked_fill", "square",
 }  # fmt: skip
 
 
@@ -203,8 +240,7 @@ def _compare(low: Lowering, x: Any, y: Any, above: bool, inclusive: bool) -> Cod
         t, above = low.value(y), not above
     else:
         t = low.emit("sub", x, y)  # exact where it matters: a difference is 0 only of equal numbers
-    # x >= 0 and its complement x < 0 agree with the sign that has no zero; x > 0 and x <= 0 do not, at 0
-    return Code(t, torch.tensor(not above), torch.tensor(above), inclusive=inclusive == above)
+    return Code(t, torch.tensor(not above), torch.tensor(inclusive), torch.tensor(above))
 
 
 @imports("ge.Scalar", "ge.Tensor")
@@ -227,26 +263,152 @@ def _lt(low: Lowering, x: Any, other: Any) -> Result:
     return _compare(low, x, other, above=False, inclusive=False)
 
 
+def _equal(low: Lowering, x: Any, y: Any) -> Code:
+    t = low.value(x) if number(y) == 0 else low.emit("sub", x, y)
+    return Code(t, torch.tensor(False), torch.tensor(True), torch.tensor(False))
+
+
+@imports("eq.Scalar", "eq.Tensor")
+def _eq(low: Lowering, x: Any, other: Any) -> Result:
+    return _equal(low, x, other)
+
+
+@imports("ne.Scalar", "ne.Tensor")
+def _ne(low: Lowering, x: Any, other: Any) -> Result:
+    code = _equal(low, x, other)
+    return Code(code.x, ~code.low, ~code.zero, ~code.high)
+
+
 @imports("where.self", "where.Scalar", "where.ScalarSelf", "where.ScalarOther")
 def _where(low: Lowering, condition: Any, x: Any, other: Any) -> Result:
-    if not isinstance(condition, Code) or condition.low.dtype != torch.bool or condition.low.ndim or condition.high.ndim:
-        raise UnsupportedError("where without a comparison of a tensor with a constant", "write it with sign, clamp or PReLU")
-    high, low_ = (x, other) if bool(condition.high) else (other, x)
-    if bool(condition.high) == bool(condition.low):
-        return high
-    levels = [_level(level) for level in (low_, high)]
-    if levels[0] is not None and levels[1] is not None:
-        return Code(condition.x, levels[0], levels[1], condition.inclusive)
-    # x > 0 ? x : slope * x is a PReLU, whatever the treatment of 0
-    if isinstance(high, Value) and same(high, condition.x):
-        if number(low_) == 0:
-            return low.emit("clamp", high, min=0.0, max=None)
-        if isinstance(low_, Value) and low_.producer is not None and low_.producer.kind == "mul":
-            a, b = low_.producer.inputs
-            slope = b if same(a, high) and b.data is not None else a if same(b, high) and a.data is not None else None
-            if slope is not None:
-                return prelu(low, high, slope)
-    raise UnsupportedError("where between two computed tensors", "only binarisers (constant branches) and PReLU are supported")
+    if isinstance(condition, Tensor) and condition.dtype == torch.bool:
+        return select(low, condition, x, other)
+    if not isinstance(condition, Code) or condition.low.dtype != torch.bool or any(t.ndim for t in condition.levels):
+        raise UnsupportedError("where without a comparison of a tensor", "write it with sign, clamp or PReLU")
+    branches = []
+    for i, level in enumerate(condition.levels):
+        branch = x if bool(level) else other
+        known = low.choices.get(branch) if isinstance(branch, Value) else None
+        if known is not None and same(known.x, condition.x):
+            branch = known.branches[i]
+        if isinstance(branch, Code) and same(branch.x, condition.x):
+            branch = branch.levels[i]
+        branches.append(branch)
+    below, at, above = branches
+    levels = [_level(branch) for branch in branches]
+    if not any(level is None for level in levels):
+        dtype = low.node.meta["val"].dtype if low.node is not None else torch.float32
+        moved = [level.to(dtype) for level in levels if level is not None]
+        if all(not t.ndim or broadcast(t.shape, condition.x.type.shape) == condition.x.type.shape for t in moved):
+            return Code(condition.x, moved[0], moved[1], moved[2])
+    if all(branch is above for branch in branches):
+        return above
+    result = _choose(low, condition.x, below, at, above)
+    low.choices[result] = Choice(condition.x, (below, at, above))
+    return result
+
+
+def _choose(low: Lowering, x: Value, below: Any, at: Any, above: Any) -> Value:
+    """below where x < 0, at where x is 0, above where x > 0."""
+    shape = low.shape()
+    for sign, one, two in ((1.0, above, below), (-1.0, below, above)):
+        # x > 0 ? x : slope * x is a PReLU, whatever the treatment of 0
+        if isinstance(one, Value) and same(one, x) and x.type.shape == shape and (at is one or at is two):
+            y = x if sign > 0 else low.emit("neg", x)
+            if number(two) == 0:
+                half = low.emit("clamp", y, min=0.0, max=None)
+                return half if sign > 0 else low.emit("neg", half)
+            slope = _multiple(two, x)
+            if slope is not None and sign > 0:
+                return prelu(low, x, slope)
+
+    def mask(zero: bool, high: bool) -> Value:
+        return low.value(Code(x, torch.tensor(float(not high)), torch.tensor(float(zero)), torch.tensor(float(high))))
+
+    first = mask(at is not below, True)
+    result = _blend(low, shape, first, above, below)
+    if at is below or at is above:
+        return result
+    return _blend(low, shape, low.emit("mul", first, mask(True, False)), at, result)  # only x = 0 passes both
+
+
+def _multiple(y: Any, x: Value) -> Value | None:
+    """The constant c of y = c * x."""
+    if not isinstance(y, Value) or y.producer is None or y.producer.kind != "mul":
+        return None
+    a, b = y.producer.inputs
+    return b if same(a, x) and b.data is not None else a if same(b, x) and a.data is not None else None
+
+
+def _blend(low: Lowering, shape: tuple[int, ...], mask: Value, x: Any, other: Any) -> Value:
+    """mask * x + (1 - mask) * other of a mask of 0 and 1: exact for finite operands, up to the sign of a zero."""
+    parts = [low.emit("mul", m, y) for m, y in ((mask, x), (None, other)) if m is not None and number(y) != 0]
+    if number(other) != 0:
+        parts.append(low.emit("mul", low.emit("add", low.emit("neg", mask), 1.0), other))
+    if any(isinstance(y, Tensor) and not bool(y.isfinite().all()) for y in (x, other)) or not all(
+        math.isfinite(n) for n in (number(x), number(other)) if n is not None
+    ):
+        raise UnsupportedError("where between an infinite number and others, by a computed condition", "use finite numbers")
+    result = parts[0] if len(parts) == 1 else low.emit("add", *parts)
+    return result if result.type.shape == shape else low.emit("expand", result, shape=shape)
+
+
+def select(low: Lowering, condition: Tensor, x: Any, other: Any) -> Value:
+    """where(condition, x, other) with a constant condition: a product with 0 and 1, and the constants of the rest."""
+    shape, dtype = low.shape(), torch.float32
+    parts = []
+    constant = torch.zeros(())
+    for mask, branch in ((condition, x), (~condition, other)):
+        level = _level(branch)
+        if level is not None:
+            constant = constant + torch.where(mask, level.to(dtype), torch.zeros(()))
+        elif bool(mask.all()):
+            parts.append(low.value(branch))
+        elif bool(mask.any()):
+            parts.append(low.emit("mul", branch, _thin(mask.to(dtype))))
+    if not parts:
+        return low.emit("expand", constant, shape=shape) if tuple(constant.shape) != shape else low.value(constant)
+    result = parts[0] if len(parts) == 1 else low.emit("add", *parts)
+    if bool(constant.any()):
+        result = low.emit("add", result, _thin(constant))
+    return result if result.type.shape == shape else low.emit("expand", result, shape=shape)
+
+
+def _thin(t: Tensor) -> Tensor:
+    """A constant with one element along every axis on which it does not depend."""
+    for axis in range(t.ndim):
+        first = t.narrow(axis, 0, 1)
+        t = first if t.shape[axis] > 1 and torch.equal(first.expand(t.shape), t) else t
+    return t.contiguous()
+
+
+@imports("masked_fill.Scalar", "masked_fill.Tensor")
+def _masked_fill(low: Lowering, x: Any, mask: Any, value: Any) -> Result:
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.reshape(())
+    return _where(low, mask, value, x)
+
+
+@imports("index_put.default", "_unsafe_index_put.default")
+def _index_put(low: Lowering, x: Any, indices: Sequence[Any], values: Any, accumulate: bool = False) -> Result:
+    (mask,) = indices if len(indices) == 1 else (None,)
+    boolean = isinstance(mask, Code) or (isinstance(mask, Tensor) and mask.dtype == torch.bool)
+    if not boolean or accumulate or number(values) is None:
+        raise UnsupportedError("elements assigned by index", "assign one number where a mask says so, or use slices")
+    shape = low.shape()
+    if isinstance(mask, Tensor) and mask.ndim < len(shape):
+        mask = mask.reshape(*mask.shape, *[1] * (len(shape) - mask.ndim))
+    if isinstance(mask, Code) and mask.x.type.shape != shape:
+        raise UnsupportedError("a computed mask of another shape than the tensor", "use torch.where")
+    return _where(low, mask, values.reshape(-1)[0] if isinstance(values, Tensor) else values, x)
+
+
+@imports("heaviside.default")
+def _heaviside(low: Lowering, x: Any, values: Any) -> Result:
+    at = _level(values)
+    if at is None:
+        raise UnsupportedError("a step whose value at 0 is computed", "use a constant")
+    return Code(low.value(x), torch.tensor(0.0), at.reshape(()) if at.numel() == 1 else at, torch.tensor(1.0))
 
 
 def _level(x: Any) -> Tensor | None:
@@ -327,16 +489,34 @@ def _square(low: Lowering, x: Any) -> Result:
 def _pow(low: Lowering, x: Any, exponent: Any) -> Result:
     if exponent == 1:
         return x
+    if abs(exponent) == 0.5:
+        root = low.emit("sqrt", x)
+        return root if exponent > 0 else low.emit("div", 1.0, root)
+    if exponent == -1:
+        return low.emit("div", 1.0, x)
     if exponent != 2:
-        raise UnsupportedError(f"a power of {exponent}", "only squares are supported")
+        raise UnsupportedError(f"a power of {exponent}", "squares and square roots are supported")
     return low.emit("mul", x, x)
 
 
 @imports("sign.default", "sgn.default")
 def _sign(low: Lowering, x: Any) -> Result:
-    if often_zero(low.value(x)):
-        raise UnsupportedError("sign of a rounded or clamped tensor, which is often exactly 0", "compare with a threshold")
     return low.emit("sign", x)
+
+
+@imports("tanh.default")
+def _tanh(low: Lowering, x: Any) -> Result:
+    return low.emit("tanh", x)
+
+
+@imports("sqrt.default")
+def _sqrt(low: Lowering, x: Any) -> Result:
+    return low.emit("sqrt", x)
+
+
+@imports("rsqrt.default")
+def _rsqrt(low: Lowering, x: Any) -> Result:
+    return low.emit("div", 1.0, low.emit("sqrt", x))
 
 
 @imports("round.default")
@@ -443,6 +623,8 @@ def _identity(low: Lowering, x: Any, p: Any = 0.0, train: Any = False, **_: Any)
 def _to(low: Lowering, x: Any, *_: Any, **__: Any) -> Result:
     assert low.node is not None
     dtype = low.node.meta["val"].dtype
+    if isinstance(x, Code):
+        return Code(x.x, x.low.to(dtype), x.zero.to(dtype), x.high.to(dtype))
     if dtype != torch.float32:
         raise UnsupportedError(f"conversion to {str(dtype)[6:]}", "keep activations in float32: model.float(), no autocast")
     return x

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bvtdeploy.frontend.aten import Lowering, Result, UnsupportedError, broadcast, imports
+from bvtdeploy.frontend.aten import Lowering, Result, UnsupportedError, broadcast, imports, number, select
 from bvtdeploy.ir import Value
 
 
@@ -204,6 +204,66 @@ def _stack(low: Lowering, tensors: Sequence[Any], dim: int = 0) -> Result:
     axis = dim % len(shape)
     one = (*shape[:axis], 1, *shape[axis + 1 :])
     return concat(low, [reshape(low, t, one) for t in tensors], axis)
+
+
+def scatter(low: Lowering, tensor: Any, part: Any, axis: int, index: range) -> Value:
+    """The tensor with `part` at these places of an axis, with a step of at least 1."""
+    x_shape = low.shape()
+    part_shape = (*x_shape[:axis], len(index), *x_shape[axis + 1 :])
+    if isinstance(part, (Tensor, bool, int, float)):  # constants need no copy: a product with 0 and 1, and a sum
+        whole, inside = torch.zeros(x_shape), torch.zeros(x_shape, dtype=torch.bool)
+        where = (slice(None),) * axis + (slice(index.start, index.stop, index.step),)
+        whole[where], inside[where] = torch.as_tensor(part, dtype=torch.float32).expand(part_shape), True
+        return select(low, inside, whole, tensor)
+    value = expand(low, part, part_shape)
+    if len(index) == x_shape[axis]:
+        return value
+    if isinstance(tensor, Tensor):
+        tensor = tensor.expand(x_shape).contiguous()
+
+    def kept(first: int, last: int) -> Any:
+        if isinstance(tensor, Tensor):
+            return tensor.narrow(axis, first, last - first)
+        return piece(low, tensor, axis, first, last)
+
+    parts, end = [], 0
+    runs = [(index.start, 0, len(index))] if index.step == 1 else [(at, i, i + 1) for i, at in enumerate(index)]
+    for at, first, last in runs:
+        parts += [kept(end, at)] if at > end else []
+        parts.append(piece(low, value, axis, first, last))
+        end = at + last - first
+    return concat(low, [*parts, *([kept(end, x_shape[axis])] if end < x_shape[axis] else [])], axis)
+
+
+@imports("slice_scatter.default")
+def _slice_scatter(low: Lowering, x: Any, src: Any, dim: int = 0, start: int | None = None, end: int | None = None,
+                   step: int = 1) -> Result:  # fmt: skip
+    axis = dim % len(low.shape())
+    index = range(*slice(start, end, step).indices(low.shape()[axis]))
+    return scatter(low, x, src, axis, index) if index else x
+
+
+@imports("select_scatter.default")
+def _select_scatter(low: Lowering, x: Any, src: Any, dim: int, index: int) -> Result:
+    shape = low.shape()
+    axis = dim % len(shape)
+    index %= shape[axis]
+    one = (*shape[:axis], 1, *shape[axis + 1 :])
+    src = src.reshape(one) if isinstance(src, Tensor) else reshape(low, src, one)
+    return scatter(low, x, src, axis, range(index, index + 1))
+
+
+@imports("copy.default")
+def _copy(low: Lowering, x: Any, src: Any, non_blocking: bool = False) -> Result:
+    return src.expand(low.shape()) if isinstance(src, Tensor) else expand(low, src, low.shape())
+
+
+@imports("fill.Scalar", "fill.Tensor")
+def _fill(low: Lowering, x: Any, value: Any) -> Result:
+    level = number(value)
+    if level is None:
+        raise UnsupportedError("a tensor filled with a computed number", "use constants")
+    return torch.full(low.shape(), level)
 
 
 @imports("roll.default")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bvtdeploy.frontend.aten import Lowering, Result, UnsupportedError, broadcast, imports
+from bvtdeploy.frontend.aten import Lowering, Result, UnsupportedError, broadcast, imports, op_name
 from bvtdeploy.frontend.aten_layout import expand, permute, rank, reshape
 from bvtdeploy.ir import Value
 
@@ -189,6 +189,47 @@ def _axes(low: Lowering, x: Any, dim: Any) -> tuple[int, ...]:
 @imports("mean.dim", "mean.default")
 def _mean(low: Lowering, x: Any, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Result:
     return low.emit("mean", x, axes=_axes(low, x, dim), keepdim=bool(keepdim))
+
+
+def _moments(low: Lowering, x: Any, dim: Any, correction: Any, keepdim: bool) -> tuple[Value, Value]:
+    """(variance, mean) as sums of squares around the mean: what norms by hand are recognised by."""
+    x = low.value(x)
+    axes = _axes(low, x, dim)
+    count = math.prod(x.type.shape[a] for a in axes)
+    correction = 1 if correction is None else correction
+    if count <= correction:
+        raise UnsupportedError(f"a variance of {count} elements with correction {correction}", "use unbiased=False")
+    centred = low.emit("sub", x, low.emit("mean", x, axes=axes, keepdim=True))
+    variance = low.emit("mean", low.emit("mul", centred, centred), axes=axes, keepdim=keepdim)
+    if correction:
+        variance = low.emit("mul", variance, count / (count - correction))
+    return variance, low.emit("mean", x, axes=axes, keepdim=keepdim)
+
+
+@imports("var.correction", "var.dim", "var.default", "std.correction", "std.dim", "std.default")
+def _var(low: Lowering, x: Any, dim: Any = None, unbiased: Any = True, keepdim: bool = False, correction: Any = None) -> Result:
+    assert low.node is not None
+    variance, _ = _moments(low, x, dim, (correction if correction is not None else int(unbiased)), keepdim)
+    return low.emit("sqrt", variance) if "std" in op_name(low.node.target) else variance
+
+
+@imports("var_mean.correction", "var_mean.dim", "var_mean.default", "std_mean.correction")
+def _var_mean(low: Lowering, x: Any, dim: Any = None, unbiased: Any = True, keepdim: bool = False,
+              correction: Any = None) -> Result:  # fmt: skip
+    assert low.node is not None
+    variance, mean = _moments(low, x, dim, (correction if correction is not None else int(unbiased)), keepdim)
+    return [low.emit("sqrt", variance) if "std" in op_name(low.node.target) else variance, mean]
+
+
+@imports("rms_norm.default")
+def _rms_norm(low: Lowering, x: Any, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Result:
+    x = low.value(x)
+    n = len(x.type.shape)
+    axes = tuple(range(n - len(normalized_shape), n))
+    square = low.emit("mean", low.emit("mul", x, x), axes=axes, keepdim=True)
+    root = low.emit("sqrt", low.emit("add", square, float(torch.finfo(torch.float32).eps if eps is None else eps)))
+    y = low.emit("div", x, root)
+    return y if weight is None else low.emit("mul", y, weight)
 
 
 @imports("amax.default", "max.default")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,10 +13,11 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from bvtdeploy.errors import UserError
+from bvtdeploy.errors import Problem, UserError
 from bvtdeploy.frontend import aten_layout, aten_nn  # noqa: F401  (they fill IMPORTERS)
 from bvtdeploy.frontend.aten import IMPORTERS, Lowering, UnsupportedError, move_levels, op_name
-from bvtdeploy.frontend.report import Finding, source_line, unsupported
+from bvtdeploy.frontend.reference import Reference
+from bvtdeploy.frontend.report import source_line, unsupported
 from bvtdeploy.frontend.ste import FROM_SHAPE, StraightThrough
 from bvtdeploy.frontend.upsampling import recognise_upsampling
 from bvtdeploy.ir import Graph, Value, f32
@@ -31,7 +32,26 @@ _HINTS = {
     "cond": ("control flow on data", "make both branches one expression, or choose the branch before the export"),
     "while_loop": ("control flow on data", "unroll the loop"),
 }
+_DATA_SIZES = "its size depends on values: use a mask, or torch.where"
 _NO_RULE = ("no rule for it in this release", "replace it by supported ops, or move it out of the model")
+
+
+@dataclass(frozen=True)
+class SourceTensor:
+    """A parameter, buffer or constant of the source.
+
+    Attributes:
+        name: as in the state dict.
+        bytes, elements: its size.
+        constants: the constants of the graph that were computed from it, by name.
+        read: whether the inference reads it at all.
+    """
+
+    name: str
+    bytes: int
+    elements: int
+    constants: tuple[str, ...]
+    read: bool
 
 
 @dataclass
@@ -40,15 +60,21 @@ class Lowered:
 
     Attributes:
         graph: the graph of source ops.
+        tensors: every parameter and buffer of the program, and what became of it.
+        lines: `file.py:12` of the call that each op of the graph comes from, by the name of its first result.
         residue: max |with - without| / row scale over all constants from which an estimator was removed.
         estimators: how many were removed, in weights (constants) and in activations.
         notes: remarks, with how often each applies.
+        reference: runs the same network in PyTorch, with the graph's names for its values.
     """
 
     graph: Graph
+    tensors: list[SourceTensor] = field(default_factory=list)
+    lines: dict[str, str] = field(default_factory=dict)
     residue: float = 0.0
     estimators: dict[str, int] = field(default_factory=lambda: {"weights": 0, "activations": 0})
     notes: dict[str, int] = field(default_factory=dict)
+    reference: Reference | None = None
 
 
 def lower(program: ExportedProgram, output: int, name: str, where: str, strip: str = "") -> Lowered:
@@ -95,7 +121,10 @@ class _Importer:
         self._lowered = Lowered(self._low.graph, notes=self._low.notes)
         self._tensors: dict[fx.Node, Any] = {}  # folded: what live calls read
         self._results: dict[fx.Node, Any] = {}
-        self._findings: list[Finding] = []
+        self._sources: dict[str, Tensor] = {}  # parameters and buffers by name, those that are the same tensor once
+        self._names: dict[fx.Node, str] = {}  # of the placeholders that stand for them
+        self._read_sources: set[str] = set()
+        self._findings: list[Problem] = []
         self._input: fx.Node | None = None
 
     def run(self, output: int) -> Lowered:
@@ -113,9 +142,16 @@ class _Importer:
         if self._findings:
             raise unsupported(self._findings, self._where)
         graph.set_outputs([self._low.value(self._read(result))])
+        self._lowered.tensors = self._tensors_and_constants()
+        self._lowered.reference = self._reference(live)
         recognise_upsampling(graph)
         graph.drop_dead()
         return self._lowered
+
+    def _reference(self, live: set[fx.Node]) -> Reference:
+        calls = [node for node in self._nodes if node in live and node.op == "call_function"]
+        origins = {value.name: node for node in reversed(calls) if isinstance(value := self._results.get(node), Value)}
+        return Reference(calls, self._input, origins, self._varies, self._ste.resolve, self._read)
 
     def _bind_inputs(self) -> None:
         specs = {spec.arg.name: spec for spec in self._program.graph_signature.input_specs}
@@ -131,6 +167,39 @@ class _Importer:
                 tensor = store[spec.target]
                 self._tensors[node] = tensor = tensor.detach() if isinstance(tensor, Tensor) else tensor
                 self._low.names[id(tensor)] = spec.target
+                if isinstance(tensor, Tensor):
+                    self._names[node] = self._source(spec.target, tensor)
+
+    def _source(self, name: str, tensor: Tensor) -> str:
+        """The name under which a stored tensor is counted: the first, where it has several."""
+        same = (n for n, t in self._sources.items() if t.data_ptr() == tensor.data_ptr() and t.shape == tensor.shape)
+        first = next(same, None) if tensor.numel() else None
+        self._sources.setdefault(first or name, tensor)
+        return first or name
+
+    def _roots(self, node: fx.Node) -> set[str]:
+        """The names of the stored tensors that a constant node is computed from."""
+        found, seen, stack = set[str](), set[fx.Node](), [node]
+        while stack:
+            node = self._ste.resolve(stack.pop())
+            if node in seen:
+                continue
+            seen.add(node)
+            if node in self._names:
+                found.add(self._names[node])
+            elif _base(node) not in FROM_SHAPE:
+                stack.extend(node.all_input_nodes)
+        return found
+
+    def _tensors_and_constants(self) -> list[SourceTensor]:
+        constants: dict[str, list[str]] = {name: [] for name in self._sources}
+        for constant, names in self._low.origins.items():
+            for name in names:
+                constants[name].append(constant)
+        return [
+            SourceTensor(name, t.numel() * t.element_size(), t.numel(), tuple(constants[name]), name in self._read_sources)
+            for name, t in self._sources.items()
+        ]
 
     def _varying(self) -> set[fx.Node]:
         """Nodes that depend on the input, or on chance."""
@@ -218,11 +287,18 @@ class _Importer:
     def _read(self, node: fx.Node) -> Any:
         if node in self._varies:
             return self._results[self._ste.resolve(node)]
-        return self._tensors[node] if node in self._tensors else self._fold(node)
+        value = self._tensors[node] if node in self._tensors else self._fold(node)
+        if roots := self._roots(node):
+            self._read_sources |= roots
+            if isinstance(value, Tensor):
+                self._low.roots.setdefault(value.untyped_storage().data_ptr(), set()).update(roots)
+        return value
 
     def _finding(self, node: fx.Node, why: str, fix: str) -> None:
         line = source_line(node.meta.get("stack_trace"))
-        self._findings.append(Finding(op_name(node.target), self._module(node), line, why, fix))
+        if not line and not isinstance(node.target, torch._ops.OpOverload):  # a branch or a loop: where its predicate comes from
+            line = next((found for n in node.all_input_nodes if (found := source_line(n.meta.get("stack_trace")))), "")
+        self._findings.append(Problem(op_name(node.target), self._module(node), line, why, fix))
 
     def _module(self, node: fx.Node) -> str:
         stack = list((node.meta.get("nn_module_stack") or {}).values())
@@ -247,7 +323,10 @@ class _Importer:
             importer = IMPORTERS.get(name.removeprefix("aten."))
             if importer is None:
                 raise UnsupportedError(*_HINTS.get(_base(node), _NO_RULE))
+            before = len(low.graph.ops)
             result = importer(low, *args, **kwargs)
+            if line := source_line(node.meta.get("stack_trace")):
+                self._lowered.lines.update((op.outputs[0].name, line) for op in low.graph.ops[before:] if op.kind != "const")
             if isinstance(result, Value):
                 self._check(node, result)
             return result
@@ -287,11 +366,17 @@ def static_shape(program: ExportedProgram, where: str) -> tuple[int, ...]:
             fix="wrap it in a module whose forward takes the image alone",
         )  # fmt: skip
     value = inputs[0].meta["val"]
+    sizes = []
     for node in program.graph_module.graph.nodes:  # not range_constraints: static programs may have left-overs there
         meta = node.meta.get("val")
         if isinstance(meta, Tensor) and not all(isinstance(n, int) for n in meta.shape):
-            line = source_line(node.meta.get("stack_trace"))
-            raise dynamic_shapes(where, f"{node.name} is [{', '.join(map(str, meta.shape))}]" + (f", of {line}" if line else ""))
+            symbols = {str(s) for n in meta.shape if isinstance(n, torch.SymInt) for s in n.node.expr.free_symbols}
+            stack = list((node.meta.get("nn_module_stack") or {}).values())
+            module = str(stack[-1][0]).removeprefix("L['self']").removeprefix(".") if stack else ""
+            line, shape = source_line(node.meta.get("stack_trace")), [str(n) for n in meta.shape]
+            sizes.append(Sizes("input" if node.op == "placeholder" else op_name(node.target), module, line, shape, symbols))
+    if sizes:
+        raise dynamic_shapes(where, sizes)
     shape = tuple(int(n) for n in value.shape)
     if value.dtype != torch.float32:
         raise UserError(
@@ -306,8 +391,28 @@ def static_shape(program: ExportedProgram, where: str) -> tuple[int, ...]:
     return shape
 
 
-def dynamic_shapes(where: str, why: str) -> UserError:
-    """The refusal of programs with symbolic sizes."""
+@dataclass(frozen=True)
+class Sizes:
+    """A tensor with symbolic sizes: the op that gives it, or `input`, its place, its shape as text, and the symbols in it."""
+
+    op: str
+    module: str
+    line: str
+    shape: Sequence[str]
+    symbols: Iterable[str]
+
+
+def dynamic_shapes(where: str, tensors: Sequence[Sizes]) -> UserError:
+    """The refusal of programs with symbolic sizes. `tensors`: in the order of the program; listed are those that bring a symbol in,
+    not those that only have it from an operand."""
+    problems, known = [], set[str]()
+    for t in tensors:
+        if new := sorted(set(t.symbols) - known):
+            known.update(new)
+            why = f"its shape is [{', '.join(t.shape)}]: no number for {', '.join(new)}"
+            fix = "export with fixed sizes: no dynamic_shapes, an example of batch 1" if t.op == "input" else _DATA_SIZES
+            problems.append(Problem(t.op, t.module, t.line, why, fix))
     return UserError(
-        "the program has dynamic shapes", where=where, why=why, fix="export it without dynamic_shapes, with an example of batch 1"
-    )
+        "the program has dynamic shapes", where=where, why="memory is planned when the model is compiled, so sizes are numbers",
+        fix="nothing was written; export it without dynamic_shapes, with an example of batch 1", problems=problems,
+    )  # fmt: skip

@@ -19,6 +19,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx.inliner
 import torch
@@ -27,11 +28,11 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from bvtdeploy.errors import UserError
+from bvtdeploy.errors import Problem, UserError
 from bvtdeploy.frontend.aten import UnsupportedError
 from bvtdeploy.frontend.lower import one_thread
 from bvtdeploy.frontend.onnx_ops import CONVERTERS, TO_TORCH, Call, Function, Node
-from bvtdeploy.frontend.report import Finding, source_line, unsupported
+from bvtdeploy.frontend.report import source_line, unsupported
 
 OLDEST_OPSET = 17
 _SCOPES, _TRACE = "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.stack_trace"
@@ -151,7 +152,12 @@ def _input(graph: GraphProto, where: str) -> tuple[tuple[int, ...], str]:
         raise UserError(
             "the model has dynamic shapes", where=where,
             why=f"the input {inputs[0].name} is {text}; only the batch may have no size",
-            fix="export it without dynamic axes, or set them with onnxruntime.tools.make_dynamic_shape_fixed",
+            fix="nothing was written; export it without dynamic axes, or fix them with onnxruntime.tools.make_dynamic_shape_fixed",
+            problems=[
+                Problem(f"input {inputs[0].name}", why=f"dimension {i} is {names[i]}, not a size", fix="give it a fixed size")
+                for i in range(1, 4)
+                if not sizes[i]
+            ],
         )  # fmt: skip
     return tuple(1 if n is None else int(n) for n in sizes), inputs[0].name
 
@@ -160,6 +166,8 @@ def _output(graph: GraphProto, chosen: str | int | None, where: str) -> str:
     names = [str(v.name) for v in graph.output]
     if chosen is None and (len(names) == 1 or "logits" in names):
         return "logits" if "logits" in names else names[0]
+    if isinstance(chosen, str) and chosen not in names and chosen.isdecimal():
+        chosen = int(chosen)
     if isinstance(chosen, int) and 0 <= chosen < len(names):
         return names[chosen]
     if isinstance(chosen, str) and chosen in names:
@@ -169,7 +177,7 @@ def _output(graph: GraphProto, chosen: str | int | None, where: str) -> str:
         what = f"the model has no output {chosen!r}"
     raise UserError(
         what, where=where, why="outputs: " + ", ".join(names),
-        fix="export a module that returns the logits alone, or say which of them the logits are: output=name, or position",
+        fix="export a module that returns the logits alone, or choose one by name or position: --model-output (model_output=)",
     )  # fmt: skip
 
 
@@ -210,6 +218,8 @@ def _module_path(proto: NodeProto, properties: dict[str, str]) -> str | None:
 
 def _attribute(attribute: AttributeProto) -> Any:
     value = onnx.helper.get_attribute_value(attribute)
+    if attribute.type == AttributeProto.FLOAT:  # stored as f32: 1e-6, not 9.99999997e-7, as the source wrote it
+        return float(np.format_float_positional(np.float32(value)))
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, TensorProto):
@@ -444,7 +454,7 @@ class _Builder:
         self._unknown: set[str] = set()  # results of what is not supported, whose shape the file does not tell either
         self._slices: dict[str, tuple[str, int, int, int]] = {}
         self._rolls: dict[str, tuple[str, list[int], list[int]]] = {}
-        self._findings: list[Finding] = []
+        self._findings: list[Problem] = []
         self._shapes: dict[str, tuple[int, ...]] | None = None
 
     def build(self, nodes: Sequence[Node], output: str) -> OnnxModule:
@@ -505,14 +515,15 @@ class _Builder:
         if self._constant.issuperset(operands):
             self._constant.update(node.outputs)
             # shapes, indices and masks are values from here on; float arithmetic on weights is folded later, estimators removed
-            if not operands or not any(r.is_floating_point() for r in results):
+            tensors = [t for r in results for t in (r if isinstance(r, list) else [r])]  # one result can be a sequence
+            if not operands or not any(t.is_floating_point() for t in tensors):
                 return
         module.steps.append(_Step(function))
         module.lines.append(_Line(node, operands, list(node.outputs)))
 
     def _refuse(self, node: Node, why: str, fix: str) -> None:
         """Notes what is not supported, and goes on with something of the right shape, so that the rest is checked too."""
-        self._findings.append(Finding(node.op, node.module, node.trace, why, fix))
+        self._findings.append(Problem(node.op, node.module, node.trace, why, fix))
         if self._shapes is None:
             self._shapes = self._inferred()
         for name in node.outputs:

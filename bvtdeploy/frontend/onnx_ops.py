@@ -585,6 +585,22 @@ def _slice(call: Call) -> Step:
     return call.step(run, 0)
 
 
+@converts("SplitToSequence")
+def _split_to_sequence(call: Call) -> Step:
+    axis, sizes, given = int(call.attr("axis", 0)) % call.rank(0), call.integers(1), call.const(1)
+    if sizes is None or given is None:
+        drop = not call.attr("keepdims", 1)
+        return call.step(lambda x: (list(torch.unbind(x, axis) if drop else torch.split(x, 1, axis)),), 0)
+    size = sizes[0] if given.ndim == 0 else sizes
+    return call.step(lambda x: (list(torch.split(x, size, axis)),), 0)
+
+
+@converts("SequenceAt")
+def _sequence_at(call: Call) -> Step:
+    at = int(call.number(1) or 0)
+    return call.step(lambda parts: parts[at], 0)
+
+
 @converts("Gather")
 def _gather(call: Call) -> Step:
     axis = int(call.attr("axis", 0)) % call.rank(0)
@@ -608,6 +624,38 @@ def _gather_elements(call: Call) -> Step:
     axis = int(call.attr("axis", 0)) % call.rank(0)
     n = call.value(0).shape[axis]
     return call.step(lambda x, index: torch.gather(x, axis, torch.remainder(index, n)), 0, 1)
+
+
+@converts("GatherND")
+def _gather_nd(call: Call) -> Step:
+    if call.attr("batch_dims", 0):
+        raise UnsupportedError(f"batch_dims {call.attr('batch_dims')}", "gather along the leading axes, or with Gather")
+    sizes, index = call.value(0).shape, call.const(1)
+    assert index is not None
+
+    def run(x: Tensor, index: Tensor) -> Tensor:
+        return x[tuple(torch.remainder(at, n) for at, n in zip(index.unbind(-1), sizes, strict=False))]
+
+    return call.step(run, 0, 1)
+
+
+@converts("ScatterND")
+def _scatter_nd(call: Call) -> Step:
+    index = call.const(1)
+    if index is None or call.attr("reduction", "none") != "none":
+        raise UnsupportedError("a scatter that adds to what is there", "assign, or add masked tensors")
+    shape, depth = call.value(0).shape, index.shape[-1]
+    lead, width = list(shape[:depth]), math.prod(shape[depth:])
+    strides = torch.tensor([math.prod(lead[i + 1 :]) for i in range(depth)], dtype=torch.int64)
+    places = (torch.remainder(index, torch.tensor(lead)) * strides).sum(-1).reshape(-1)
+    table = torch.arange(math.prod(lead))
+    table[places] = math.prod(lead) + torch.arange(len(places))
+
+    def run(x: Tensor, updates: Tensor) -> Tensor:
+        rows = torch.cat([x.reshape(-1, width), updates.reshape(-1, width)])
+        return torch.index_select(rows, 0, table).reshape(shape)
+
+    return call.step(run, 0, 2)
 
 
 @converts("Pad")

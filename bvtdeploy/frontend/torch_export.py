@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import operator
+import re
 import traceback
 import warnings
 import zipfile
@@ -22,9 +23,10 @@ from torch.export.graph_signature import OutputKind, OutputSpec
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 
-from bvtdeploy.errors import UserError
+from bvtdeploy.errors import Problem, UserError, gathered
 from bvtdeploy.frontend.aten import IMPORTERS
-from bvtdeploy.frontend.lower import dynamic_shapes, lower, static_shape
+from bvtdeploy.frontend.lower import Sizes, SourceTensor, dynamic_shapes, lower, static_shape
+from bvtdeploy.frontend.reference import Reference
 from bvtdeploy.frontend.report import source_line
 from bvtdeploy.ir import Graph
 
@@ -42,11 +44,14 @@ class Imported:
         source_sha256: of the file; of a live module or program, of its parameters and buffers.
         parameters: number of parameters.
         bytes: size of the file; of a live source, of its parameters and buffers.
+        tensors: every parameter and buffer, and which constants of the graph were computed from it.
+        lines: `file.py:12` in the source of every op of the graph whose source tells, by the name of its first result.
         residue_max: the largest |with - without| / row scale over all weights from which a straight-through residue was removed.
         preprocess: the entry `preprocess` of the checkpoint, None where it has none.
         labels: the entry `labels` of the checkpoint, None where it has none.
         extras: `estimators` (removed from weights and activations), `notes` (remark -> count), `torch` (version), and the other
             entries beside the model in a checkpoint under `checkpoint`.
+        reference: runs the network in PyTorch call by call, with the graph's names for its values.
     """
 
     graph: Graph
@@ -58,7 +63,10 @@ class Imported:
     residue_max: float
     preprocess: dict[str, Any] | None = None
     labels: list[str] | None = None
+    tensors: list[SourceTensor] = field(default_factory=list)
+    lines: dict[str, str] = field(default_factory=dict)
     extras: dict[str, Any] = field(default_factory=dict)
+    reference: Reference | None = None
 
 
 def import_model(
@@ -78,7 +86,8 @@ def import_model(
         trust_pickle: load files that can only be read by running code from them.
         overrides: configuration entries of a checkpoint's model, which win over what the file says.
         output: which of several outputs the logits are: a name ("logits", "0", "hidden_states.1") or a position among all float
-            tensors. None: the output that is called logits, or the only one that is a tensor.
+            tensors, also as text where nothing has it for a name. None: the output that is called logits, or the only one that
+            is a tensor.
 
     Raises:
         UserError: the source cannot be read, or the model has something that is not supported (all of it in one table).
@@ -180,8 +189,9 @@ def _digest(state: Mapping[str, Any]) -> tuple[str, int]:
 def _refuse_pickle(path: Path, names: Sequence[str]) -> UserError:
     return UserError(
         "the file can only be loaded by running code from it, and is refused", where=str(path),
-        why="it is a pickle that calls " + ", ".join(names[:4]) + (", ..." if len(names) > 4 else ""),
+        why=f"it is a pickle that calls {len(names)} function(s) or class(es) that are no tensors or plain values",
         fix=f"save the state dict (torch.save(model.state_dict(), path)) or the program of torch.export; {_TRUST}",
+        problems=[Problem(name, why="loading the file calls it") for name in names],
     )  # fmt: skip
 
 
@@ -205,7 +215,8 @@ def _from_checkpoint(
     try:
         module = load_model({"model": checkpoint.state, "config": checkpoint.config}, config=overrides)
     except UserError as error:
-        raise UserError(error.what, where=error.where or str(path), why=error.why, fix=error.fix) from error
+        error.where = error.where or str(path)
+        raise
     imported = _from_module(module, example_input, "checkpoint", str(path), digest, size, output)
     preprocess, labels = checkpoint.extra.get("preprocess"), checkpoint.extra.get("labels")
     imported.preprocess = dict(preprocess) if isinstance(preprocess, Mapping) else None
@@ -265,11 +276,12 @@ def _screen_program(archive: zipfile.ZipFile, path: Path, trust_pickle: bool) ->
             foreign.append(short)
         elif name.endswith(".json"):
             try:
-                found = _strings(json.loads(archive.read(info)))
+                tree = json.loads(archive.read(info))
+                found = _strings(tree)
             except ValueError as error:
                 raise UserError("the program is damaged", where=str(path), why=str(error), fix="export it again") from error
-            if symbols := sorted({value for key, value in found if key == "expr_str"}):
-                raise dynamic_shapes(str(path), "symbolic sizes: " + ", ".join(symbols[:4]))
+            if any(key == "expr_str" for key, _ in found):
+                raise dynamic_shapes(str(path), _stored_sizes(tree))
             foreign += [f"a pickled tensor of {short}" for key, _ in found if key == "use_pickle"]
         elif name.endswith(".pt") and info.file_size and not _only_tensors(archive.read(info)):
             foreign.append(short)
@@ -283,6 +295,32 @@ def _strings(node: Any) -> list[tuple[str, str]]:
         own = [(key, str(value)) for key, value in node.items() if isinstance(value, str) or value is True]
         return own + [found for value in node.values() for found in _strings(value)]
     return [found for value in node for found in _strings(value)] if isinstance(node, list) else []
+
+
+def _stored_sizes(tree: Any) -> list[Sizes]:
+    """The tensors with symbolic sizes of a stored program, read as text: inputs first, then in the order of its nodes."""
+    nodes = {name: node for node in _each(tree, "target") for name in {v for k, v in _strings(node.get("outputs")) if k == "name"}}
+    shapes = {}
+    for graph in _each(tree, "tensor_values"):
+        shapes.update({name: meta["sizes"] for name, meta in graph["tensor_values"].items() if _each(meta, "expr_str")})
+    found = []
+    for name in sorted(shapes, key=lambda name: (name in nodes, list(nodes).index(name) if name in nodes else 0)):
+        texts = [dict(_strings(size)).get("expr_str", str(size.get("as_int", "?"))) for size in shapes[name]]
+        symbols = re.findall(r"Symbol\('(\w+)'", " ".join(texts))
+        node = nodes.get(name, {})
+        metadata = node.get("metadata", {})
+        module = str(metadata.get("nn_module_stack", "")).rpartition(";")[2].split(",")[1:2]
+        op = str(node.get("target", "input")).removeprefix("torch.ops.")
+        shown = [re.sub(r"Symbol\('(\w+)'[^)]*\)", r"\1", text) for text in texts]
+        found.append(Sizes(op, "".join(module), source_line(metadata.get("stack_trace")), shown, symbols or ["?"]))
+    return found
+
+
+def _each(node: Any, key: str) -> list[dict[str, Any]]:
+    """All objects of a JSON tree that have this key, in order."""
+    if isinstance(node, dict):
+        return ([node] if key in node else []) + [found for value in node.values() for found in _each(value, key)]
+    return [found for value in node for found in _each(value, key)] if isinstance(node, list) else []
 
 
 def _only_tensors(data: bytes) -> bool:
@@ -354,7 +392,10 @@ def _from_program(
         parameters=sum(p.numel() for p in parameters),
         bytes=size,
         residue_max=lowered.residue,
+        tensors=lowered.tensors,
+        lines=lowered.lines,
         extras={"estimators": lowered.estimators, "notes": dict(lowered.notes), "torch": torch.__version__},
+        reference=lowered.reference,
     )
 
 
@@ -442,6 +483,8 @@ def _logits(outputs: Any, where: str, output: str | int | None = None) -> Tensor
     if output is None and len(top) == 1:
         return next(iter(top.values()))
     by_position = dict(enumerate(found.values()))
+    if isinstance(output, str) and output not in found and output.isdecimal():
+        output = int(output)
     if output is not None and (chosen := by_position.get(output) if isinstance(output, int) else found.get(output)) is not None:
         return chosen
     names = [f"{name or '(the only one)'} {list(t.shape)}" for name, t in found.items()]
@@ -450,7 +493,7 @@ def _logits(outputs: Any, where: str, output: str | int | None = None) -> Tensor
         what = f"the model has no output {output!r}"
     raise UserError(
         what, where=where, why="outputs: " + (", ".join(names) or type(outputs).__name__),
-        fix="wrap it so that forward returns the logits alone, or say which of them the logits are: output=name, or position",
+        fix="wrap it so that forward returns the logits alone, or choose one by name or position: --model-output (model_output=)",
     )  # fmt: skip
 
 
@@ -477,15 +520,55 @@ def _from_module(
             with _DataIsDetach():
                 program = torch.export.export(reference, (x,), strict=False)
         except Exception as error:  # torch.export has no common class of errors
-            raise UserError(
-                "torch.export cannot trace the model", where=_place(error) or where, why=_reason(error),
-                fix="make forward free of Python control flow on tensor values, and of .item(), numpy and printing",
-            ) from error  # fmt: skip
+            raise _untraceable(module, x, error, where) from error
     strip = "" if reference is module else "inner"
     name = type(module).__name__
     imported = _from_program(program, kind, where, digest, size, name, module=reference, strip=strip)
     imported.parameters = sum(p.numel() for p in module.parameters())
     return imported
+
+
+_DECIDES = {
+    "__bool__": "bool(tensor)", "__int__": "int(tensor)", "__float__": "float(tensor)", "__index__": "a tensor as an index",
+    "item": "tensor.item()", "tolist": "tensor.tolist()", "numpy": "tensor.numpy()", "__array__": "numpy of a tensor",
+}  # fmt: skip
+
+
+class _Decisions(TorchFunctionMode):
+    """Notes every place where a forward makes Python values of tensors, with the module that is running there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.modules = [""]
+        self.found: list[Problem] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        what = _DECIDES.get(getattr(func, "__name__", ""))
+        if what is not None:
+            line = source_line("".join(traceback.format_list(traceback.extract_stack())))
+            fix = "use torch.where or arithmetic on tensors, or decide it before the export"
+            self.found.append(Problem(what, self.modules[-1], line, "Python needs a value that is data-dependent", fix))
+        return func(*args, **(kwargs or {}))
+
+
+def _untraceable(module: nn.Module, x: Tensor, error: Exception, where: str) -> UserError:
+    """torch.export stops at the first thing that it cannot trace; running the model once more shows all that depend on values."""
+    watch = _Decisions()
+    hooks: list[Any] = []
+    for name, child in module.named_modules():
+        hooks.append(child.register_forward_pre_hook(lambda _, __, name=name: watch.modules.append(name)))
+        hooks.append(child.register_forward_hook(lambda *_: watch.modules.pop() and None))
+    try:
+        with watch, torch.no_grad():
+            module(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    fix = "make forward free of Python control flow on tensor values, and of .item(), numpy and printing"
+    return UserError(
+        "torch.export cannot trace the model", where=where, why=_reason(error), fix=f"nothing was written; {fix}",
+        problems=gathered(watch.found) or [Problem(type(error).__name__, "", _place(error), _reason(error), fix)],
+    )  # fmt: skip
 
 
 def _example(module: nn.Module, given: Tensor | Sequence[int] | None, where: str) -> Tensor:

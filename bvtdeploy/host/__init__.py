@@ -73,6 +73,7 @@ class ValueFacts:
     dtype: str
     storage: str
     layout: str
+    stored: str
     rows: int
     cols: int
     bytes: int

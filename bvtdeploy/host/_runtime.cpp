@@ -64,6 +64,7 @@ class Model {
         out["file_bytes"] = info_.file_bytes;
         out["arena_bytes"] = info_.arena_bytes;
         out["tile_bytes"] = info_.tile_bytes;
+        out["widened_bytes"] = info_.widened_bytes;
         out["macs_binary"] = info_.macs_binary;
         out["macs_float"] = info_.macs_float;
         out["n_golden"] = info_.n_golden;
@@ -100,6 +101,7 @@ class Model {
             d["dtype"] = v.dtype;
             d["storage"] = v.storage;
             d["layout"] = v.layout;
+            d["stored"] = v.stored;
             d["rows"] = v.rows;
             d["cols"] = v.cols;
             d["bytes"] = v.bytes;
@@ -116,8 +118,9 @@ class Model {
 
     py::tuple golden(uint32_t index) const {
         if (index >= info_.n_golden) throw py::index_error("golden pair");
-        return py::make_tuple(matrix(bvt_golden_input(model_, index), info_.input_rows, info_.input_cols),
-                              matrix(bvt_golden_output(model_, index), info_.output_rows, info_.output_cols));
+        floats input({py::ssize_t(info_.input_rows), py::ssize_t(info_.input_cols)});
+        bvt_golden_input(model_, index, input.mutable_data());
+        return py::make_tuple(input, matrix(bvt_golden_output(model_, index), info_.output_rows, info_.output_cols));
     }
 
     py::object preprocessing() const {

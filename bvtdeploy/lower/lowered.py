@@ -12,7 +12,7 @@ from bvtdeploy.artifact.spec import NONE, OPCODES
 from bvtdeploy.ir.graph import Graph, Op, Value
 from bvtdeploy.ir.types import BIPOLAR, TERNARY
 from bvtdeploy.lower.memory import Request, align, plan
-from bvtdeploy.lower.pack import pack_lanes16, trit_stride
+from bvtdeploy.lower.pack import pack_lanes16, pack_stored, trit_stride
 from bvtdeploy.lower.schedule import Group, schedule, whole_inputs
 from bvtdeploy.ops import REGISTRY, attention
 from bvtdeploy.ops.activation import KINDS as ACTIVATIONS
@@ -39,6 +39,8 @@ class LoweredValue:
     stride: int
     offset: int = 0
     bytes: int = 0
+    stored: str = "AS_IS"
+    widened: int = 0
 
 
 @dataclass
@@ -77,6 +79,7 @@ class Lowered:
     constants: bytes = b""
     arena_bytes: int = 0
     tile_bytes: int = 0
+    widened_bytes: int = 0
     sources: list[Op] = field(default_factory=list)
 
 
@@ -213,12 +216,25 @@ class _Lowering:
             return
         data = value.data
         assert data is not None
-        raw = pack_lanes16(data).tobytes() if value.type.elem == "bits" else np.ascontiguousarray(data).tobytes()
-        key = (value.type, raw)
+        assert value.producer is not None
+        marks = value.producer.attrs
+        stored = marks.get("stored", "AS_IS")
+        if stored != "AS_IS":
+            raw = pack_stored(data, stored, marks.get("codes"), marks.get("scales"))
+        elif value.type.elem == "bits":
+            raw = pack_lanes16(data).tobytes()
+        else:
+            raw = np.ascontiguousarray(data).tobytes()
+        key = (value.type, stored, raw)
         if key not in self.constants:
             i = self._add(value, "CONST")
             self.data += bytes(align(len(self.data)) - len(self.data))
-            self.result.values[i].offset = len(self.data)
+            record = self.result.values[i]
+            record.offset, record.stored = len(self.data), stored
+            if stored != "AS_IS":
+                record.widened = self.result.widened_bytes
+                self.result.widened_bytes += align(record.bytes)
+                record.bytes = len(raw)
             self.data += raw
             self.constants[key] = i
         self.index[value] = self.constants[key]
@@ -290,7 +306,10 @@ def describe(low: Lowered) -> str:
         at = f"+{v.offset}" if v.storage in ("ARENA", "TILE", "CONST") else ""
         return f"%{v.name}:{v.storage.lower()}{at}"
 
-    lines = [f"arena {low.arena_bytes} bytes, tile {low.tile_bytes} bytes a thread, constants {len(low.constants)} bytes"]
+    lines = [
+        f"arena {low.arena_bytes} bytes, tile {low.tile_bytes} bytes a thread, constants {len(low.constants)} bytes, "
+        f"widened {low.widened_bytes} bytes"
+    ]
     for n, g in enumerate(low.groups):
         lines.append(f"group {n}: {g.rows} rows in blocks of {g.block}")
         for op in low.ops[g.first_op : g.first_op + g.n_ops]:

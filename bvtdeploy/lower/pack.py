@@ -60,6 +60,40 @@ def unpack_trits(packed: npt.NDArray[np.uint8], cols: int) -> Codes:
     return (2 * ones.astype(np.int8) - some.astype(np.int8)).astype(np.int8)
 
 
+def pack_stored(
+    data: npt.NDArray[np.float32], stored: str, codes: Codes | None = None, scales: npt.NDArray[np.float32] | None = None
+) -> bytes:
+    """An f32 matrix [rows, cols] in the form F16 or I8 of spec.STORED. `codes`, `scales`: of I8, data = codes * scales.
+
+    Raises ValueError unless `unpack_stored` gives `data` again bit for bit (NaN for NaN).
+    """
+    if stored == "I8":
+        if codes is None or scales is None:
+            raise ValueError("I8 needs codes and scales")
+        raw = np.asarray(scales, "<f4").tobytes() + np.asarray(codes, np.int8).tobytes()
+    else:
+        with np.errstate(over="ignore", under="ignore"):
+            raw = np.asarray(data).astype("<f2").tobytes()
+    again = unpack_stored(raw, stored, *data.shape)[0]
+    same = (again.view(np.uint32) == np.ascontiguousarray(data).view(np.uint32)) | (np.isnan(again) & np.isnan(data))
+    if not bool(same.all()):
+        raise ValueError(f"the values are no {stored} numbers")
+    return raw
+
+
+def unpack_stored(raw: bytes, stored: str, rows: int, cols: int) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
+    """The inverse of `pack_stored`: the f32 matrix [rows, cols], and the marks of its constant (ops/const.py).
+
+    Raises ValueError where the bytes are not as many as they have to be.
+    """
+    if stored == "F16":
+        return np.frombuffer(raw, "<f2").reshape(rows, cols).astype(np.float32), {"stored": stored}
+    scales = np.frombuffer(raw[: 4 * cols], "<f4").reshape(cols)
+    codes = np.frombuffer(raw[4 * cols :], np.int8).reshape(rows, cols)
+    with np.errstate(all="ignore"):
+        return codes.astype(np.float32) * scales, {"stored": stored, "codes": codes, "scales": scales}
+
+
 def logical_bytes(array: npt.NDArray[Any], packed: int | None, alphabet: str = "") -> bytes:
     """A result as the runtime's per-op CRC sees it: rows of f32 or i32, or codes packed along `packed` without padding.
 

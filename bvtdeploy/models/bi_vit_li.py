@@ -14,9 +14,22 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from bvtdeploy.models.inference import configure
 from bvtdeploy.models.quantisers import ElasticLinear, ElasticQuantiser, OneBitLinear, require_initialised
 from bvtdeploy.models.swin import Swin, infer_swin
-from bvtdeploy.models.vit import Attention, DeiT, HostConfig, Mlp, configure, deit_tokens, infer_deit
+from bvtdeploy.models.vit import (
+    DEIT_NANO,
+    DEIT_SMALL,
+    DEIT_TINY,
+    SWIN_NANO,
+    SWIN_TINY,
+    Attention,
+    DeiT,
+    HostConfig,
+    Mlp,
+    deit_tokens,
+    infer_deit,
+)
 
 _CLIP = 10.0
 
@@ -123,15 +136,9 @@ def infer_config(state: Mapping[str, Tensor], stated: Mapping[str, Any] | None =
 
 
 CONFIGS: dict[str, BiViTLiConfig] = {
-    "bi_vit_li_deit_nano": BiViTLiConfig(
-        image_size=32, patch_size=8, dims=(64,), depths=(2,), heads=(2,), mlp_ratio=2, num_classes=10
-    ),
-    "bi_vit_li_deit_tiny": BiViTLiConfig(),
-    "bi_vit_li_deit_small": BiViTLiConfig(dims=(384,), heads=(6,)),
-    "bi_vit_li_swin_nano": BiViTLiConfig(
-        host="swin", image_size=56, patch_size=4, dims=(32, 64), depths=(2, 1), heads=(2, 2), mlp_ratio=2, num_classes=10
-    ),
-    "bi_vit_li_swin_tiny": BiViTLiConfig(
-        host="swin", patch_size=4, dims=(96, 192, 384, 768), depths=(2, 2, 6, 2), heads=(3, 6, 12, 24)
-    ),
+    "bi_vit_li_deit_nano": BiViTLiConfig(**DEIT_NANO, dims=(64,)),
+    "bi_vit_li_deit_tiny": BiViTLiConfig(**DEIT_TINY),
+    "bi_vit_li_deit_small": BiViTLiConfig(**DEIT_SMALL),
+    "bi_vit_li_swin_nano": BiViTLiConfig(**SWIN_NANO),
+    "bi_vit_li_swin_tiny": BiViTLiConfig(**SWIN_TINY),
 }

@@ -20,9 +20,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from bvtdeploy.models.inference import configure
 from bvtdeploy.models.layers import binary_sign, quantise_probabilities
 from bvtdeploy.models.quantisers import OneBitLinear
-from bvtdeploy.models.vit import Attention, DeiT, HostConfig, Mlp, configure, deit_tokens, infer_deit
+from bvtdeploy.models.vit import DEIT_NANO, DEIT_SMALL, DEIT_TINY, Attention, DeiT, HostConfig, Mlp, deit_tokens, infer_deit
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class BinaryViTXiaoConfig(HostConfig):
     """The host's shape."""
 
     family: ClassVar[str] = "shifted-sign BinaryViT"
+    layout: ClassVar[str] = "cls_token, pos_embed, patch_embed.*, blocks.N.*, norm.*, head.*"
     hosts: ClassVar[tuple[str, ...]] = ("deit",)
 
 
@@ -90,9 +92,7 @@ def infer_config(state: Mapping[str, Tensor], stated: Mapping[str, Any] | None =
 
 
 CONFIGS: dict[str, BinaryViTXiaoConfig] = {
-    "binaryvit_xiao_deit_nano": BinaryViTXiaoConfig(
-        image_size=32, patch_size=8, dims=(128,), depths=(2,), heads=(2,), mlp_ratio=2, num_classes=10
-    ),
-    "binaryvit_xiao_deit_tiny": BinaryViTXiaoConfig(),
-    "binaryvit_xiao_deit_small": BinaryViTXiaoConfig(dims=(384,), heads=(6,)),
+    "binaryvit_xiao_deit_nano": BinaryViTXiaoConfig(**DEIT_NANO, dims=(128,)),
+    "binaryvit_xiao_deit_tiny": BinaryViTXiaoConfig(**DEIT_TINY),
+    "binaryvit_xiao_deit_small": BinaryViTXiaoConfig(**DEIT_SMALL),
 }

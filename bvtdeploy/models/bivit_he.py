@@ -16,10 +16,22 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from bvtdeploy.models.inference import configure
 from bvtdeploy.models.layers import binary_sign
 from bvtdeploy.models.quantisers import OneBitLinear, softmax_aware
 from bvtdeploy.models.swin import Swin, infer_swin
-from bvtdeploy.models.vit import Attention, DeiT, HostConfig, Mlp, configure, infer_deit
+from bvtdeploy.models.vit import (
+    DEIT_NANO,
+    DEIT_SMALL,
+    DEIT_TINY,
+    SWIN_NANO,
+    SWIN_TINY,
+    Attention,
+    DeiT,
+    HostConfig,
+    Mlp,
+    infer_deit,
+)
 
 _SCALE = re.compile(r"\.attn\.(m\.)?qkv\.scaling_factor$")
 
@@ -140,15 +152,9 @@ def infer_config(state: Mapping[str, Tensor], stated: Mapping[str, Any] | None =
 
 
 CONFIGS: dict[str, BiViTHeConfig] = {
-    "bivit_he_deit_nano": BiViTHeConfig(
-        image_size=32, patch_size=8, dims=(128,), depths=(2,), heads=(2,), mlp_ratio=2, num_classes=10, mlp="w1a1"
-    ),
-    "bivit_he_deit_tiny": BiViTHeConfig(),
-    "bivit_he_deit_small": BiViTHeConfig(dims=(384,), heads=(6,)),
-    "bivit_he_swin_nano": BiViTHeConfig(
-        host="swin", image_size=56, patch_size=4, dims=(32, 64), depths=(2, 1), heads=(2, 2), mlp_ratio=2, num_classes=10
-    ),
-    "bivit_he_swin_tiny": BiViTHeConfig(
-        host="swin", patch_size=4, dims=(96, 192, 384, 768), depths=(2, 2, 6, 2), heads=(3, 6, 12, 24)
-    ),
+    "bivit_he_deit_nano": BiViTHeConfig(**DEIT_NANO, dims=(128,), mlp="w1a1"),
+    "bivit_he_deit_tiny": BiViTHeConfig(**DEIT_TINY),
+    "bivit_he_deit_small": BiViTHeConfig(**DEIT_SMALL),
+    "bivit_he_swin_nano": BiViTHeConfig(**SWIN_NANO),
+    "bivit_he_swin_tiny": BiViTHeConfig(**SWIN_TINY),
 }

@@ -1,6 +1,8 @@
 """Reading checkpoints: weights only, never code.
 
-A file is either a bare state dict or ``{"model": state dict, ...}``; beside the model it may carry a ``"config"`` dict of
+A file is either a bare state dict or a dict with one under ``"model"``, ``"state_dict"``, ``"model_state_dict"`` or ``"net"``, or,
+where there is none of these, averaged weights under ``"model_ema"``, ``"state_dict_ema"`` or ``"ema"``; prefixes that wrappers put
+before all keys (``module.`` and the like) are taken off. Beside the model it may carry a ``"config"`` dict of
 plain types, under our names or those of the published configuration files. The family and its configuration are inferred from
 key names and shapes; what cannot be inferred is taken from ``"config"``, else assumed as in the published model.
 """
@@ -11,18 +13,22 @@ import argparse
 import pickle
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bvtdeploy.errors import UserError
+from bvtdeploy.errors import Problem, UserError
 from bvtdeploy.models.families import FAMILIES, Family
 
 _COUNTER = "num_batches_tracked"
 _SWITCH = "init_state"  # of a quantiser: 0 until its scales were set
+_MODEL = ("model", "state_dict", "model_state_dict", "net")
+_AVERAGED = ("model_ema", "state_dict_ema", "ema")
+_WRAPPERS = ("module.", "_orig_mod.", "model.", "net.")  # of DataParallel, torch.compile and training frameworks
+_SAVE = 'save it as torch.save({"model": model.state_dict()}, path)'
 
 
 @dataclass
@@ -44,11 +50,15 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if found is None:
+            raise UserError(what="the file is not a readable torch checkpoint", where=where, fix=_SAVE) from error
         raise UserError(
             what="the checkpoint can only be loaded by running code from it, and is refused",
             where=where,
-            why=f"it contains an object of {found[1]}" if found else "it is not a file of tensors and plain values",
-            fix='save the state dict alone: torch.save({"model": model.state_dict()}, path)',
+            why=f"it contains an object of {found[1]}",
+            fix="save the tensors alone, with the program that made the file: "
+            'torch.save({"model": torch.load(path, weights_only=False)["model"]}, new_path), or model.state_dict() where the file '
+            "is a whole module",
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise UserError(what="the file is not a readable torch checkpoint", where=where, why=str(error).split("\n")[0]) from error
@@ -60,22 +70,53 @@ def unwrap(loaded: Any, where: str = "") -> Checkpoint:
     state: Any = loaded
     config: Any = {}
     extra: dict[str, Any] = {}
-    if isinstance(loaded, Mapping) and isinstance(loaded.get("model"), Mapping):
-        state, config = loaded["model"], loaded.get("config") or {}
-        extra = {str(k): v for k, v in loaded.items() if k not in ("model", "config")}
-    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+    key = _wrapped_under(loaded, where) if isinstance(loaded, Mapping) else None
+    if isinstance(loaded, Mapping) and key is not None:
+        state, config = loaded[key], loaded.get("config") or {}
+        extra = {str(k): v for k, v in loaded.items() if k not in (key, "config")}
+    if not isinstance(state, Mapping) or not any(isinstance(v, Tensor) for v in state.values()):
         raise UserError(
             what="the checkpoint holds no state dict",
             where=where,
-            why="neither the file nor its 'model' entry is a dict of tensors",
-            fix='save it as torch.save({"model": model.state_dict()}, path)',
+            why=f"neither the file nor one of its entries {', '.join(_MODEL + _AVERAGED)} is a dict of tensors",
+            fix=_SAVE,
         )
     if not isinstance(config, Mapping):
         raise UserError(what="the checkpoint's 'config' is not a dict", where=where)
     tensors = {str(k): v for k, v in state.items()}
-    if all(k.startswith("module.") for k in tensors):
-        tensors = {k.removeprefix("module."): v for k, v in tensors.items()}
+    problems = [_key(k, why) for k, v in tensors.items() if (why := _unusable(v))]
+    if problems:
+        raise UserError(
+            what="entries of the state dict are no plain tensors", where=where, problems=problems,
+            fix="keep everything but the model's tensors beside the state dict, not in it: "
+            'torch.save({"model": model.state_dict(), "epoch": epoch}, path)',
+        )  # fmt: skip
+    while found := [w for w in _WRAPPERS if all(k.startswith(w) for k in tensors)]:
+        tensors = {k.removeprefix(found[0]): v for k, v in tensors.items()}
     return Checkpoint(tensors, {str(k): v for k, v in config.items()}, extra)
+
+
+def _wrapped_under(loaded: Mapping[Any, Any], where: str) -> str | None:
+    """The entry that is the model's state dict; None where there is none, so that the dict itself must be one."""
+    held = [k for k in _MODEL if isinstance(loaded.get(k), Mapping)]
+    averaged = [k for k in _AVERAGED if isinstance(loaded.get(k), Mapping)]
+    if len(held) > 1:
+        raise UserError(
+            what="the checkpoint holds several models", where=where, why="entries " + " and ".join(held),
+            fix=f'keep one: torch.save({{"model": torch.load(path)["{held[0]}"]}}, new_path)',
+        )  # fmt: skip
+    return next(iter(held + averaged), None)
+
+
+def _unusable(value: Any) -> str:
+    """Why a value cannot be an entry of a state dict; empty where it can."""
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}, not a tensor"
+    if value.is_meta:
+        return "it has a shape, but no values"
+    if value.is_quantized or value.is_complex() or value.layout != torch.strided:
+        return f"neither real nor whole numbers in rows: {value.dtype}, {value.layout}"
+    return ""
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor], where: str = "") -> None:
@@ -83,21 +124,24 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], where: str = "") ->
     expected = model.state_dict()
     given = {k: v for k, v in state.items() if not k.endswith(_COUNTER)}
     wanted = {k: v for k, v in expected.items() if not k.endswith(_COUNTER)}
-    problems = [f"missing {k} {list(v.shape)}" for k, v in wanted.items() if k not in given]
-    problems += [f"unexpected {k} {list(v.shape)}" for k, v in given.items() if k not in wanted]
-    for key in wanted.keys() & given.keys():
+    missing, unexpected = [k for k in wanted if k not in given], [k for k in given if k not in wanted]
+    problems = [_key(k, f"missing; the model needs {list(wanted[k].shape)}") for k in missing]
+    problems += [_key(k, f"unexpected, of shape {list(given[k].shape)}") for k in unexpected]
+    for key in sorted(wanted.keys() & given.keys()):
         if wanted[key].shape != given[key].shape:
-            problems.append(f"shape of {key} is {list(given[key].shape)}, the model needs {list(wanted[key].shape)}")
+            problems.append(_key(key, f"of shape {list(given[key].shape)}; the model needs {list(wanted[key].shape)}"))
         elif not bool(torch.isfinite(given[key]).all()):
-            problems.append(f"values of {key} are not all finite")
+            problems.append(_key(key, "its values are not all finite"))
         elif key.rsplit(".", 1)[-1] == _SWITCH and not bool((given[key] != 0).all()):
-            problems.append(f"the scales beside {key} were never set: it is 0")
+            problems.append(_key(key, "it is 0: the scales beside it were never set"))
     if problems:
         raise UserError(
             what=f"the checkpoint does not fit the model: {len(problems)} problem(s)",
             where=where,
-            why="\n       ".join(sorted(problems)),
-            fix='check that the file is complete and that its "config" entry, if it has one, is right',
+            fix=_without(model, unexpected)
+            if len(unexpected) == len(problems)
+            else 'nothing was written; check that the file is complete and that its "config" entry, if it has one, is right',
+            problems=problems,
         )
     model.load_state_dict(given, strict=False)
 
@@ -107,7 +151,11 @@ def load_model(source: str | Path | Mapping[str, Any], config: Mapping[str, Any]
     where = str(source) if isinstance(source, (str, Path)) else ""
     checkpoint = read_checkpoint(source) if isinstance(source, (str, Path)) else unwrap(source)
     family = family_of(checkpoint.state, where)
-    model = family.build(family.infer_config(checkpoint.state, {**checkpoint.config, **(config or {})}, where))
+    try:
+        model = family.build(family.infer_config(checkpoint.state, {**checkpoint.config, **(config or {})}, where))
+    except UserError as error:
+        error.problems = error.problems or tuple(_misfits(checkpoint.state, _patterns(family, checkpoint.state)))
+        raise
     load_into(model, checkpoint.state, where)
     return model.eval()
 
@@ -116,12 +164,72 @@ def family_of(state: Mapping[str, Tensor], where: str = "") -> Family:
     """The family whose keys a state dict has."""
     found = next((family for family in FAMILIES if family.matches(state)), None)
     if found is None:
-        keys = sorted(state)
+        nearest = max(FAMILIES, key=lambda family: _likeness(state, _patterns(family, state)))
+        known = _patterns(nearest, state)
+        alike = _likeness(state, known) > 0
         raise UserError(
             "the checkpoint is of no model family that is known",
             where=where,
-            why="keys found: " + ", ".join(keys[:6]) + (", ..." if len(keys) > 6 else ""),
-            fix="known families: " + "; ".join(f"{f.title} ({f.keys})" for f in FAMILIES) + ". Any other model compiles from the "
-            "program that torch.export makes of it (.pt2)",
+            why=f"the nearest is {nearest.title}; the table has what is different there"
+            if alike
+            else "no key is one of a known family",
+            problems=_misfits(state, known if alike else set()),
+            fix=_part_of_a_family(state)
+            + "known families: "
+            + "; ".join(f"{f.title} ({f.keys})" for f in FAMILIES)
+            + ". Any other model compiles from the program that torch.export makes of it (.pt2)",
         )
     return found
+
+
+def _without(model: nn.Module, unexpected: list[str]) -> str:
+    """How to save a state dict without what the model does not have."""
+    own = {k.split(".")[0] for k in model.state_dict()}
+    beside = tuple(sorted({k.split(".")[0] + "." for k in unexpected} - {name + "." for name in own}))
+    code = f'torch.save({{"model": {{k: v for k, v in state.items() if not k.startswith({beside})}}}}, path)'
+    return "nothing was written; where inference does not need them (a teacher, another head), save the model without them" + (
+        f": {code}" if beside else ""
+    )
+
+
+def _part_of_a_family(state: Mapping[str, Tensor]) -> str:
+    """What to do where the entries under one prefix are a model of a known family, beside others; else empty."""
+    for prefix in sorted({k.split(".")[0] + "." for k in state if "." in k}):
+        part = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        family = next((family for family in FAMILIES if family.matches(part)), None)
+        if family is not None:
+            return (
+                f"the entries under {prefix} are those of {family.title}; save them alone: torch.save("
+                f'{{"model": {{k.removeprefix("{prefix}"): v for k, v in state.items() if k.startswith("{prefix}")}}}}, path). '
+            )
+    return ""
+
+
+def _key(key: str, why: str) -> Problem:
+    return Problem(key.rpartition(".")[2], key.rpartition(".")[0], why=why)
+
+
+def _pattern(key: str) -> str:
+    """A key with every number in its path as `*`."""
+    return ".".join("*" if part.isdecimal() else part for part in key.split("."))
+
+
+def _patterns(family: Family, state: Mapping[str, Tensor]) -> set[str]:
+    """The key patterns of the small configuration of a family that a state dict is most like."""
+    small = [config for name, config in family.configs.items() if name.endswith("_nano")]
+    found = [{_pattern(k) for k in family.build(config).state_dict() if not k.endswith(_COUNTER)} for config in small]
+    return max(found, key=lambda patterns: _likeness(state, patterns))
+
+
+def _likeness(state: Mapping[str, Tensor], patterns: set[str]) -> float:
+    """The share of key patterns that two models have in common."""
+    ours = {_pattern(k) for k in state}
+    return len(ours & patterns) / len(ours | patterns)
+
+
+def _misfits(state: Mapping[str, Tensor], known: set[str]) -> list[Problem]:
+    """What a state dict lacks of, and has beside, the key patterns of a family."""
+    ours = [_pattern(k) for k in state if not k.endswith(_COUNTER)]
+    problems = [_key(p, "missing") for p in sorted(known - set(ours))]
+    beside = [replace(_key(p, "unexpected"), count=ours.count(p)) for p in dict.fromkeys(ours) if p not in known]
+    return problems + beside

@@ -14,8 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LAYER_NORM_EPS = 1e-12  # of the published configuration, where layer norms were not replaced by batch norms
-
 
 class _SignSTE(torch.autograd.Function):
     """sign(x) forward; triangular gradient 2 - 2|x| on [-1, 1] backward."""
@@ -84,8 +82,8 @@ class BatchNorm(nn.BatchNorm1d):
 
 
 def make_norm(kind: str, channels: int) -> nn.Module:
-    """The normalisation of every branch: "batch", or "layer" (of each token alone)."""
-    return BatchNorm(channels) if kind == "batch" else nn.LayerNorm(channels, eps=LAYER_NORM_EPS)
+    """The normalisation of every branch: "batch", or "layer" (of each token alone); published with an epsilon of 1e-5 both."""
+    return BatchNorm(channels) if kind == "batch" else nn.LayerNorm(channels)
 
 
 class RPReLU(nn.Module):

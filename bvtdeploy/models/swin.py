@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bvtdeploy.models.vit import HostConfig, PatchEmbed, count_keys, infer_ratio, shape_of
+from bvtdeploy.models.inference import count_keys, shape_of
+from bvtdeploy.models.vit import HostConfig, PatchEmbed, infer_ratio
 
 _MASKED = -100.0
 

@@ -7,39 +7,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bvtdeploy.errors import UserError
-from bvtdeploy.models.inference import renamed
+from bvtdeploy.models.inference import HEAD_DIM, StagedConfig, count_keys, renamed, shape_of
 from bvtdeploy.models.layers import to_tokens
-
-_ALIASES = {
-    "img_size": "image_size",
-    "in_chans": "in_channels",
-    "embed_dim": "dims",
-    "hidden_size": "dims",
-    "depth": "depths",
-    "num_heads": "heads",
-    "num_attention_heads": "heads",
-    "window_size": "window",
-}
-_HEAD_DIM = 64  # of every DeiT
-_LAYOUTS = {
-    "deit": "cls_token, pos_embed, patch_embed.*, blocks.N.*, norm.*, head.*",
-    "swin": "patch_embed.*, layers.N.*, norm.*, head.*",
-}
 
 C = TypeVar("C", bound="HostConfig")
 
 
 @dataclass(frozen=True)
-class HostConfig:
-    """Shape of a DeiT (one stage) or Swin (one tuple entry per stage). The defaults are DeiT-Tiny.
+class HostConfig(StagedConfig):
+    """Shape of a DeiT (one stage) or Swin. The defaults are DeiT-Tiny.
 
     Attributes:
         host: "deit" or "swin".
@@ -49,17 +32,17 @@ class HostConfig:
     """
 
     family: ClassVar[str] = "vision transformer"
+    layout: ClassVar[str] = (
+        "cls_token, pos_embed, patch_embed.*, blocks.N.*, norm.*, head.* or patch_embed.*, layers.N.*, norm.*, head.*"
+    )
     hosts: ClassVar[tuple[str, ...]] = ("deit", "swin")
 
-    host: str = "deit"
-    image_size: int = 224
-    in_channels: int = 3
     patch_size: int = 16
     dims: tuple[int, ...] = (192,)
     depths: tuple[int, ...] = (12,)
     heads: tuple[int, ...] = (3,)
+    host: str = "deit"
     mlp_ratio: int = 4
-    num_classes: int = 1000
     window: int = 7
     qkv_bias: bool = True
     persistent_buffers: bool = True
@@ -67,97 +50,42 @@ class HostConfig:
     def __post_init__(self) -> None:
         if self.host not in self.hosts:
             raise ValueError(f"host must be {' or '.join(self.hosts)}, got {self.host!r}")
-        for name in ("image_size", "in_channels", "patch_size", "mlp_ratio", "num_classes", "window"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or int(value) != value or value < 1:
-                raise ValueError(f"{name} must be a positive integer, got {value!r}")
-            object.__setattr__(self, name, int(value))
-        for name in ("qkv_bias", "persistent_buffers"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
-        for name in ("dims", "depths", "heads"):
-            values = tuple(int(v) for v in getattr(self, name))
-            if not values or any(v < 1 for v in values):
-                raise ValueError(f"{name} must be positive integers, got {values}")
-            if len(values) != len(self.dims):
-                raise ValueError(f"{name} has {len(values)} stages, dims has {len(self.dims)}")
-            object.__setattr__(self, name, values)
+        super().__post_init__()
         if self.host == "deit" and len(self.dims) != 1:
             raise ValueError(f"a DeiT has one stage, dims has {len(self.dims)}")
-        if self.image_size % (self.patch_size * 2 ** (len(self.dims) - 1)):
-            halvings = f" and the {len(self.dims) - 1} halvings after it" if len(self.dims) > 1 else ""
-            raise ValueError(f"image_size {self.image_size} is not divisible by patch_size {self.patch_size}{halvings}")
-        for stage, (dim, heads) in enumerate(zip(self.dims, self.heads, strict=True)):
-            if dim % heads:
-                raise ValueError(f"stage {stage}: {dim} channels do not split into {heads} heads")
+        for stage, dim in enumerate(self.dims):
             if stage and dim != 2 * self.dims[stage - 1]:
                 raise ValueError(f"stage {stage}: {dim} channels, patch merging gives {2 * self.dims[stage - 1]}")
             if self.host == "swin" and self.side(stage) % self.window_of(stage):
                 raise ValueError(f"stage {stage}: windows of {self.window} do not tile the {self.side(stage)} tokens of a side")
 
-    def side(self, stage: int = 0) -> int:
-        """Tokens along one side of the (square) grid of patches."""
-        return self.image_size // self.patch_size // (1 << stage)
-
     def window_of(self, stage: int) -> int:
         """Side of this stage's windows."""
         return min(self.window, self.side(stage))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain types only, so that a checkpoint with it loads with weights_only."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
     @classmethod
     def from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
-        """The inverse of to_dict. Published names (``embed_dim``, ``num_heads``, ...) are understood, unknown entries ignored."""
-        known = {f.name for f in fields(cls)}
-        given: dict[str, Any] = {k: v for k, v in renamed(values, _ALIASES).items() if k in known and v is not None}
-        for name in ("dims", "depths", "heads"):
-            if isinstance(given.get(name), int):
-                given[name] = (given[name],)
-            elif isinstance(given.get(name), list):
-                given[name] = tuple(given[name])
-        stages = len(given.get("depths", (1,)))
-        if given.get("host") == "swin" and len(given.get("dims", ())) == 1 and stages > 1:
-            given["dims"] = tuple(given["dims"][0] << stage for stage in range(stages))  # published as that of the first stage
-        return cls(**given)
+        """As the base class; of a Swin's channels, those of the first stage are enough."""
+        given = renamed(values)
+        dims, depths = given.get("dims"), given.get("depths")
+        if given.get("host") == "swin" and isinstance(depths, (list, tuple)):
+            first = dims[0] if isinstance(dims, (list, tuple)) and len(dims) == 1 else dims
+            if isinstance(first, int):
+                given["dims"] = [first << stage for stage in range(len(depths))]
+        return super().from_dict(given)
 
 
-def configure(cls: type[C], infer: Callable[[], dict[str, Any]], stated: Mapping[str, Any] | None, where: str) -> C:
-    """The configuration from what a state dict implies and what is stated, which wins; UserError where they make none."""
-    expected = "expected " + " or ".join(_LAYOUTS[host] for host in cls.hosts)
-    try:
-        values = infer()
-    except (KeyError, IndexError, ValueError, TypeError) as error:
-        why = f"there is no key {error.args[0]}" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"the checkpoint does not have the {cls.family} key layout", where=where, why=why, fix=expected) from error
-    try:
-        return cls.from_dict({**values, **renamed(stated, _ALIASES)})
-    except (ValueError, TypeError) as error:
-        raise UserError(
-            f"the checkpoint's shapes make no {cls.family} configuration",
-            where=where,
-            why=str(error),
-            fix='state what cannot be inferred in the file\'s "config" entry, for example {"heads": [...], "image_size": 224}',
-        ) from error
-
-
-def shape_of(state: Mapping[str, Tensor], key: str, rank: int) -> tuple[int, ...]:
-    """The shape of an entry, which must have this rank and no empty axis."""
-    shape = tuple(state[key].shape)
-    if len(shape) != rank or 0 in shape:
-        raise ValueError(f"{key} has shape {list(shape)}, which should have {rank} axes")
-    return shape
-
-
-def count_keys(state: Mapping[str, Tensor], pattern: str) -> int:
-    """How many of pattern.format(0), pattern.format(1), ... follow one another in the state dict."""
-    count = 0
-    while pattern.format(count) in state:
-        count += 1
-    if not count:
-        raise KeyError(pattern.format(0))
-    return count
+# The sizes in which the hosts were published, and of each host one that runs in no time.
+DEIT_NANO: dict[str, Any] = {"image_size": 32, "patch_size": 8, "depths": (2,), "heads": (2,), "mlp_ratio": 2, "num_classes": 10}
+DEIT_TINY: dict[str, Any] = {}
+DEIT_SMALL: dict[str, Any] = {"dims": (384,), "heads": (6,)}
+SWIN_NANO: dict[str, Any] = {
+    "host": "swin", "image_size": 56, "patch_size": 4, "dims": (32, 64), "depths": (2, 1), "heads": (2, 2), "mlp_ratio": 2,
+    "num_classes": 10,
+}  # fmt: skip
+SWIN_TINY: dict[str, Any] = {
+    "host": "swin", "patch_size": 4, "dims": (96, 192, 384, 768), "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24),
+}  # fmt: skip
 
 
 def infer_ratio(state: Mapping[str, Tensor], block: str) -> int:
@@ -172,6 +100,7 @@ def infer_deit(state: Mapping[str, Tensor], extra_tokens: int, attention: str = 
     """What the state dict of a DeiT implies. The heads are in no key: 64 channels each, as in every published DeiT."""
     _, tokens, dim = shape_of(state, "pos_embed", 3)
     stem = shape_of(state, "patch_embed.proj.weight", 4)
+    shape_of(state, "blocks.0.norm1.weight", 1)
     side = math.isqrt(max(0, tokens - extra_tokens))
     if not side or side * side + extra_tokens != tokens:
         raise ValueError(f"pos_embed has {tokens} tokens, not a square and {extra_tokens} more")
@@ -182,7 +111,7 @@ def infer_deit(state: Mapping[str, Tensor], extra_tokens: int, attention: str = 
         "patch_size": stem[2],
         "dims": (dim,),
         "depths": (count_keys(state, "blocks.{}.norm1.weight"),),
-        "heads": (dim // _HEAD_DIM if dim % _HEAD_DIM == 0 else 1,),
+        "heads": (dim // HEAD_DIM if dim % HEAD_DIM == 0 else 1,),
         "mlp_ratio": infer_ratio(state, "blocks.0."),
         "num_classes": shape_of(state, "head.weight", 2)[0],
         "qkv_bias": f"blocks.0.{attention}.qkv.bias" in state,

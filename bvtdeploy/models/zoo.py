@@ -114,7 +114,7 @@ def facts(name: str) -> ModelFacts:
     packed = math.ceil(products.weights / 8) + 4 * (parameters - products.weights + products.rows)
     return ModelFacts(
         name,
-        _find(name).title,
+        find(name).title,
         _input_shape(config),
         int(logits.shape[-1]),
         parameters,
@@ -124,7 +124,8 @@ def facts(name: str) -> ModelFacts:
     )
 
 
-def _find(name: str) -> Family:
+def find(name: str) -> Family:
+    """The family of a named model. Raises UserError for a name that is none."""
     for family in FAMILIES:
         if name in family.configs:
             return family
@@ -138,7 +139,7 @@ def _input_shape(config: Any) -> tuple[int, int, int]:
 
 
 def _fresh(name: str, seed: int) -> tuple[nn.Module, Any]:
-    family = _find(name)
+    family = find(name)
     config = family.configs[name]
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)

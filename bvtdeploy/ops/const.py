@@ -1,4 +1,8 @@
-"""const: a constant array, attrs["data"] of type attrs["type"]."""
+"""const: a constant array, attrs["data"] of type attrs["type"].
+
+attrs["stored"], where it is there, says how an artifact holds an f32 matrix without changing it: "F16" (every element is an fp16
+number) or "I8" (data = codes * scales in fp32, with attrs["codes"] i8[K x O] and attrs["scales"] f32[O]).
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """Elementwise source ops on tensors of any rank, with numpy broadcasting, rounded to fp32 after each (the first
-operand may be i32 dots below 2^24): add sub mul div neg sign round clamp gelu prelu softmax.
+operand may be i32 dots below 2^24): add sub mul div neg sign round clamp sqrt tanh gelu prelu softmax.
 
 sign: torch's: 0 of 0 and of -0, and of NaN; optional attr zero (-1, 0 or +1, default 0): what 0 gives, where the source compares
 (x >= 0 is zero=+1, x > 0 is zero=-1). round: half to even. clamp: attrs min, max (None: open). gelu: x*Phi(x), the erf form, in
 fp64 and then rounded. prelu: x > 0 ? x : slope*x with the slope broadcast along attrs axis. softmax: along attrs axis, in fp64
-and then rounded (a reference for what passes replace; the runtime has no such op).
+and then rounded. sqrt, tanh and softmax are what passes recognise or look through; the runtime has no such ops.
 """
 
 from __future__ import annotations
@@ -76,6 +76,11 @@ def _clamp(x: Array, attrs: Attrs) -> Array:
     return x if hi is None else np.minimum(x, np.float32(hi))
 
 
+def _sqrt(x: Array, attrs: Attrs) -> Array:
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.sqrt(x))
+
+
 def _prelu_slope(slope: Array, rank: int, axis: int) -> Array:
     return slope.reshape([-1 if i == axis % rank else 1 for i in range(rank)])
 
@@ -100,6 +105,8 @@ _binary("div", np.divide)
 _unary("neg", lambda x, attrs: -x)
 _unary("round", lambda x, attrs: np.rint(x))
 _unary("clamp", _clamp)
+_unary("sqrt", _sqrt)
+_unary("tanh", lambda x, attrs: np.tanh(x.astype(np.float64)))
 _unary("gelu", _gelu)
 _unary("softmax", _softmax)
 register(OpDef("sign", _infer_sign, lambda attrs, inputs: [_sign(inputs[0], attrs).astype(np.float32)]))

@@ -24,16 +24,18 @@ have no reader outside.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import permutations
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bvtdeploy.ir.graph import Graph, Op, Value
-from bvtdeploy.ir.types import BIPOLAR, Type
+from bvtdeploy.ir.types import BIPOLAR, TERNARY, Type
+from bvtdeploy.ops import REGISTRY
 from bvtdeploy.passes.base import REASSOCIATES, Pass, Report
 from bvtdeploy.passes.binarise import codes_of
-from bvtdeploy.passes.lattice import LAYOUT, relayout
+from bvtdeploy.passes.lattice import LAYOUT, can_be_zero, relayout
 
 TABLE_BITS = 40
 F64 = npt.NDArray[np.float64]
@@ -260,11 +262,12 @@ def _collect(steps: list[_Step]) -> list[_Step]:
 
 @dataclass
 class _Scores:
-    """scale * product + bias."""
+    """scale * product + bias where `kept` (everywhere if it is None), and `bias` alone elsewhere."""
 
     product: Op
     scale: F64
     bias: F64
+    kept: npt.NDArray[np.bool_] | None = None
 
 
 def _scores(value: Value) -> _Scores:
@@ -278,16 +281,186 @@ def _scores(value: Value) -> _Scores:
     if op.kind in ("mul", "div", "add") and op.inputs[1].data is not None and op.out.type.shape == op.inputs[0].type.shape:
         inner, c = _scores(op.inputs[0]), _fit(op.inputs[1].data, rank)
         if op.kind == "add":
-            return _Scores(inner.product, inner.scale, inner.bias + c)
+            return _Scores(inner.product, inner.scale, inner.bias + c, inner.kept)
+        if op.kind == "mul" and c.any() and not c.all() and np.isin(c, (0.0, 1.0)).all() and inner.kept is None:
+            return _Scores(inner.product, inner.scale, inner.bias * c, c != 0)
         if not c.all():
             raise _NoMatch("the score scale is not finite or 0")
         c = c if op.kind == "mul" else 1.0 / c
-        return _Scores(inner.product, inner.scale * c, inner.bias * c)
+        return _Scores(inner.product, inner.scale * c, inner.bias * c, inner.kept)
     if op.kind == "reshape":
         inner = _scores(op.inputs[0])
-        return _Scores(inner.product, relayout(op, inner.scale), relayout(op, inner.bias))
+        kept = None if inner.kept is None else relayout(op, inner.kept)
+        return _Scores(inner.product, relayout(op, inner.scale), relayout(op, inner.bias), kept)
     arithmetic = op.kind in ("mul", "div", "add")
     raise _NoMatch("the score scale is not a constant" if arithmetic else "the scores are no product of codes")
+
+
+def _masked(scores: _Scores, shape: tuple[int, ...], largest: float) -> F64:
+    """The bias with the score of what is masked out: -inf, where the exponential vanishes beside every other of the row.
+
+    Args:
+        scores: what the softmax reads.
+        shape: of the scores.
+        largest: bound of |scale * product|.
+    """
+    if scores.kept is None:
+        return scores.bias
+    kept = np.broadcast_to(scores.kept, shape)
+    bias = np.broadcast_to(scores.bias, shape)
+    if not bool(kept.any(axis=-1).all()):
+        raise _NoMatch("a mask hides every key of a query")
+    least = np.where(kept, bias, np.inf).min(axis=-1, keepdims=True) - largest
+    if not bool((kept | (bias < least - TABLE_BITS)).all()):
+        raise _NoMatch("a mask fills in scores that are not far below the others")
+    return np.where(kept, bias, -np.inf)
+
+
+# -- spellings: layout ops between the products, products of transposes ---------------------------------------------------------
+
+_POINTWISE = ("add", "sub", "mul", "div", "round", "clamp", "sign", "neg")
+
+
+def _rows_kept(op: Op) -> bool:
+    """A layout op that leaves the matrices of the last two axes whole, or transposes them."""
+    old, new = op.inputs[0].type.shape, op.out.type.shape
+    if op.kind == "reshape":
+        return len(old) > 2 and len(new) > 2 and old[-2:] == new[-2:]
+    return op.kind == "permute" and len(old) > 2 and set(op.attrs["perm"][-2:]) == {len(old) - 2, len(old) - 1}
+
+
+def _applied(graph: Graph, layout: Op, value: Value, before: Op) -> Value | None:
+    """The layout op on a value, moved in front of what computes it; None where it cannot be moved."""
+    op = value.producer
+    attrs = dict(layout.attrs)
+    rank, shape = len(layout.inputs[0].type.shape), layout.inputs[0].type.shape
+    if op is None:
+        return None
+
+    def emit(kind: str, inputs: list[Value], attributes: dict[str, Any]) -> Value:
+        return graph.append(kind, inputs, attributes, module=op.module, before=before)
+
+    def shaped(x: Value) -> Value:
+        """The layout on leading axes, of an operand whose matrices have another size."""
+        if layout.kind == "permute":
+            lead = [p for p in attrs["perm"] if p < rank - 2]
+            return emit("permute", [x], {"perm": (*lead, rank - 2, rank - 1)})
+        return emit("reshape", [x], {"shape": (*attrs["shape"][:-2], *x.type.shape[-2:])})
+
+    swaps = layout.kind == "permute" and tuple(attrs["perm"][-2:]) == (rank - 1, rank - 2)
+    if len(value.type.shape) != rank:
+        return None
+    if op.kind == "matmul":
+        sides = [shaped(x) for x in op.inputs]
+        if swaps:
+            turn = {"perm": (*range(rank - 2), rank - 1, rank - 2)}
+            sides = [emit("permute", [x], turn) for x in reversed(sides)]
+        return emit("matmul", sides, {})
+    if op.kind == "softmax":
+        axis = op.attrs["axis"] % rank
+        inner = _applied(graph, layout, op.inputs[0], before)
+        if inner is None or axis < rank - 2:
+            return None
+        last = len(inner.type.shape) - 1
+        return emit("softmax", [inner], {"axis": last - ((rank - 1 - axis) ^ swaps)})
+    if op.kind == "reduce_max" and not swaps and op.attrs["keepdim"] and tuple(op.attrs["axes"]) == (rank - 1,):
+        inner = _applied(graph, layout, op.inputs[0], before)
+        return inner and emit("reduce_max", [inner], {"axes": (len(inner.type.shape) - 1,), "keepdim": True})
+    if op.kind in _POINTWISE:
+        sides = []
+        for x in op.inputs:
+            if x.data is not None:
+                full = np.broadcast_to(x.data, shape) if x.data.size > 1 else None
+                moved = x if full is None else graph.constant(REGISTRY[layout.kind].reference(attrs, [full])[0], before=before)
+                sides.append(moved)
+                continue
+            inner = _applied(graph, layout, x, before)
+            if inner is None:
+                return None
+            sides.append(inner)
+        return emit(op.kind, sides, dict(op.attrs))
+    if op.kind in ("permute", "reshape") and _rows_kept(op):
+        inner = _applied(graph, op, op.inputs[0], before)
+        return None if inner is None else _applied(graph, layout, inner, before)
+    return None
+
+
+def _merge(graph: Graph, value: Value) -> Value:
+    """The chain of reshapes and permutes that ends in a value as one permute and one reshape, where that says the same: an einsum
+    is exported with axes of one element that come and go."""
+    chain, at = [], value
+    while (op := at.producer) is not None and op.kind in ("reshape", "permute"):
+        chain.append(op)
+        at = op.inputs[0]
+    if len(chain) < 2:
+        return value
+    shape, target = at.type.shape, value.type.shape
+    wide = [i for i, n in enumerate(shape) if n > 1]
+    if len(wide) > 5:
+        return value
+    index = np.arange(at.type.size, dtype=np.int32).reshape(shape)
+    moved = index
+    for op in reversed(chain):
+        moved = REGISTRY[op.kind].reference(op.attrs, [moved])[0]
+    for order in permutations(wide):
+        taken = iter(order)
+        perm = tuple(next(taken) if n > 1 else i for i, n in enumerate(shape))
+        turned = index.transpose(perm)
+        if np.array_equal(turned.reshape(-1), moved.reshape(-1)):
+            op, result = chain[0], at
+            if order != tuple(wide):
+                result = graph.append("permute", [result], {"perm": perm}, module=op.module, before=op)
+            if result.type.shape != target:
+                result = graph.append("reshape", [result], {"shape": target}, module=op.module, before=op)
+            if len(chain) > (order != tuple(wide)) + (turned.shape != target):
+                graph.supersede(value, result)
+                return result
+            return value
+    return value
+
+
+def _merge_above(graph: Graph, value: Value) -> None:
+    """`_merge` wherever it applies from a value up to the next product."""
+    while (op := _merge(graph, value).producer) is not None and op.kind in (*_POINTWISE, "permute", "reshape", "softmax"):
+        value = op.inputs[0] if op.inputs[0].data is None else op.inputs[-1]
+
+
+def _probabilities(value: Value) -> bool:
+    """A softmax stands behind the value, seen through pointwise ops and layouts."""
+    while (op := value.producer) is not None and (op.kind in _POINTWISE or op.kind in ("permute", "reshape")):
+        value = op.inputs[0] if op.inputs[0].data is None else op.inputs[-1]
+    return op is not None and op.kind == "softmax"
+
+
+def _normal(graph: Graph, context: Op) -> Op:
+    """The same product with the probabilities first and no layout op between the softmax and it, as far as that can be had."""
+    rank = len(context.out.type.shape)
+    if rank < 3:
+        return context
+    turn = {"perm": (*range(rank - 2), rank - 1, rank - 2)}
+    for side in (0, 1):
+        if _probabilities(context.inputs[side]):
+            _merge_above(graph, context.inputs[side])
+    if _probabilities(context.inputs[1]) and not _probabilities(context.inputs[0]):  # (P V)' = V' P'
+        sides = [graph.append("permute", [x], turn, module=context.module, before=context) for x in reversed(context.inputs)]
+        product = graph.append("matmul", sides, module=context.module, before=context)
+        back = graph.append("permute", [product], turn, module=context.module, before=context)
+        graph.supersede(context.out, back)
+        assert product.producer is not None
+        context = product.producer
+    chain, at = [], context.inputs[0]
+    while (op := at.producer) is not None and (op.kind in _POINTWISE or op.kind in ("permute", "reshape")):
+        chain.append(op)
+        at = op.inputs[0] if op.inputs[0].data is None else op.inputs[-1]
+    if op is None or op.kind != "softmax":
+        return context
+    for layout in chain:  # the last one first: what stands in front of it is moved along
+        if layout.kind in ("permute", "reshape") and _rows_kept(layout):
+            moved = _applied(graph, layout, layout.inputs[0], layout)
+            if moved is not None:
+                graph.supersede(layout.out, moved)
+                return _normal(graph, context)
+    return context
 
 
 def _levels(steps: _Steps, value: Value) -> tuple[F64, npt.NDArray[np.int32] | None, F64]:
@@ -331,6 +504,29 @@ def _bias(bias: F64, shape: tuple[int, ...]) -> tuple[F64, npt.NDArray[np.int32]
     return factors, pattern.reshape(-1, m).astype(np.int32), of_window.reshape(1, -1).astype(np.int32)
 
 
+def _turned(graph: Graph, value: Value, q: _Codes, scale: F64, before: Op) -> _Codes:
+    """The query codes with the other sign in the heads whose score scale is negative: the signs of -x."""
+    chain: list[Op] = []
+    inner = value
+    while (op := inner.producer) is not None and op.kind != "sign":
+        chain += [op] if op.kind in LAYOUT else []
+        inner = op.inputs[0]
+    assert op is not None and q.codes.producer is not None
+    x = op.inputs[0]
+    zero = q.codes.type.alphabet == BIPOLAR and can_be_zero(x)  # -0 is a +1 too: turn codes that are no longer 0
+    if zero:
+        plain = graph.append("sign", [x], module=op.module, before=before)
+        x = graph.append("add", [plain, graph.constant(np.array(0.5, np.float32), before=before)], module=op.module, before=before)
+    for layout in reversed(chain):
+        x = graph.append(layout.kind, [x], dict(layout.attrs), module=layout.module, before=before)
+    side = np.sign(scale).astype(np.float32)
+    factor = side[:1].reshape(()) if bool((side == side[0]).all()) else side.reshape(-1, 1, 1)
+    x = graph.append("mul", [x, graph.constant(factor, before=before)], module=op.module, before=before)
+    attrs = {"ternary": True} if q.codes.type.alphabet == TERNARY else {}
+    codes = graph.append("binarise", [x], attrs, module=op.module, before=before)
+    return _Codes(codes, q.alpha, (q.zero * side).astype(np.int64))
+
+
 def _match(graph: Graph, context: Op, report: Report, memo: dict[Value, Value | None]) -> None:
     steps = _steps(context.inputs[0])
     if steps is None or steps.softmax is None:
@@ -357,8 +553,11 @@ def _match(graph: Graph, context: Op, report: Report, memo: dict[Value, Value | 
     if not _only_inside(softmax, context, graph):
         raise _NoMatch("an intermediate of the attention is also read elsewhere")
     scale = _per_head(scores.scale, scores.product.out, "the score scale") * q.alpha * kt.alpha
-    if not bool((scale > 0).all()) or not np.isfinite(scale).all():
-        raise _NoMatch(f"the score scale is {float(scale.min()):g}: it must be positive")
+    if not scale.all() or not np.isfinite(scale).all():
+        raise _NoMatch(f"the score scale is {float(scale.min()):g}: it must not be 0")
+    if bool((scale < 0).any()):
+        q = _turned(graph, scores.product.inputs[0], q, scale, context)
+        scale = np.abs(scale)
 
     def emit(kind: str, inputs: list[Value], **attrs: Any) -> Value:
         return graph.append(kind, inputs, attrs, module=context.module, before=context)
@@ -398,9 +597,10 @@ def _match(graph: Graph, context: Op, report: Report, memo: dict[Value, Value | 
         if ints is None:
             parts += [np.zeros(heads)] * (1 + planes)
         at["ints"] = constant(np.stack(parts).astype(np.int32))
-    if scores.bias.any():
-        shape = softmax.out.type.shape if rank == 4 else (1, *softmax.out.type.shape)
-        full = np.broadcast_to(scores.bias, softmax.out.type.shape).reshape(shape)
+    largest = float((np.abs(scale) * last * unit).max())
+    bias = _masked(scores, softmax.out.type.shape, largest)
+    if bias.any():
+        full = np.broadcast_to(bias, softmax.out.type.shape)
         factors, pattern, of_window = _bias(full.reshape(windows, heads, n, keys), (windows, heads, n, keys))
         at |= {"bias": constant(factors), "pattern": constant(pattern), "window_class": constant(of_window)}
     attrs: dict[str, Any] = {}
@@ -426,13 +626,27 @@ def run(graph: Graph, report: Report) -> Graph:
     memo: dict[Value, Value | None] = {}
     for op in graph.of_kind("matmul"):
         try:
+            op = _normal(graph, op)
             _match(graph, op, report, memo)
             report.fused["attention"] += 1
         except _NoMatch as reason:
             if str(reason):
                 report.decline(op, str(reason))
     graph.drop_dead()
+    for op in graph.of_kind("sign"):
+        _settle(graph, op)
     return graph
+
+
+def _settle(graph: Graph, op: Op) -> None:
+    """A sign that is still read as numbers, says something else of 0 than torch's, and meets zeros: sign(sign(x) +- 1/2)."""
+    zero = op.attrs.get("zero", 0)
+    if not zero or not any(user.kind != "binarise" for user in op.out.users) or not can_be_zero(op.inputs[0]):
+        return
+    plain = graph.append("sign", [op.inputs[0]], module=op.module, before=op)
+    half = graph.constant(np.array(0.5 * zero, np.float32), before=op)
+    moved = graph.append("add", [plain, half], module=op.module, before=op)
+    graph.supersede(op.out, graph.append("sign", [moved], module=op.module, before=op))
 
 
 PASS = Pass("attention", "softmax attention of codes becomes one op with a table and an integer threshold a row", REASSOCIATES, run)

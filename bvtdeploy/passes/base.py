@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -11,17 +11,23 @@ import numpy as np
 import numpy.typing as npt
 
 from bvtdeploy.ir.graph import Graph, Op, Value
+from bvtdeploy.passes.trace import Trace
 
 BITWISE: Final = "bitwise"
 REASSOCIATES: Final = "reassociates"
+ROUNDS: Final = "rounds"
+Side = Literal["fp32", "fp16", "int8"]
 
 
 @dataclass(frozen=True)
 class Declined:
-    """A site that a pass recognised but did not rewrite, and why."""
+    """A site that a pass recognised but did not rewrite, and why; `module`, `kind` and `line` of its op, where there is one."""
 
     site: str
     why: str
+    module: str = ""
+    kind: str = ""
+    line: str = ""
 
 
 @dataclass
@@ -32,7 +38,9 @@ class Report:
     element index.flat[p] of the compiled rows x channels. A sign `v` of the source compiles to `v.bits`, or to `v.bits.cols` where
     it is packed along the rows. `zeros` is the policy for signs whose operand can be exactly 0 by construction: `exact`
     gives them a
-    third code (`ternary_signs` counts them), `positive` makes 0 a +1.
+    third code (`ternary_signs` counts them), `positive` makes 0 a +1. `side` is how f32 constants are stored (passes/side.py).
+    `traced`: the layout pass leaves in `trace` what each compiled value is in terms of the source's (it keeps all indices).
+    `lines`: where in the source each op of the source graph stands, by the name of its first result; names outlive most rewrites.
     """
 
     fused: Counter[str] = field(default_factory=Counter)
@@ -45,10 +53,19 @@ class Report:
     mixed_layers: int = 0
     ternary_signs: int = 0
     zeros: Literal["exact", "positive"] = "exact"
+    side: Side = "fp32"
+    lines: Mapping[str, str] = field(default_factory=dict)
+    traced: bool = False
+    trace: Trace | None = None
 
     def decline(self, op: Op, why: str) -> None:
         """Records why `op` stays as it is."""
-        self.declined.append(Declined(f"{op.module or op.outputs[0].name} ({op.kind})", why))
+        site = f"{op.module or op.outputs[0].name} ({op.kind})"
+        self.declined.append(Declined(site, why, op.module, op.kind, self.line(op)))
+
+    def line(self, op: Op) -> str:
+        """`file.py:12` in the source model that an op comes from; empty where the source did not say."""
+        return next((self.lines[v.name] for v in op.outputs if v.name in self.lines), "")
 
 
 @dataclass(frozen=True)
@@ -59,13 +76,14 @@ class Pass:
         name: short, as in file names of `--dump-ir`.
         why: one line for a reader of the pipeline.
         promise: `bitwise` when the interpreter gives identical bits before and after; `reassociates` when float results may move
-            by rounding of reordered or merged fp32 operations (and codes only where that crosses a threshold).
+            by rounding of reordered or merged fp32 operations (and codes only where that crosses a threshold); `rounds` when
+            parameters become others, which the user asked for.
         run: graph -> graph (the same object, or a new one).
     """
 
     name: str
     why: str
-    promise: Literal["bitwise", "reassociates"]
+    promise: Literal["bitwise", "reassociates", "rounds"]
     run: Callable[[Graph, Report], Graph]
 
 

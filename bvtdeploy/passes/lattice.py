@@ -6,6 +6,7 @@ is what the model was trained with, and the operand of the next product has thre
 
 A value is on a *lattice* when every element is scale * s + shift with an integer |s| <= bound: a product of codes, scaled and
 shifted by constants, seen through layout ops. Its zeros are decided by arithmetic: is there an s with fp32(scale*s + shift) = 0?
+Other tensors are 0 whatever comes in: rounded ones, and those that are clamped at 0 (a ReLU, a PReLU of slope 0).
 """
 
 from __future__ import annotations
@@ -24,8 +25,7 @@ LAYOUT = ("permute", "reshape", "expand", "slice", "take", "roll")
 
 @dataclass(frozen=True)
 class Lattice:
-    """scale * s + shift, |s| <= bound; both arrays broadcast to the value's shape. `real` where s is an integer times an
-    unknown."""
+    """scale * s + shift, |s| <= bound; both arrays broadcast to the value's shape."""
 
     scale: npt.NDArray[np.float64]
     shift: npt.NDArray[np.float64]
@@ -89,7 +89,17 @@ def lattice(value: Value) -> Lattice | None:
 
 
 def can_be_zero(value: Value) -> bool:
-    """There is an element of the value that an attainable integer makes exactly 0 (in fp32)."""
+    """An operand that is attainable makes an element of the value exactly 0 (in fp32): by an integer on its lattice, by rounding,
+    or by a clamp at 0. Ops that keep zeros and make none are looked through."""
+    while (op := value.producer) is not None:
+        if op.kind == "round" or (op.kind == "clamp" and 0 in (op.attrs["min"], op.attrs["max"])):
+            return True
+        if op.kind == "prelu" and op.inputs[1].data is not None and not op.inputs[1].data.all():
+            return True
+        factor = op.inputs[1].data if op.kind == "mul" else None
+        if op.kind not in (*LAYOUT, "clamp", "prelu", "neg", "gelu", "tanh") and (factor is None or not factor.all()):
+            break
+        value = op.inputs[0]
     found = lattice(value)
     if found is None:
         return False

@@ -26,13 +26,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from bvtdeploy.errors import UserError
+from bvtdeploy.errors import Problem, UserError, gathered
 from bvtdeploy.ir.graph import Graph, Op, Value
 from bvtdeploy.ir.types import TERNARY, bits
 from bvtdeploy.ops.epilogue import row_map
 from bvtdeploy.ops.stencil import MAX_TAPS
 from bvtdeploy.passes.base import REASSOCIATES, Pass, Report
 from bvtdeploy.passes.rows import Follows, Refused, View, Views, of_rows, order_of, rows_in
+from bvtdeploy.passes.trace import trace
 
 
 def _square(what: str, attrs: Mapping[str, Any], *names: str) -> list[int]:
@@ -438,7 +439,10 @@ class _Layout(Views):
                 self.refused.append((op, str(reason)))
         if self.refused:
             raise UserError(
-                f"{len(self.refused) + self.followers} operation(s) of the model cannot be compiled", why=self._table(), fix=ADVICE
+                f"{len(self.refused) + self.followers} operation(s) of the model cannot be compiled",
+                why=f"{self.followers} of them only because they depend on others" if self.followers else "",
+                fix=f"nothing was written; {ADVICE}",
+                problems=self._table(),
             )
         outputs = []
         for value in self.source.outputs:
@@ -449,14 +453,14 @@ class _Layout(Views):
             outputs.append(base if np.array_equal(order, np.arange(len(order))) else self.gathered([base], order[:, None]))
         self.graph.set_outputs(outputs)
         self.graph.drop_dead()
+        if self.report.traced:
+            self.report.trace = trace(self.source, self)
         return self.graph
 
-    def _table(self) -> str:
-        """What earlier passes recognised but declined, every op that was refused here, and how many only because an operand was."""
-        lines = [f"{declined.site}: {declined.why}" for declined in self.report.declined]
-        lines += [f"{op.module or 'top level'} ({op.kind}): {why}" for op, why in self.refused]
-        lines += [f"and {self.followers} operation(s) that depend on them"] if self.followers else []
-        return "\n    ".join(["nothing was written, because of", *dict.fromkeys(lines)])
+    def _table(self) -> list[Problem]:
+        """What earlier passes recognised but declined, which often is the cause, and every op that was refused here."""
+        rows = [Problem(d.kind or d.site, d.module, d.line, d.why) for d in self.report.declined]
+        return gathered(rows + [Problem(op.kind, op.module, self.report.line(op), why) for op, why in self.refused])
 
 
 ADVICE: Final = "binary layers need a sign in front and weights of one magnitude a row; the README lists what is compiled"

@@ -100,6 +100,12 @@ static job prepare(int opcode) {
     return j;
 }
 
+static void release(job *j) {
+    for (int i = 0; i < BVT_N_IN; i++) free(j->call.in[i].base);
+    for (int i = 0; i < BVT_N_OUT; i++) free(j->call.out[i].base);
+    free(j->call.scratch);
+}
+
 static double seconds(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -120,6 +126,7 @@ int main(int argc, char **argv) {
             if (t < best) best = t;
         }
         printf("%-24s %10.1f us   %8.2f %ss/ns\n", bvt_kernels[i].name, best * 1e6, j.work / best * 1e-9, j.unit);
+        release(&j);
     }
     return 0;
 }

@@ -53,8 +53,8 @@ typedef struct {
 
 typedef struct bvt_model bvt_model;
 
-/* Opens and checks a file (mapped, not read into memory). `*out` is to be closed with bvt_close. The file must not be changed
- * while it is open. */
+/* Opens and checks a file (mapped, not read into memory; constants stored as fp16 or int8 are widened here, once). `*out` is to be
+ * closed with bvt_close. The file must not be changed while it is open. */
 int bvt_open(const char *path, bvt_model **out, bvt_error *err);
 
 /* The same from memory. Memory that is aligned to 64 bytes is used in place and must outlive the model; other memory is copied. */
@@ -72,6 +72,7 @@ typedef struct {
     uint64_t file_bytes;
     uint64_t arena_bytes;             /* memory that the threads share */
     uint64_t tile_bytes;              /* memory of each thread */
+    uint64_t widened_bytes;           /* memory of the model, for constants that the file holds in fewer bytes */
     uint64_t macs_binary, macs_float; /* of one inference */
 } bvt_model_info;
 
@@ -90,8 +91,9 @@ typedef struct {
     const char *dtype;   /* "f32", "i32", "bits", "u64", "f64" */
     const char *storage; /* "const", "arena", "tile", "input", "output" */
     const char *layout;  /* "rows", "cols", "lanes16" */
+    const char *stored;  /* how the file holds a constant: "as_is", "f16", "i8" */
     uint32_t rows, cols, stride;
-    uint64_t offset, bytes;
+    uint64_t offset, bytes; /* of f16 and i8: of the stored form */
 } bvt_value_info;
 
 typedef struct {
@@ -136,8 +138,9 @@ const char *bvt_get_label(const bvt_model *model, uint32_t label); /* UTF-8 */
 /* Finds a meta entry by key. Returns 1 and fills `*out`, or 0 where there is none. */
 int bvt_find_meta(const bvt_model *model, const char *key, bvt_meta_info *out);
 
-/* Golden pairs: what the compiler's reference interpreter computed. Sizes are those of the input and of the output. */
-const float *bvt_golden_input(const bvt_model *model, uint32_t index);
+/* Golden pairs: what the compiler's reference interpreter computed. The input, input_rows*input_cols floats, is written to
+ * `input`: it is in the file, or made from a seed that is. The output, output_rows*output_cols floats, is in the model. */
+void bvt_golden_input(const bvt_model *model, uint32_t index, float *input);
 const float *bvt_golden_output(const bvt_model *model, uint32_t index);
 
 /* ---- Preprocessing ------------------------------------------------------------------------------------------------------- */
@@ -182,7 +185,7 @@ void bvt_session_destroy(bvt_session *session);
  * with BVT_E_ARGUMENT, where a pointer is NULL. */
 int bvt_run(bvt_session *session, const float *input, float *output);
 
-/* The isa that the session was made with ("ref", "neon", "avx2") and its number of threads. */
+/* The isa that the session was made with ("ref", "neon", "avx2", "avx512") and its number of threads. */
 const char *bvt_session_isa(const bvt_session *session);
 uint32_t bvt_session_threads(const bvt_session *session);
 

@@ -12,7 +12,7 @@
 #define BVT_FORMAT_H
 #include <stdint.h>
 
-#define BVT_VERSION 2u
+#define BVT_VERSION 3u
 #define BVT_ALIGN 64u
 #define BVT_NONE 0xFFFFFFFFu
 #define BVT_N_IN 20
@@ -61,6 +61,17 @@ enum {
     BVT_LAYOUT_ROWS = 1,
     BVT_LAYOUT_COLS = 2,
     BVT_LAYOUT_LANES16 = 3,
+};
+
+enum {
+    BVT_STORED_AS_IS = 0,
+    BVT_STORED_F16 = 1,
+    BVT_STORED_I8 = 2,
+};
+
+enum {
+    BVT_GOLDEN_STORED = 0,
+    BVT_GOLDEN_GENERATED = 1,
 };
 
 enum {
@@ -129,8 +140,8 @@ typedef struct {
     uint32_t table_crc;         /* CRC-32 of the section table */
     uint64_t arena_bytes;       /* memory shared by all threads */
     uint64_t tile_bytes;        /* memory of each thread (tile values, then op scratch) */
+    uint64_t widened_bytes;     /* memory of a model for its constants that are stored as F16 or I8; 0 where there is none */
     uint32_t flags;             /* 0 */
-    uint32_t reserved[2];       /* 0 */
     uint32_t header_crc;        /* CRC-32 of the 60 bytes before */
 } bvt_rec_header;
 _Static_assert(sizeof(bvt_rec_header) == 64, "layout of header");
@@ -150,14 +161,15 @@ typedef struct {
     uint8_t dtype;              /* DTYPES */
     uint8_t storage;            /* STORAGES */
     uint8_t layout;             /* LAYOUTS */
-    uint8_t reserved8;          /* 0 */
+    uint8_t stored;             /* STORED; of everything but f32 constants AS_IS */
     uint32_t rows;
     uint32_t cols;
     uint32_t stride;            /* bytes from a row to the next (ROWS), a column to the next (COLS), a 16-channel tile to the next (LANES16) */
     uint32_t reserved;          /* 0 */
     uint64_t offset;            /* in CONSTANTS, the arena or the tile memory; 0 for INPUT and OUTPUT */
-    uint64_t bytes;             /* whole size; of a TILE value: of one block */
-    uint64_t reserved2[3];      /* 0 */
+    uint64_t bytes;             /* whole size; of a TILE value: of one block; of F16 and I8: of the stored form */
+    uint64_t widened;           /* of F16 and I8: offset in the widened memory, where the f32 are dense; else 0 */
+    uint64_t reserved2[2];      /* 0 */
 } bvt_rec_value;
 _Static_assert(sizeof(bvt_rec_value) == 64, "layout of value");
 
@@ -184,6 +196,13 @@ typedef struct {
     uint32_t reserved[4];       /* 0 */
 } bvt_rec_group;
 _Static_assert(sizeof(bvt_rec_group) == 32, "layout of group");
+
+typedef struct {
+    uint32_t kind;              /* GOLDENS */
+    uint32_t reserved;          /* 0 */
+    uint64_t seed;              /* of a GENERATED input (artifact/golden.py); 0 of a STORED one */
+} bvt_rec_golden;
+_Static_assert(sizeof(bvt_rec_golden) == 16, "layout of golden");
 
 typedef struct {
     uint32_t width;             /* network input */

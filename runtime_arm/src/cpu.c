@@ -26,7 +26,11 @@ static void detect(void) {
     }
     const bool ymm = (saved & 6) == 6;
     the_cpu.fma = the_cpu.fma && ymm;
-    the_cpu.avx2 = ymm && __get_cpuid_count(7, 0, &a, &b, &c, &d) && b >> 5 & 1;
+    const bool leaf7 = __get_cpuid_count(7, 0, &a, &b, &c, &d);
+    the_cpu.avx2 = ymm && leaf7 && b >> 5 & 1;
+    /* F, DQ, BW, VL of ebx; VBMI, BITALG, VPOPCNTDQ of ecx; registers that the system saves. */
+    const unsigned in_b = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31, in_c = 1u << 1 | 1u << 12 | 1u << 14;
+    the_cpu.avx512 = (saved & 0xE6) == 0xE6 && leaf7 && (b & in_b) == in_b && (c & in_c) == in_c;
 #elif defined(__aarch64__)
     the_cpu.neon = true; /* part of the base architecture */
 #if defined(__linux__)
@@ -39,7 +43,7 @@ static void detect(void) {
         bool has;
         const char *name;
     } list[] = {{the_cpu.neon, "asimd"}, {the_cpu.dotprod, "asimddp"}, {the_cpu.fp16, "asimdhp"},
-                {the_cpu.avx2, "avx2"},  {the_cpu.fma, "fma"},         {the_cpu.popcnt, "popcnt"}};
+                {the_cpu.avx2, "avx2"},  {the_cpu.fma, "fma"},         {the_cpu.popcnt, "popcnt"}, {the_cpu.avx512, "avx512"}};
     size_t at = 0;
     for (size_t i = 0; i < sizeof list / sizeof *list; i++)
         if (list[i].has) at += (size_t)snprintf(features + at, sizeof features - at, "%s%s", at ? " " : "", list[i].name);
@@ -64,6 +68,7 @@ bool bvt_isa_available(int isa) {
     case BVT_ISA_NEON: return cpu->neon;
 #elif defined(__x86_64__)
     case BVT_ISA_AVX2: return cpu->avx2 && cpu->fma && cpu->popcnt;
+    case BVT_ISA_AVX512: return cpu->avx512 && cpu->avx2 && cpu->fma && cpu->popcnt;
 #endif
     default: return false;
     }
@@ -109,8 +114,8 @@ bvt_kernel bvt_kernel_find(uint32_t opcode, int isa) {
     bvt_kernel found = NULL;
     for (unsigned i = 0; i < bvt_n_kernels; i++) {
         const bvt_kernel_entry *e = &bvt_kernels[i];
-        /* The reference comes first in the list; a line of the isa itself overrides it, the last usable one wins. */
-        if (e->opcode == (int)opcode && (e->isa == BVT_ISA_REF || e->isa == isa) && bvt_kernel_usable(i)) found = e->fn;
+        /* The list is in rising order of ISAs: the last usable line wins. */
+        if (e->opcode == (int)opcode && e->isa <= isa && bvt_kernel_usable(i)) found = e->fn;
     }
     return found;
 }

@@ -92,7 +92,7 @@ static int resolve(const bvt_options *given, bvt_options *out, int *isa, bvt_err
         *isa = i;
         return BVT_OK;
     }
-    return bvt_fail(err, BVT_E_UNSUPPORTED, "session: unknown isa '%.40s' (auto, ref, neon, avx2)", out->isa);
+    return bvt_fail(err, BVT_E_UNSUPPORTED, "session: unknown isa '%.40s' (auto, ref, neon, avx2, avx512)", out->isa);
 }
 
 size_t bvt_session_bytes(const bvt_model *model, const bvt_options *options) {
@@ -166,7 +166,10 @@ static bvt_view resolve_value(const bvt_session *s, const worker *w, uint32_t in
         .stride = v->stride, .rows = v->rows, .cols = v->cols, .dtype = v->dtype, .by_cols = v->layout == BVT_LAYOUT_COLS};
     switch (v->storage) {
     /* Constants are only read: outputs are never CONST or INPUT (checked). */
-    case BVT_STORAGE_CONST: view.base = (uint8_t *)(uintptr_t)s->model->section[BVT_SECTION_CONSTANTS] + v->offset; break;
+    case BVT_STORAGE_CONST:
+        view.base = v->stored ? s->model->widened + v->widened
+                              : (uint8_t *)(uintptr_t)s->model->section[BVT_SECTION_CONSTANTS] + v->offset;
+        break;
     case BVT_STORAGE_ARENA: view.base = s->arena + v->offset; break;
     case BVT_STORAGE_TILE: view.base = w->tile + v->offset, view.tile = true; break;
     case BVT_STORAGE_INPUT: view.base = (uint8_t *)(uintptr_t)s->input; break;

@@ -48,9 +48,20 @@ struct bvt_model {
     uint32_t n_values, n_ops, n_groups, n_meta, n_labels, n_golden;
     uint32_t input, output; /* value indices */
     uint32_t max_group_ops;
-    uint32_t *op_group;  /* [n_ops] */
-    const char **labels; /* [n_labels] */
+    uint32_t *op_group;   /* [n_ops] */
+    const char **labels;  /* [n_labels] */
+    const float **golden; /* [n_golden]: each pair's numbers in the file */
+    uint8_t *widened;     /* header->widened_bytes: the f32 of the constants that are stored as F16 or I8 */
 };
+
+/* ---- Widening (widen.c) -------------------------------------------------------------------------------------------------- */
+
+/* Bytes in CONSTANTS of a value that is stored as F16 or I8; rows and cols are at most 2^24. */
+uint64_t bvt_stored_bytes(const bvt_rec_value *v);
+/* Widens them to rows*cols floats. `from` is aligned to 4 bytes. */
+void bvt_widen(const bvt_rec_value *v, const uint8_t *from, float *to);
+/* The golden input of a seed, rows*cols floats. */
+void bvt_generate(uint64_t seed, uint32_t rows, uint32_t cols, float *to);
 
 /* ---- Checking ops -------------------------------------------------------------------------------------------------------- */
 
@@ -117,7 +128,7 @@ static inline const float *bvt_row_f32(const bvt_view *v, uint32_t row) { return
 static inline const uint8_t *bvt_row_bits(const bvt_view *v, uint32_t row) { return (const uint8_t *)bvt_row(v, row); }
 
 /* ISAs, in rising order of preference: X(name, NAME). */
-#define BVT_ISAS(X) X(ref, REF) X(neon, NEON) X(avx2, AVX2)
+#define BVT_ISAS(X) X(ref, REF) X(neon, NEON) X(avx2, AVX2) X(avx512, AVX512)
 enum {
 #define X(name, NAME) BVT_ISA_##NAME,
     BVT_ISAS(X)
@@ -126,7 +137,7 @@ enum {
 };
 
 typedef struct {
-    bool neon, dotprod, fp16, avx2, fma, popcnt;
+    bool neon, dotprod, fp16, avx2, fma, popcnt, avx512; /* avx512: F, BW, DQ, VL, VBMI, VPOPCNTDQ, BITALG */
 } bvt_cpu;
 const bvt_cpu *bvt_cpu_get(void);
 bool bvt_isa_available(int isa);        /* can this CPU run it, and is it compiled in */
@@ -141,7 +152,7 @@ typedef struct {
 extern const bvt_kernel_entry bvt_kernels[];
 extern const unsigned bvt_n_kernels;
 
-/* The kernel of an op for an isa: the isa's own, else the reference. */
+/* The kernel of an op for an isa: its own, else that of the next lower isa that has one, the reference at last. */
 bvt_kernel bvt_kernel_find(uint32_t opcode, int isa);
 
 const char *bvt_opcode_name(uint32_t opcode);

@@ -90,7 +90,7 @@ static int check_header(bvt_model *m, bvt_error *err) {
         return bvt_fail(err, BVT_E_FORMAT, "the file has format version %u, this runtime reads version %u", h->version,
                         BVT_VERSION);
     if (!crc_is(h->header_crc, h, sizeof *h - 4)) return bvt_fail(err, BVT_E_FORMAT, "header: wrong checksum");
-    if (h->header_bytes != sizeof *h || h->flags || h->reserved[0] || h->reserved[1])
+    if (h->header_bytes != sizeof *h || h->flags)
         return bvt_fail(err, BVT_E_FORMAT, "header: a reserved field is set");
     if (h->file_bytes != m->bytes)
         return bvt_fail(err, BVT_E_FORMAT, "the file has %llu bytes and should have %llu: truncated or damaged",
@@ -258,13 +258,31 @@ static int check_preprocess(bvt_model *m, bvt_error *err) {
 
 static uint64_t elements(const bvt_rec_value *v) { return (uint64_t)v->rows * v->cols; }
 
+static const bvt_rec_golden *golden_records(const bvt_model *m) {
+    return (const bvt_rec_golden *)(const void *)m->section[BVT_SECTION_GOLDEN];
+}
+
 static int check_golden(bvt_model *m, bvt_error *err) {
     if (!m->section[BVT_SECTION_GOLDEN]) return BVT_OK;
-    /* Elements are below 2^48, so a pair is below 2^51 bytes and the quotient form cannot overflow. */
-    uint64_t pair = 4 * (elements(&m->values[m->input]) + elements(&m->values[m->output]));
-    uint32_t n = m->section_count[BVT_SECTION_GOLDEN];
-    uint64_t bytes = m->section_bytes[BVT_SECTION_GOLDEN];
-    if (bytes % pair || bytes / pair != n) return bvt_fail(err, BVT_E_FORMAT, "section GOLDEN: its size does not fit %u pairs", n);
+    const bvt_rec_golden *records = golden_records(m);
+    const uint32_t n = m->section_count[BVT_SECTION_GOLDEN];
+    const uint64_t bytes = m->section_bytes[BVT_SECTION_GOLDEN];
+    uint64_t at = (uint64_t)n * sizeof *records;
+    if (at > bytes) return bvt_fail(err, BVT_E_FORMAT, "section GOLDEN: its size does not fit %u pairs", n);
+    if (n && !(m->golden = malloc(n * sizeof *m->golden))) return bvt_fail(err, BVT_E_MEMORY, "out of memory");
+    for (uint32_t i = 0; i < n; i++) {
+        const bvt_rec_golden *g = &records[i];
+        if (g->kind > BVT_GOLDEN_GENERATED) return bvt_fail(err, BVT_E_FORMAT, "section GOLDEN: pair %u: unknown kind %u", i, g->kind);
+        if (g->reserved || (g->kind == BVT_GOLDEN_STORED && g->seed))
+            return bvt_fail(err, BVT_E_FORMAT, "section GOLDEN: pair %u: a reserved field is set", i);
+        /* Elements are at most 2^48: below 2^52 bytes, no overflow. */
+        const uint64_t need = 4 * ((g->kind == BVT_GOLDEN_STORED ? elements(&m->values[m->input]) : 0) +
+                                   elements(&m->values[m->output]));
+        if (need > bytes - at) return bvt_fail(err, BVT_E_FORMAT, "section GOLDEN: its size does not fit %u pairs", n);
+        m->golden[i] = (const float *)(const void *)(m->section[BVT_SECTION_GOLDEN] + at);
+        at += need;
+    }
+    if (at != bytes) return bvt_fail(err, BVT_E_FORMAT, "section GOLDEN: its size does not fit %u pairs", n);
     m->n_golden = n;
     return BVT_OK;
 }
@@ -309,8 +327,7 @@ static int check_value(bvt_model *m, uint32_t index, bvt_error *err) {
     }
     bool external = v->storage == BVT_STORAGE_INPUT || v->storage == BVT_STORAGE_OUTPUT;
     if (wrong) {
-    } else if (v->reserved8 || v->reserved || v->reserved2[0] || v->reserved2[1] || v->reserved2[2])
-        wrong = "a reserved field is set";
+    } else if (v->reserved || v->reserved2[0] || v->reserved2[1] || (!v->stored && v->widened)) wrong = "a reserved field is set";
     else if (!v->rows || !v->cols || v->rows > MAX_SIDE || v->cols > MAX_SIDE) wrong = "rows and cols must be 1 .. 2^24";
     else if (v->layout != BVT_LAYOUT_ROWS && v->dtype != BVT_DTYPE_BITS &&
              !(v->dtype == BVT_DTYPE_TRITS && v->layout == BVT_LAYOUT_COLS))
@@ -319,8 +336,13 @@ static int check_value(bvt_model *m, uint32_t index, bvt_error *err) {
     else if (v->layout == BVT_LAYOUT_COLS && v->storage == BVT_STORAGE_TILE) wrong = "layout cols cannot be in tile memory";
     else if (v->stride < span || v->stride % align) wrong = "its stride is too small or misaligned";
     else if (v->dtype == BVT_DTYPE_TRITS && v->stride != span) wrong = "its stride is not that of two planes";
+    else if (v->stored > BVT_STORED_I8) wrong = "unknown form of storing";
+    else if (v->stored && (v->storage != BVT_STORAGE_CONST || v->dtype != BVT_DTYPE_F32 || v->layout != BVT_LAYOUT_ROWS ||
+                           v->stride != row))
+        wrong = "only dense f32 constants are stored in fewer bytes";
+    else if (v->stored && v->bytes != bvt_stored_bytes(v)) wrong = "its bytes are not those of its stored form";
     /* stride < 2^32 and count <= 2^24: no overflow. Of a TILE value only a block must fit, which check_groups sees to. */
-    else if (v->storage != BVT_STORAGE_TILE && v->bytes < count * v->stride) wrong = "its bytes do not hold it";
+    else if (!v->stored && v->storage != BVT_STORAGE_TILE && v->bytes < count * v->stride) wrong = "its bytes do not hold it";
     else if (v->storage == BVT_STORAGE_TILE && v->bytes < v->stride) wrong = "its bytes do not hold it";
     else if (external && (v->dtype != BVT_DTYPE_F32 || v->stride != row || v->offset)) wrong = "input and output are dense f32";
     else if (!external && (v->offset % BVT_ALIGN || !inside(v->offset, v->bytes, total))) wrong = "it lies outside of its memory";
@@ -335,13 +357,26 @@ static int check_value(bvt_model *m, uint32_t index, bvt_error *err) {
 
 static int check_values(bvt_model *m, bvt_error *err) {
     uint32_t inputs = 0, outputs = 0;
+    /* What is widened follows one upon the other, in the file and in memory. As no byte of the file is widened twice, and a byte
+     * becomes 4 at most, a file can ask for 4 times its size and the rounding to 64, which is at most the size of the records. */
+    uint64_t stored_end = 0, widened_end = 0;
     for (uint32_t i = 0; i < m->n_values; i++) {
         BVT_TRY(check_value(m, i, err));
+        const bvt_rec_value *v = &m->values[i];
+        if (v->stored) {
+            if (v->offset < stored_end || v->widened != widened_end)
+                return bvt_fail(err, BVT_E_FORMAT, "value %u: it does not follow the stored or the widened value before it", i);
+            stored_end = v->offset + v->bytes;
+            widened_end += bvt_align64(4 * elements(v));
+        }
         if (m->values[i].storage == BVT_STORAGE_INPUT) inputs++, m->input = i;
         if (m->values[i].storage == BVT_STORAGE_OUTPUT) outputs++, m->output = i;
     }
     if (inputs != 1 || outputs != 1)
         return bvt_fail(err, BVT_E_FORMAT, "section VALUES: %u inputs and %u outputs instead of one each", inputs, outputs);
+    if (m->header->widened_bytes != widened_end)
+        return bvt_fail(err, BVT_E_FORMAT, "header: widened_bytes is %llu, the values need %llu",
+                        (unsigned long long)m->header->widened_bytes, (unsigned long long)widened_end);
     return BVT_OK;
 }
 
@@ -462,12 +497,29 @@ static int check_memory(bvt_model *m, bvt_error *err) {
     return BVT_OK;
 }
 
+/* Makes the f32 of the constants that are stored in fewer bytes, once for all sessions. */
+static int widen(bvt_model *m, bvt_error *err) {
+    if (!m->header->widened_bytes) return BVT_OK;
+    void *memory;
+    if (posix_memalign(&memory, BVT_ALIGN, (size_t)m->header->widened_bytes))
+        return bvt_fail(err, BVT_E_MEMORY, "no %llu bytes of memory for the constants", (unsigned long long)m->header->widened_bytes);
+    m->widened = memory;
+    for (uint32_t i = 0; i < m->n_values; i++) {
+        const bvt_rec_value *v = &m->values[i];
+        if (!v->stored) continue;
+        bvt_widen(v, m->section[BVT_SECTION_CONSTANTS] + v->offset, (float *)(void *)(m->widened + v->widened));
+        const uint64_t used = 4 * elements(v);
+        memset(m->widened + v->widened + used, 0, (size_t)(bvt_align64(used) - used));
+    }
+    return BVT_OK;
+}
+
 /* ---- Opening and closing ------------------------------------------------------------------------------------------------- */
 
 /* Checks m->data; on success passes `m` on, else closes it. */
 static int check_model(bvt_model *m, bvt_model **out, bvt_error *err) {
     int (*const steps[])(bvt_model *, bvt_error *) = {check_header, check_sections, check_meta,   check_values,    check_ops,
-                                                      check_memory, check_labels,   check_preprocess, check_golden};
+                                                      check_memory, check_labels,   check_preprocess, check_golden, widen};
     for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
         int code = steps[i](m, err);
         if (code) {
@@ -535,6 +587,8 @@ void bvt_close(bvt_model *m) {
     if (m->ownership == BVT_OWNED) free((void *)(uintptr_t)m->data);
     free(m->op_group);
     free(m->labels);
+    free(m->golden);
+    free(m->widened);
     free(m);
 }
 
@@ -558,6 +612,7 @@ bvt_model_info bvt_info(const bvt_model *m) {
         .file_bytes = m->bytes,
         .arena_bytes = m->header->arena_bytes,
         .tile_bytes = m->header->tile_bytes,
+        .widened_bytes = m->header->widened_bytes,
     };
     for (uint32_t i = 0; i < m->n_ops; i++) info.macs_binary += m->ops[i].macs_binary, info.macs_float += m->ops[i].macs_float;
     return info;
@@ -586,12 +641,14 @@ bvt_value_info bvt_get_value(const bvt_model *m, uint32_t index) {
     static const char *const dtypes[] = {"?", "f32", "i32", "bits", "u64", "f64", "trits"};
     static const char *const storages[] = {"?", "const", "arena", "tile", "input", "output"};
     static const char *const layouts[] = {"?", "rows", "cols", "lanes16"};
+    static const char *const forms[] = {"as_is", "f16", "i8"};
     const bvt_rec_value *v = &m->values[index];
     return (bvt_value_info){
         .name = name_at(m, v->name),
         .dtype = dtypes[v->dtype],
         .storage = storages[v->storage],
         .layout = layouts[v->layout],
+        .stored = forms[v->stored],
         .rows = v->rows,
         .cols = v->cols,
         .stride = v->stride,
@@ -654,14 +711,17 @@ bvt_preprocess_info bvt_get_preprocess(const bvt_model *m) {
 
 const char *bvt_get_label(const bvt_model *m, uint32_t label) { return m->labels[label]; }
 
-static const float *golden(const bvt_model *m, uint32_t index) {
-    uint64_t pair = 4 * (elements(&m->values[m->input]) + elements(&m->values[m->output]));
-    return (const float *)(const void *)(m->section[BVT_SECTION_GOLDEN] + index * pair);
+void bvt_golden_input(const bvt_model *m, uint32_t index, float *input) {
+    const bvt_rec_golden *g = &golden_records(m)[index];
+    const bvt_rec_value *v = &m->values[m->input];
+    if (g->kind == BVT_GOLDEN_GENERATED) bvt_generate(g->seed, v->rows, v->cols, input);
+    else memcpy(input, m->golden[index], (size_t)elements(v) * sizeof *input);
 }
 
-const float *bvt_golden_input(const bvt_model *m, uint32_t index) { return golden(m, index); }
-
-const float *bvt_golden_output(const bvt_model *m, uint32_t index) { return golden(m, index) + elements(&m->values[m->input]); }
+const float *bvt_golden_output(const bvt_model *m, uint32_t index) {
+    const bool stored = golden_records(m)[index].kind == BVT_GOLDEN_STORED;
+    return m->golden[index] + (stored ? elements(&m->values[m->input]) : 0);
+}
 
 const char *bvt_version(void) { return BVT_RUNTIME_VERSION; }
 

@@ -15,7 +15,7 @@ typedef struct {
     bvt_rec_group groups[SAMPLE_MAX];
     uint8_t constants[SAMPLE_CONST];
     uint32_t n_values, n_ops, n_groups, block;
-    uint64_t constant_bytes, arena, tile, scratch;
+    uint64_t constant_bytes, arena, tile, scratch, widened;
 } sample;
 
 static uint32_t sample_value(sample *s, int dtype, int storage, int layout, uint32_t rows, uint32_t cols) {
@@ -40,6 +40,25 @@ static uint32_t sample_floats(sample *s, uint32_t rows, uint32_t cols) {
     float *to = (float *)(void *)(s->constants + s->values[v].offset);
     for (uint32_t i = 0; i < rows * cols; i++) to[i] = ((float)below(2001) - 1000.0f) / 1000.0f;
     return v;
+}
+
+/* f32 constants in fewer bytes: BVT_STORED_F16 or BVT_STORED_I8. */
+static uint32_t sample_stored(sample *s, int form, uint32_t rows, uint32_t cols) {
+    const uint32_t index = sample_value(s, BVT_DTYPE_F32, BVT_STORAGE_CONST, BVT_LAYOUT_ROWS, rows, cols);
+    bvt_rec_value *v = &s->values[index];
+    uint8_t *to = s->constants + v->offset;
+    v->stored = (uint8_t)form;
+    v->bytes = bvt_stored_bytes(v);
+    v->widened = s->widened;
+    s->widened += bvt_align64(4 * (uint64_t)rows * cols);
+    s->constant_bytes = v->offset + bvt_align64(v->bytes);
+    if (form == BVT_STORED_F16) /* 2^-5 .. 1, both signs */
+        for (uint32_t i = 0; i < rows * cols; i++) ((uint16_t *)(void *)to)[i] = (uint16_t)((rng() & 0x83FF) | range(10, 14) << 10);
+    if (form == BVT_STORED_I8) {
+        for (uint32_t i = 0; i < cols; i++) ((float *)(void *)to)[i] = (float)range(1, 100) / 1000.0f;
+        for (uint32_t i = 0; i < rows * cols; i++) to[4 * cols + i] = (uint8_t)rng();
+    }
+    return index;
 }
 
 static uint32_t sample_weight(sample *s, uint32_t outputs, uint32_t k) {
@@ -139,7 +158,8 @@ static uint8_t *sample_model(size_t *bytes, uint32_t block) {
 
     sample_group(s, N); /* back to the larger grid */
     uint32_t shifted = sample_value(s, F32, TILE, ROWS, N, C), last = sample_value(s, F32, ARENA, ROWS, N, C);
-    op = SAMPLE_OP(s, BVT_OP_STENCIL, shifted, mixed, sample_floats(s, 3, C), sample_floats(s, 1, C));
+    const uint32_t taps = sample_stored(s, BVT_STORED_F16, 3, C);
+    op = SAMPLE_OP(s, BVT_OP_STENCIL, shifted, mixed, taps, sample_floats(s, 1, C));
     memcpy(op->attr, (int32_t[]){6, 6, 3, 1, 0, 255, 1 << 8}, 28);
     op = sample_epilogue(s, shifted, last, BVT_NONE);
     op->inputs[4] = pooled; /* half the channels, a quarter of the rows */
@@ -149,7 +169,8 @@ static uint8_t *sample_model(size_t *bytes, uint32_t block) {
     sample_group(s, 1);
     uint32_t mean = sample_value(s, F32, TILE, ROWS, 1, C);
     SAMPLE_OP(s, BVT_OP_MEAN_ROWS, mean, last);
-    SAMPLE_OP(s, BVT_OP_DENSE, output, mean, sample_floats(s, C, 10), sample_floats(s, 1, 10));
+    const uint32_t matrix = sample_stored(s, BVT_STORED_I8, C, 10), bias = sample_stored(s, BVT_STORED_F16, 1, 10);
+    SAMPLE_OP(s, BVT_OP_DENSE, output, mean, matrix, bias);
     uint8_t *file = sample_write(s, bytes);
     free(s);
     return file;
@@ -193,7 +214,13 @@ static uint8_t *sample_write(const sample *s, size_t *bytes) {
                                                   .filter = BVT_FILTER_BICUBIC,
                                                   .mean = {.5f, .5f, .5f},
                                                   .std = {.2f, .2f, .2f}};
-    float *golden = calloc(3 * 24 * 24 + 10, sizeof *golden);
+    enum { IN = 3 * 24 * 24, OUT = 10 };
+    struct { /* two pairs: an input that is there, one that is made */
+        bvt_rec_golden records[2];
+        float numbers[IN + OUT + OUT];
+    } *golden = calloc(1, sizeof *golden);
+    golden->records[1] = (bvt_rec_golden){.kind = BVT_GOLDEN_GENERATED, .seed = 77};
+    for (int i = 0; i < IN + OUT + OUT; i++) golden->numbers[i] = (float)i;
     const struct {
         uint32_t kind;
         const void *data;
@@ -206,7 +233,7 @@ static uint8_t *sample_write(const sample *s, size_t *bytes) {
         {BVT_SECTION_GROUPS, s->groups, s->n_groups * sizeof *s->groups, s->n_groups},
         {BVT_SECTION_CONSTANTS, s->constants, s->constant_bytes, 0},
         {BVT_SECTION_NAMES, names, sizeof names, 0},
-        {BVT_SECTION_GOLDEN, golden, (3 * 24 * 24 + 10) * 4, 1},
+        {BVT_SECTION_GOLDEN, golden, sizeof *golden, 2},
         {BVT_SECTION_LABELS, labels, sizeof labels, 10},
         {BVT_SECTION_PREPROCESS, &preprocess, sizeof preprocess, 1},
     };
@@ -228,7 +255,8 @@ static uint8_t *sample_write(const sample *s, size_t *bytes) {
                              .file_bytes = at,
                              .n_sections = COUNT,
                              .arena_bytes = s->arena,
-                             .tile_bytes = s->tile + s->scratch};
+                             .tile_bytes = s->tile + s->scratch,
+                             .widened_bytes = s->widened};
     memcpy(header.magic, bvt_magic, 8);
     memcpy(file, &header, sizeof header);
     sample_seal(file, (size_t)at);

@@ -10,7 +10,7 @@ int main(int argc, char **argv) {
     uint8_t *good = sample_model(&bytes, 8), *bad = malloc(bytes);
     unsigned long accepted = 0;
     CHECK(fuzz_one(good, bytes), "the sample itself is refused");
-    /* Where the structure is: everything but the constants and the golden pair. */
+    /* Where the structure is: everything but the constants and the golden numbers. */
     const uint8_t *constants = sample_section(good, BVT_SECTION_CONSTANTS), *golden = sample_section(good, BVT_SECTION_GOLDEN);
     const size_t table_end = 64 + 9 * 32, constants_at = (size_t)(constants - good), golden_at = (size_t)(golden - good);
     for (unsigned long i = 0; i < rounds; i++) {
@@ -19,6 +19,7 @@ int main(int argc, char **argv) {
         for (uint32_t n = range(1, 3); n > 0; n--) {
             size_t at = below(10) ? table_end + below((uint32_t)(constants_at - table_end)) : below((uint32_t)bytes);
             if (at > golden_at && below(2)) at = below((uint32_t)table_end);
+            if (!below(16)) at = golden_at + below(2 * sizeof(bvt_rec_golden));
             switch (below(5)) {
             case 0: bad[at] ^= (uint8_t)(1u << below(8)); break;
             case 1: bad[at] = (uint8_t)rng(); break;

@@ -1,10 +1,13 @@
-/* Every kernel of kernels.inc against the reference of its op, bit for bit, padding included.
+/* Every kernel of kernels.inc against the reference of its op, bit for bit, padding included; those of attention also against its
+ * definition, code by code.
  *
- * A case is an op with random operands; case_<op> makes it. Adding an op: add its maker to `makers`. Operands have exactly the bytes
- * that they need, so that AddressSanitizer sees every read beyond them.
+ * A case is an op with random operands; case_<op> makes it. Adding an op: add its maker to `makers`. Operands have exactly the
+ * bytes that they need, so that AddressSanitizer sees every read beyond them.
  */
 #include <math.h>
 
+#include "../src/ops/activation.h"
+#include "../src/ops/attention.h"
 #include "harness.h"
 #include "internal.h"
 
@@ -14,7 +17,7 @@ typedef struct {
     uint8_t *in[BVT_N_IN], *out[2][BVT_N_OUT];
     size_t out_bytes[BVT_N_OUT];
     uint32_t rows;
-    char text[160];
+    char text[200];
 } test_case;
 
 static float random_float(void) {
@@ -59,6 +62,8 @@ static bvt_view *add_in(test_case *t, unsigned slot, int dtype, int layout, uint
     *v = (bvt_view){.rows = rows, .cols = cols, .dtype = (uint8_t)dtype};
     const size_t bytes = value_bytes(v, layout, below(3) ? 0 : range(1, 20));
     v->base = t->in[slot] = calloc(1, bytes);
+    bvt_view nonzero = *v; /* the second plane of trits */
+    if (dtype == BVT_DTYPE_TRITS) nonzero.base += bvt_plane(v->by_cols ? rows : cols);
     const uint32_t kind =
         below(8); /* bits: all 0, all 1, or random; floats: small integers, which are often 0 or equal, or random */
     for (uint32_t r = 0; r < rows; r++)
@@ -70,9 +75,9 @@ static bvt_view *add_in(test_case *t, unsigned slot, int dtype, int layout, uint
             case BVT_DTYPE_BITS:
                 if (kind == 1 || (kind > 1 && coin())) set_bit(v, layout, r, c);
                 break;
-            case BVT_DTYPE_TRITS: /* ROWS */
+            case BVT_DTYPE_TRITS:
                 if (kind && !below(3)) continue;
-                v->base[r * v->stride + bvt_plane(cols) + c / 8] |= (uint8_t)(1u << c % 8);
+                set_bit(&nonzero, layout, r, c);
                 if (kind == 1 || (kind > 1 && coin())) set_bit(v, layout, r, c);
                 break;
             case BVT_DTYPE_F32: f = kind < 3 || all_small ? (float)range(0, 4) - 2.0f : random_float(), memcpy(at, &f, 4); break;
@@ -162,7 +167,8 @@ static void case_row_patches(test_case *t, uint32_t size) {
     const int dtype = dtypes[below(3)];
     add_in(t, 0, dtype, BVT_LAYOUT_ROWS, (uint32_t)(a[0] * a[1]), c);
     add_out(t, 0, dtype == BVT_DTYPE_BITS && padding ? BVT_DTYPE_TRITS : dtype, BVT_LAYOUT_ROWS, rows, k * k * c);
-    snprintf(t->text, sizeof t->text, "%dx%d k %d s %d p %d d %d G %d C %u dtype %d", a[0], a[1], a[2], a[3], a[4], a[5], a[6], c, dtype);
+    snprintf(t->text, sizeof t->text, "%dx%d k %d s %d p %d d %d G %d C %u dtype %d", a[0], a[1], a[2], a[3], a[4], a[5],
+             a[6], c, dtype);
 }
 
 static void case_avg_pool(test_case *t, uint32_t size) {
@@ -217,8 +223,8 @@ static void case_gather(test_case *t, uint32_t size) {
 
 static void case_activation(test_case *t, uint32_t size) {
     const uint32_t n = range(1, 9), c = range(1, size ? 90 : 20);
-    t->op.attr[0] = coin();
-    if (t->op.attr[0]) t->op.fattr[0] = -1.5f, t->op.fattr[1] = coin() ? 1 : INFINITY;
+    t->op.attr[0] = (int32_t)below(3);
+    if (t->op.attr[0] == BVT_ACTIVATION_CLAMP) t->op.fattr[0] = -1.5f, t->op.fattr[1] = coin() ? 1 : INFINITY;
     const bvt_view *x = add_in(t, 0, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, n, c);
     for (uint32_t i = 0; i < c; i++) ((float *)bvt_row(x, 0))[i] = (float)((int)below(16001) - 8000) * 0.001f;
     add_out(t, 0, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, n, c);
@@ -246,7 +252,7 @@ static void case_stencil(test_case *t, uint32_t size) {
     snprintf(t->text, sizeof t->text, "%ux%u C %u taps %u", h, w, c, taps);
 }
 
-static void case_attention(test_case *t, uint32_t size) {
+static void plain_attention(test_case *t, uint32_t size) {
     static const uint32_t widths[] = {8, 16, 24, 32, 40, 64, 64, 104, 248, 256, 72};
     const uint32_t n = range(1, size ? 40 : 20), m = size && below(8) == 0 ? range(1000, 1100) : range(1, size ? 300 : 70),
                    heads = range(1, 3);
@@ -268,6 +274,140 @@ static void case_attention(test_case *t, uint32_t size) {
                    wide = bvt_align64(16 * m) + bvt_align64(16 * ((m + 7) / 8));
     t->op.scratch = (uint32_t)(below(4) ? (wide > least ? wide : least) : least);
     snprintf(t->text, sizeof t->text, "N %u M %u heads %u d %u scratch %u", n, m, heads, d, t->op.scratch);
+}
+
+/* A number of -most .. most; 0 unless `any`. */
+static int32_t step_of(bool any, int32_t most) { return any ? (int32_t)range(0, 2 * (uint32_t)most) - most : 0; }
+
+/* Windows, ternary codes, a table a head, several planes of either reference, zero points, base, real levels, biases. */
+static void general_attention_case(test_case *t, uint32_t size) {
+    static const uint32_t widths[] = {8, 16, 32, 63, 64, 65, 96, 128, 130};
+    const uint32_t windows = coin() ? 1 : range(2, 4), heads = range(1, 3), planes = range(1, 3);
+    const uint32_t nq = range(1, windows > 1 ? 11 : 30), nk = range(1, size ? (windows > 1 ? 140 : 260) : 70);
+    const uint32_t d = coin() ? widths[below(9)] : range(1, 70), c = heads * d, ternary = coin() ? (uint32_t)below(8) : 0;
+    const bool ints = coin(), real = !below(3), bias = !below(3);
+    int32_t *attr = t->op.attr;
+    attr[0] = (int32_t)heads, attr[1] = (int32_t)(windows > 1 ? windows : below(2)), attr[2] = (int32_t)planes;
+    attr[3] = (int32_t)below(1 << planes), attr[4] = (int32_t)below(1 << planes);
+    bvt_view *q = add_in(t, 0, ternary & 1 ? BVT_DTYPE_TRITS : BVT_DTYPE_BITS, BVT_LAYOUT_ROWS, windows * nq, c);
+    const bvt_view *k = add_in(t, 1, ternary & 2 ? BVT_DTYPE_TRITS : BVT_DTYPE_BITS, BVT_LAYOUT_ROWS, windows * nk, c);
+    add_in(t, 2, ternary & 4 ? BVT_DTYPE_TRITS : BVT_DTYPE_BITS, windows > 1 ? BVT_LAYOUT_ROWS : BVT_LAYOUT_COLS, windows * nk, c);
+    for (uint32_t r = 0; !(ternary & 3) && r < q->rows; r++) /* most queries near a key, so that scores spread */
+        if (below(3)) memcpy(bvt_row(q, r), bvt_row(k, below(k->rows)), (c + 7) / 8), ((uint8_t *)bvt_row(q, r))[0] ^= 1;
+    int32_t most_zero = 0;
+    if (ints) {
+        const bvt_view *v = add_in(t, BVT_ATTENTION_INTS, BVT_DTYPE_I32, BVT_LAYOUT_ROWS, 3 + planes, heads);
+        const bool zq = coin(), zv = coin() && !real, base = coin() && !real, equal = coin();
+        for (uint32_t h = 0; h < heads; h++) {
+            const int32_t step[] = {step_of(zq, 3), step_of(zv, 3), step_of(base, 40)};
+            for (unsigned i = 0; i < 3 + planes; i++)
+                ((int32_t *)bvt_row(v, i))[h] = i < 3 ? step[i] : i > 3 && equal ? ((int32_t *)bvt_row(v, 3))[h] : step_of(true, 9);
+            most_zero = abs(step[0]) > most_zero ? abs(step[0]) : most_zero;
+        }
+    }
+    const uint32_t entries = 2 * d * (1 + (uint32_t)most_zero) / (ternary & 3 ? 1 : 2) + 1 + (coin() ? 0 : below(9));
+    const bvt_view *table = add_in(t, BVT_ATTENTION_TABLE, BVT_DTYPE_U64, BVT_LAYOUT_ROWS, coin() ? 1 : heads, entries);
+    for (uint32_t h = 0; h < table->rows; h++) {
+        double x = coin() ? (double)((((uint64_t)1 << 53) - 1) / nk) * 0.999 : 255;
+        const double decay = coin() ? 0.9 : 0.99;
+        for (uint32_t i = 0; i < entries; i++, x *= decay) ((uint64_t *)bvt_row(table, h))[i] = (uint64_t)x;
+    }
+    const bvt_view *limit = add_in(t, BVT_ATTENTION_LIMIT, BVT_DTYPE_F64, BVT_LAYOUT_ROWS, planes, heads);
+    for (uint32_t i = 0; i < planes; i++)
+        for (uint32_t h = 0; h < heads; h++) {
+            const double limits[] = {0.25 / nk, 1.0 / nk, 0.5, 0.25, 0.9, 1, 0, -1, INFINITY, NAN};
+            ((double *)bvt_row(limit, i))[h] = limits[below(8) ? below(6) : below(10)];
+        }
+    if (real) {
+        const bvt_view *v = add_in(t, BVT_ATTENTION_REAL_STEPS, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, planes, heads);
+        for (uint32_t i = 0; i < planes; i++)
+            for (uint32_t h = 0; h < heads; h++) ((float *)bvt_row(v, i))[h] = (float)below(2001) / 777.0f - 1.0f;
+    }
+    if (bias) {
+        const uint32_t classes = range(1, 3), pairs = range(1, 9);
+        const bvt_view *factor = add_in(t, BVT_ATTENTION_BIAS, BVT_DTYPE_F64, BVT_LAYOUT_ROWS, pairs, heads),
+                       *pattern = add_in(t, BVT_ATTENTION_PATTERN, BVT_DTYPE_I32, BVT_LAYOUT_ROWS, classes * nq, nk),
+                       *class = add_in(t, BVT_ATTENTION_CLASS, BVT_DTYPE_I32, BVT_LAYOUT_ROWS, 1, windows);
+        for (uint32_t i = 0; i < pairs; i++)
+            for (uint32_t h = 0; h < heads; h++)
+                ((double *)bvt_row(factor, i))[h] = below(6) ? exp((double)below(4001) / 1000.0 - 2.0) : below(2) ? 0 : 1e-44;
+        for (uint32_t i = 0; i < pattern->rows; i++)
+            for (uint32_t j = 0; j < nk; j++) ((int32_t *)bvt_row(pattern, i))[j] = (int32_t)below(pairs);
+        for (uint32_t w = 0; w < windows; w++) ((int32_t *)bvt_row(class, 0))[w] = (int32_t)below(classes);
+    }
+    add_out(t, 0, real ? BVT_DTYPE_F32 : BVT_DTYPE_I32, BVT_LAYOUT_ROWS, windows * nq, c);
+    t->op.scratch = (uint32_t)bvt_attention_layout(nk, d, windows, bias, ternary & 1, ternary & 2, ternary & 4).bytes;
+    snprintf(t->text, sizeof t->text,
+             "windows %u nq %u nk %u heads %u d %u planes %u (%d %d) trits %u tables %u ints %d real %d bias %d", windows, nq, nk,
+             heads, d, planes, attr[3], attr[4], ternary, table->rows, ints, real, bias);
+}
+
+static void case_attention(test_case *t, uint32_t size) {
+    if (below(5) < 2) plain_attention(t, size);
+    else general_attention_case(t, size);
+}
+
+/* A code of a row of bits or trits, or of a COLS value: -1, 0 or +1. */
+static int code_at(const bvt_view *v, uint32_t r, uint32_t c) {
+    const uint8_t *line = v->by_cols ? v->base + c * v->stride : v->base + r * v->stride;
+    const uint32_t at = v->by_cols ? r : c, plane = (uint32_t)bvt_plane(v->by_cols ? v->rows : v->cols);
+    if (v->dtype == BVT_DTYPE_TRITS && !(line[plane + at / 8] >> at % 8 & 1)) return 0;
+    return line[at / 8] >> at % 8 & 1 ? 1 : -1;
+}
+
+/* attention as the head of src/ops/attention.c defines it, code by code: one row and head. */
+static void model_attention_row(const bvt_call *call, uint32_t row, uint32_t h) {
+    const bvt_view *in = call->in, *ints = &in[BVT_ATTENTION_INTS], *real = &in[BVT_ATTENTION_REAL_STEPS];
+    const int32_t *attr = call->op->attr;
+    const uint32_t windows = attr[1] ? (uint32_t)attr[1] : 1, planes = attr[2] ? (uint32_t)attr[2] : 1;
+    const uint32_t d = in[0].cols / (uint32_t)attr[0], nq = in[0].rows / windows, nk = in[1].rows / windows, window = row / nq;
+    const uint64_t *table = bvt_row(&in[BVT_ATTENTION_TABLE], in[BVT_ATTENTION_TABLE].rows == 1 ? 0 : h);
+    int64_t at[6] = {0, 0, 0, 1, 1, 1};
+    for (unsigned i = 0; ints->base && i < 3 + planes; i++) at[i] = ((const int32_t *)bvt_row(ints, i))[h];
+    int64_t *score = calloc(nk, sizeof *score), most = INT64_MIN;
+    double *weight = calloc(nk, sizeof *weight), sum = 0, top = 0;
+    for (uint32_t j = 0; j < nk; j++) {
+        for (uint32_t c = h * d; c < h * d + d; c++)
+            score[j] += (code_at(&in[0], row, c) - at[0]) * code_at(&in[1], window * nk + j, c);
+        most = score[j] > most ? score[j] : most;
+    }
+    const int64_t unit = in[0].dtype == BVT_DTYPE_BITS && in[1].dtype == BVT_DTYPE_BITS ? 2 : 1;
+    uint64_t z = 0;
+    for (uint32_t j = 0; j < nk; j++) {
+        const uint64_t w = table[(most - score[j]) / unit];
+        z += w, weight[j] = (double)w;
+        if (!in[BVT_ATTENTION_BIAS].base) continue;
+        const uint32_t class = (uint32_t)((const int32_t *)bvt_row(&in[BVT_ATTENTION_CLASS], 0))[window];
+        const int32_t pair = ((const int32_t *)bvt_row(&in[BVT_ATTENTION_PATTERN], class * nq + row % nq))[j];
+        weight[j] *= ((const double *)bvt_row(&in[BVT_ATTENTION_BIAS], (uint32_t)pair))[h];
+        sum += weight[j];
+        top = weight[j] > top ? weight[j] : top;
+    }
+    if (!in[BVT_ATTENTION_BIAS].base) sum = (double)z, top = (double)table[0];
+    for (uint32_t c = h * d; c < h * d + d; c++) {
+        int64_t y = 0;
+        float f = 0;
+        for (uint32_t j = 0; j < nk; j++) y += at[2] * (code_at(&in[2], window * nk + j, c) - at[1]);
+        for (unsigned t = 0; t < planes; t++) {
+            const double bound = ((const double *)bvt_row(&in[BVT_ATTENTION_LIMIT], t))[h] * (attr[3] >> t & 1 ? top : sum);
+            int64_t part = 0;
+            for (uint32_t j = 0; j < nk; j++)
+                if (weight[j] > bound || (attr[4] >> t & 1 && weight[j] == bound))
+                    part += code_at(&in[2], window * nk + j, c) - at[1];
+            y += at[3 + t] * part;
+            if (real->base) f = fmaf((float)part, ((const float *)bvt_row(real, t))[h], f);
+        }
+        int32_t *out = (int32_t *)bvt_row(&call->out[0], row) + c;
+        *out = (int32_t)y;
+        if (real->base) memcpy(out, &f, 4);
+    }
+    free(score);
+    free(weight);
+}
+
+static void model_attention(const bvt_call *call, uint32_t row0, uint32_t row1) {
+    for (uint32_t row = row0; row < row1; row++)
+        for (uint32_t h = 0; h < (uint32_t)call->op->attr[0]; h++) model_attention_row(call, row, h);
 }
 
 static void case_mean_rows(test_case *t, uint32_t size) {
@@ -427,6 +567,8 @@ int main(int argc, char **argv) {
             run_case(e, ref, 1000 * i + r, 0);
             if (e->isa != BVT_ISA_REF) run_case(e, ref, 1000000 + 1000 * i + r, 1);
         }
+        for (unsigned long r = 0; e->opcode == BVT_OP_ATTENTION && r < rounds / 2; r++)
+            run_case(e, model_attention, 2000000 + 1000 * i + r, r % 2); /* the definition itself */
         for (uint32_t k = 0; e->opcode == BVT_OP_BGEMM && e->isa != BVT_ISA_REF && k < 520; k++) run_case(e, ref, k, 2 + k);
     }
     for (int op = 1; op < BVT_OPCODE_END; op++)

@@ -1,4 +1,5 @@
 /* The loader: refuses what is wrong and says what. */
+#include <fenv.h>
 #include <math.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -27,8 +28,10 @@ static void expect(const char *text, int line) {
         bvt_rec_op *ops = sample_section(file, BVT_SECTION_OPS);                                                            \
         bvt_rec_group *groups = sample_section(file, BVT_SECTION_GROUPS);                                                   \
         bvt_rec_preprocess *preprocess = sample_section(file, BVT_SECTION_PREPROCESS);                                      \
+        bvt_rec_golden *golden = sample_section(file, BVT_SECTION_GOLDEN);                                                  \
         uint8_t *names = sample_section(file, BVT_SECTION_NAMES), *constants = sample_section(file, BVT_SECTION_CONSTANTS); \
         (void)header, (void)table, (void)values, (void)ops, (void)groups, (void)preprocess, (void)names, (void)constants;   \
+        (void)golden;                                                                                                       \
         change;                                                                                                             \
         sample_seal(file, file_bytes);                                                                                      \
         expect(text, __LINE__);                                                                                             \
@@ -81,7 +84,18 @@ static void test_structure(void) {
     BROKEN("META: entry 0", ((uint8_t *)sample_section(file, BVT_SECTION_META))[12] = 9);
     BROKEN("LABELS", table[7].count = 9);
     BROKEN("LABELS", file[table[7].offset + table[7].bytes - 1] = 'x');
-    BROKEN("GOLDEN", table[6].count = 2);
+    BROKEN("GOLDEN: its size", table[6].count = 1);
+    BROKEN("GOLDEN", table[6].count = 3);
+    BROKEN("GOLDEN: its size", table[6].count = UINT32_MAX);
+    BROKEN("GOLDEN: its size", table[6].count = 0);
+    BROKEN("GOLDEN: its size", golden[0].kind = BVT_GOLDEN_GENERATED);
+    BROKEN("GOLDEN: its size", golden[1].kind = BVT_GOLDEN_STORED; golden[1].seed = 0);
+    BROKEN("GOLDEN: its size", table[6].bytes -= 4; memset((uint8_t *)golden + table[6].bytes, 0, 4));
+    BROKEN("GOLDEN: its size", memset((uint8_t *)golden + 31, 0, table[6].bytes - 31); table[6].bytes = 31);
+    BROKEN("pair 1: unknown kind 2", golden[1].kind = 2);
+    BROKEN("pair 0: a reserved", golden[0].reserved = 1);
+    BROKEN("pair 1: a reserved", golden[1].reserved = 1);
+    BROKEN("pair 0: a reserved", golden[0].seed = 1);
     BROKEN("PREPROCESS", preprocess->width = 25);
     BROKEN("PREPROCESS", preprocess->colour = BVT_COLOUR_GRAY);
     BROKEN("PREPROCESS", preprocess->std[1] = 0);
@@ -147,6 +161,88 @@ static void test_memory(void) {
     BROKEN("arena_bytes is", header->arena_bytes = (uint64_t)1 << 36; values[4].offset = header->arena_bytes - values[4].bytes);
     BROKEN("more than it needs", header->arena_bytes = (uint64_t)1 << 36; values[4].bytes = header->arena_bytes - values[4].offset);
     BROKEN("more than it needs", header->tile_bytes = (uint64_t)1 << 36; values[3].bytes = 1 << 30);
+}
+
+/* Constants in fewer bytes: the last two values are the classifier's, I8 and F16; the stencil's are F16. */
+static void test_stored(void) {
+    enum { MATRIX = 1, BIAS = 2 };
+#define STORED(i) values[ops[DENSE_OUT].inputs[i]]
+    BROKEN("unknown form", STORED(MATRIX).stored = 3);
+    BROKEN("its stored form", STORED(MATRIX).stored = BVT_STORED_F16);
+    BROKEN("its stored form", STORED(BIAS).bytes += 2);
+    BROKEN("its stored form", STORED(BIAS).cols = 12; STORED(BIAS).stride = 48);
+    BROKEN("its stored form", STORED(MATRIX).rows = STORED(MATRIX).cols = 1 << 24; STORED(MATRIX).stride = 1 << 26);
+    BROKEN("only dense f32", STORED(MATRIX).stride += 4);
+    BROKEN("only dense f32", STORED(MATRIX).dtype = BVT_DTYPE_I32);
+    BROKEN("only dense f32", values[ops[BGEMM_Q].inputs[1]].stored = BVT_STORED_I8);
+    BROKEN("only dense f32", values[4].stored = BVT_STORED_F16);
+    BROKEN("only dense f32", values[0].stored = BVT_STORED_F16);
+    BROKEN("a reserved field", values[ops[DENSE].inputs[1]].widened = 64);
+    BROKEN("outside of its memory", STORED(MATRIX).offset = table[4].bytes);
+    BROKEN("outside of its memory", STORED(MATRIX).offset += 4);
+    /* The widened memory: too small, too large, overlapping, misaligned, out of order; bytes of the file that are widened twice. */
+    BROKEN("widened_bytes is", header->widened_bytes -= 64);
+    BROKEN("widened_bytes is", header->widened_bytes = 0);
+    BROKEN("widened_bytes is", header->widened_bytes += 64);
+    BROKEN("widened_bytes is", header->widened_bytes = UINT64_MAX);
+    BROKEN("does not follow", STORED(MATRIX).widened = 0);
+    BROKEN("does not follow", STORED(BIAS).widened -= 64);
+    BROKEN("does not follow", STORED(BIAS).widened += 4);
+    BROKEN("does not follow", STORED(BIAS).widened = UINT64_MAX - 63);
+    BROKEN("does not follow", STORED(BIAS).offset = STORED(MATRIX).offset);
+    BROKEN("does not follow", STORED(BIAS).offset = 0);
+    BROKEN("does not follow", const bvt_rec_value first = STORED(MATRIX); STORED(MATRIX) = STORED(BIAS); STORED(BIAS) = first);
+    BROKEN("the bias has the wrong", ops[DENSE_OUT].inputs[BIAS] = ops[STENCIL].inputs[1]);
+#undef STORED
+}
+
+/* Widening is exact, and no rounding mode of the caller's reaches it. */
+static void test_widening(void) {
+    static uint16_t halves[1 << 16];
+    static float wide[1 << 16];
+    for (uint32_t i = 0; i < 1 << 16; i++) halves[i] = (uint16_t)i;
+    const bvt_rec_value all = {.rows = 256, .cols = 256, .stored = BVT_STORED_F16};
+    bvt_widen(&all, (const uint8_t *)halves, wide);
+    for (uint32_t i = 0; i < 1 << 16; i++) {
+        const int exponent = (int)(i >> 10 & 31), fraction = (int)(i & 1023);
+        double expected = exponent ? ldexp(1024 + fraction, exponent - 25) : ldexp(fraction, -24);
+        if (exponent == 31) expected = fraction ? NAN : INFINITY;
+        if (i >> 15) expected = -expected;
+        CHECK(isnan(expected) ? isnan(wide[i]) : wide[i] == (float)expected && !signbit(wide[i]) == !(i >> 15), "half %04x: %g", i,
+              (double)wide[i]);
+    }
+    bvt_model *model;
+    bvt_error err;
+    float once[3 * 24 * 24], again[3 * 24 * 24];
+    file = sample_model(&file_bytes, 8);
+    bvt_rec_op *ops = sample_section(file, BVT_SECTION_OPS);
+    bvt_rec_value *values = sample_section(file, BVT_SECTION_VALUES), *v = &values[ops[DENSE_OUT].inputs[1]];
+    const float *scales = (const float *)(const void *)((uint8_t *)sample_section(file, BVT_SECTION_CONSTANTS) + v->offset);
+    const int8_t *codes = (const int8_t *)(scales + v->cols);
+    bvt_generate(77, 72, 24, once);
+    for (int mode = 0; mode < 2; mode++) {
+        fesetround(mode ? FE_UPWARD : FE_TONEAREST);
+        CHECK(!bvt_open_memory(file, file_bytes, &model, &err), "the sample: %s", err.text);
+        bvt_golden_input(model, 1, again);
+        CHECK(fegetround() == (mode ? FE_UPWARD : FE_TONEAREST), "the caller's rounding mode");
+        fesetround(FE_TONEAREST);
+        const float *got = (const float *)(const void *)(model->widened + v->widened);
+        for (uint32_t i = 0; i < v->rows * v->cols; i++) {
+            volatile float product = (float)codes[i] * scales[i % v->cols];
+            CHECK(got[i] == product, "int8 %u: %g", i, (double)got[i]);
+        }
+        CHECK(!memcmp(once, again, sizeof once), "the generated input");
+        CHECK(bvt_golden_output(model, 1)[0] == 3 * 24 * 24 + 10, "the second output");
+        bvt_golden_input(model, 0, again);
+        CHECK(again[5] == 5 && bvt_golden_output(model, 0)[9] == 3 * 24 * 24 + 9, "the stored pair");
+        CHECK(bvt_info(model).widened_bytes == model->header->widened_bytes && model->header->widened_bytes > 0, "sizes");
+        CHECK(!strcmp(bvt_get_value(model, ops[DENSE_OUT].inputs[1]).stored, "i8"), "stored");
+        bvt_close(model);
+    }
+    free(file);
+    bvt_generate(78, 72, 24, again);
+    CHECK(memcmp(once, again, sizeof once), "seeds differ");
+    for (int i = 0; i < 72 * 24; i++) CHECK(once[i] >= -2 && once[i] < 2, "range");
 }
 
 static void test_values(void) {
@@ -269,7 +365,7 @@ static void test_good(void) {
     const bvt_model_info info = bvt_info(model);
     CHECK(info.input_rows == 72 && info.input_cols == 24 && info.output_rows == 1 && info.output_cols == 10, "sizes");
     CHECK(info.n_ops == 20 && info.n_groups == 5 && info.n_sections == 9 && info.n_labels == 10 && info.n_meta == 2 &&
-              info.n_golden == 1,
+              info.n_golden == 2,
           "counts");
     CHECK(!strcmp(bvt_get_label(model, 9), "nine"), "labels");
     CHECK(!strcmp(bvt_get_op(model, ATTENTION).kind, "attention") && bvt_get_op(model, ATTENTION).group == 1 &&
@@ -314,6 +410,8 @@ int main(void) {
     test_structure();
     test_text();
     test_memory();
+    test_stored();
+    test_widening();
     test_values();
     test_groups();
     test_ops();

@@ -26,7 +26,7 @@ static const char usage[] = "usage: bvt_run MODEL [IMAGE...] [options]\n"
                             "  --runs N         timed runs of the first input (without one: of a golden input, or zeros)\n"
                             "  --warmup N       runs before the timed ones\n"
                             "  --threads N      default 1\n"
-                            "  --isa NAME       auto (default), ref, neon, avx2\n"
+                            "  --isa NAME       auto (default), ref, neon, avx2, avx512\n"
                             "  --profile        time of every op and group\n"
                             "  --op-crc         checksum of every op's outputs for the first input\n"
                             "  --top K          classes to show (default 5; 0: none)\n"
@@ -166,10 +166,11 @@ static void json_model(const bvt_model *m, bool full) {
     const bvt_model_info info = bvt_info(m);
     printf("\"model\":{\"input\":[%u,%u],\"output\":[%u,%u],\"n_ops\":%u,\"n_values\":%u,\"n_groups\":%u,\"n_labels\":%u,\"n_"
            "golden\":%u,"
-           "\"file_bytes\":%llu,\"arena_bytes\":%llu,\"tile_bytes\":%llu,\"macs_binary\":%llu,\"macs_float\":%llu",
+           "\"file_bytes\":%llu,\"arena_bytes\":%llu,\"tile_bytes\":%llu,\"widened_bytes\":%llu,\"macs_binary\":%llu,\"macs_float\":%llu",
            info.input_rows, info.input_cols, info.output_rows, info.output_cols, info.n_ops, info.n_values, info.n_groups,
            info.n_labels, info.n_golden, (unsigned long long)info.file_bytes, (unsigned long long)info.arena_bytes,
-           (unsigned long long)info.tile_bytes, (unsigned long long)info.macs_binary, (unsigned long long)info.macs_float);
+           (unsigned long long)info.tile_bytes, (unsigned long long)info.widened_bytes, (unsigned long long)info.macs_binary,
+           (unsigned long long)info.macs_float);
     printf(",\"meta\":{");
     for (uint32_t i = 0; i < info.n_meta; i++) {
         const bvt_meta_info e = bvt_get_meta(m, i);
@@ -340,13 +341,22 @@ typedef struct {
 } state;
 
 static void run_golden(state *s) {
-    float *out = allocate(s->out_elements, sizeof *out);
+    float *in = allocate(s->in.elements, sizeof *in), *out = allocate(s->out_elements, sizeof *out);
     for (uint32_t i = 0; i < s->info.n_golden; i++) {
-        bvt_run(s->session, bvt_golden_input(s->model, i), out);
+        bvt_golden_input(s->model, i, in);
+        bvt_run(s->session, in, out);
         s->golden_checked++;
         s->golden_equal += same_floats(out, bvt_golden_output(s->model, i), s->out_elements);
     }
+    free(in);
     free(out);
+}
+
+/* The first input that was given; without one the first golden input, else zeros: in `made`, of the input's size and zero. */
+static const float *first_input(const state *s, float *made) {
+    if (s->in.count) return s->in.data;
+    if (s->info.n_golden) bvt_golden_input(s->model, 0, made);
+    return made;
 }
 
 static void run_inputs(state *s) {
@@ -355,9 +365,8 @@ static void run_inputs(state *s) {
 }
 
 static void run_samples(state *s) {
-    /* Without an input: a golden one, else zeros (the time does not depend on the values). */
-    float *zeros = allocate(s->in.elements, sizeof *zeros), *out = allocate(s->out_elements, sizeof *out);
-    const float *input = s->in.count ? s->in.data : s->info.n_golden ? bvt_golden_input(s->model, 0) : zeros;
+    float *made = allocate(s->in.elements, sizeof *made), *out = allocate(s->out_elements, sizeof *out);
+    const float *input = first_input(s, made); /* the time does not depend on the values */
     for (long i = 0; i < s->a.warmup; i++) bvt_run(s->session, input, out);
     bvt_profile_reset(s->session);
     s->n_samples = (size_t)s->a.runs;
@@ -367,7 +376,7 @@ static void run_samples(state *s) {
         bvt_run(s->session, input, out);
         s->samples[i] = now_ns() - start;
     }
-    free(zeros);
+    free(made);
     free(out);
 }
 
@@ -499,10 +508,11 @@ int main(int argc, char **argv) {
     bvt_session *crc_session = NULL;
     if (s.a.op_crc) { /* its own session: checksums need one thread and take time */
         const bvt_options watched = {.threads = 1, .isa = s.a.isa, .op_crc = 1};
-        float *out = allocate(s.out_elements, sizeof *out);
+        float *made = allocate(s.in.elements, sizeof *made), *out = allocate(s.out_elements, sizeof *out);
         if (bvt_session_create(model, &watched, &crc_session, &err)) die("%s", err.text);
-        bvt_run(crc_session, s.in.count ? s.in.data : bvt_golden_input(model, 0), out);
+        bvt_run(crc_session, first_input(&s, made), out);
         s.crcs = bvt_op_crcs(crc_session);
+        free(made);
         free(out);
     }
     if (s.a.out) {

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from minimodel import Config, compiled, evaluate, image
 
 from bvtdeploy.artifact import spec
+from bvtdeploy.artifact.golden import golden_input
 from bvtdeploy.artifact.inspect import describe, inspect
 from bvtdeploy.artifact.reader import Artifact, read, to_graph
 from bvtdeploy.artifact.writer import Content, Preprocess, to_bytes, write_aside
@@ -31,7 +32,7 @@ PROCESS = Preprocess(8, 8, 1, "GRAY", "SHORT_CROP", 9, "BICUBIC", (0.25,), (0.5,
 
 
 def content(**changes: Any) -> Content:
-    golden = [(IMAGE.reshape(8, 8), LOGITS)]
+    golden = [(IMAGE.reshape(8, 8), LOGITS), (2**64 - 1, LOGITS)]
     return Content(**{"lowered": lower(GRAPH), "meta": META, "golden": golden, "labels": LABELS, "preprocess": PROCESS, **changes})
 
 
@@ -54,7 +55,9 @@ def load(folder: Path, data: bytes) -> Artifact:
 def test_round_trip(folder: Path) -> None:
     a = load(folder, DATA)
     assert a.meta == META and a.labels == LABELS and a.preprocess == PROCESS
-    ((x, y),) = a.golden
+    (x, y), (made, z) = a.golden
+    assert made.tobytes() == golden_input(2**64 - 1, 8, 8).tobytes() and z.tobytes() == LOGITS.tobytes()
+    assert a.golden_records[1][0] == 2**64 - 1 and a.sections["GOLDEN"]["bytes"] == 2 * 16 + IMAGE.nbytes + 2 * LOGITS.nbytes
     assert x.tobytes() == IMAGE.tobytes() and y.tobytes() == LOGITS.tobytes()
     graph = to_graph(a)
     verify(graph)
@@ -119,7 +122,7 @@ def test_writing_leaves_the_old_file_until_it_is_done(tmp_path: Path, monkeypatc
 def test_inspect(folder: Path) -> None:
     load(folder, DATA)
     d = inspect(folder / "m.bvt")
-    assert (d["format"], d["board"], d["golden"], d["labels"], d["bytes"]) == (spec.VERSION, "rpi4", 1, LABELS, len(DATA))
+    assert (d["format"], d["board"], d["golden"], d["labels"], d["bytes"]) == (spec.VERSION, "rpi4", 2, LABELS, len(DATA))
     assert [op["kind"] for op in d["ops"]] == [op.kind for op in lower(GRAPH).ops]
     assert d["macs"]["binary"] == sum(op["macs"]["binary"] for op in d["ops"]) > 0
     assert sum(g["ops"] for g in d["groups"]) == len(d["ops"]) and d["preprocess"]["mean"] == [0.25]
@@ -245,7 +248,13 @@ BIG = 0xFFFFFFFE
         *(table_field("OPS", f, v) for f in ("count", "offset", "bytes") for v in (0, BIG, 1 << 31)),
         table_field("OPS", "kind", spec.SECTIONS["VALUES"]),
         table_field("GOLDEN", "count", BIG),
-        table_field("GOLDEN", "count", 2),
+        table_field("GOLDEN", "count", 1),
+        table_field("GOLDEN", "count", 3),
+        *(record_field("GOLDEN", "golden", f, v) for f, v in (("kind", 1), ("kind", 2), ("reserved", 1), ("seed", 1))),
+        record_field("GOLDEN", "golden", "kind", 0, number=1),
+        record_field("GOLDEN", "golden", "reserved", 1, number=1),
+        header_field("widened_bytes", 64),
+        *(record_field("VALUES", "value", f, 1) for f in ("stored", "widened")),
         table_field("LABELS", "count", 3),
         table_field("LABELS", "count", BIG),
         *(drop(s) for s in ("META", "VALUES", "OPS", "GROUPS", "NAMES", "CONSTANTS")),

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
@@ -11,35 +10,12 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from commands import call, call_json
 
 from bvtdeploy import __version__, api, cli
 from bvtdeploy.errors import UserError
 from bvtdeploy.host import read_image
 from bvtdeploy.schemas import names, schema
-
-
-def call(*arguments: str | Path) -> tuple[int, str, str]:
-    """Runs a command in this process: exit code, stdout, stderr."""
-    out, err = io.StringIO(), io.StringIO()
-    before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = out, err
-    try:
-        code = cli.main([str(a) for a in arguments])
-    finally:
-        sys.stdout, sys.stderr = before
-    return code, out.getvalue(), err.getvalue()
-
-
-def call_json(command: str, *arguments: str | Path, code: int = 0) -> dict[str, Any]:
-    """Runs a command with --json; what it prints must be one line that its schema allows."""
-    found, out, err = call(command, *arguments, "--json")
-    assert found == code, out + err
-    assert out.count("\n") == 1
-    told: dict[str, Any] = json.loads(out)
-    jsonschema.validate(told, schema("error" if "error" in told else command))
-    assert told["ok"] == (code == 0)
-    assert told["bvtdeploy"] == __version__
-    return told
 
 
 def test_every_schema_is_a_schema_and_every_command_has_one() -> None:

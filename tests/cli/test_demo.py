@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_cli import call, call_json
+from commands import call, call_json
 
 from bvtdeploy.build import toolchains
 

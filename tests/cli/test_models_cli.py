@@ -2,41 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import json
-import sys
 from pathlib import Path
-from typing import Any
 
-import jsonschema
 import pytest
+from commands import call, call_json
 
-from bvtdeploy import api, cli
+from bvtdeploy import api
 from bvtdeploy.errors import UserError
-from bvtdeploy.schemas import schema
-
-
-def call(*arguments: str | Path) -> tuple[int, str, str]:
-    """Runs a command in this process: exit code, stdout, stderr."""
-    out, err = io.StringIO(), io.StringIO()
-    before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = out, err
-    try:
-        code = cli.main([str(a) for a in arguments])
-    finally:
-        sys.stdout, sys.stderr = before
-    return code, out.getvalue(), err.getvalue()
-
-
-def call_json(*arguments: str | Path, code: int = 0) -> dict[str, Any]:
-    """Runs a command that takes --json; what it prints must be one line that the schema allows."""
-    found, out, err = call(*arguments)
-    assert found == code, out + err
-    assert out.count("\n") == 1
-    told: dict[str, Any] = json.loads(out)
-    jsonschema.validate(told, schema("error" if "error" in told else "models"))
-    assert told["ok"] == (code == 0)
-    return told
 
 
 @pytest.fixture

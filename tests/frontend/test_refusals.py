@@ -51,7 +51,10 @@ class Bad(nn.Module):
 def test_everything_unsupported_is_in_one_table() -> None:
     message = refusal(Bad(), example_input=SHAPE)
     assert "5 unsupported operation(s) in 6 place(s)" in message
-    rows = {line.split()[0]: line for line in message.splitlines() if line.startswith("    aten.")}
+    rows: dict[str, str] = {}
+    for line in message.splitlines():
+        if line.startswith("    aten."):
+            rows.setdefault(line.split()[0], line)
     assert list(rows) == [
         "aten.silu.default",
         "aten.gelu.default",
@@ -60,11 +63,11 @@ def test_everything_unsupported_is_in_one_table() -> None:
         "aten.logcumsumexp.default",
     ]
     first = Bad.forward.__code__.co_firstlineno
-    assert rows["aten.silu.default"].split()[1:4] == ["2", "norm1", f"test_refusals.py:{first + 1}"]
+    assert rows["aten.silu.default"].split()[1:3] == ["norm1", f"test_refusals.py:{first + 1}"]
     assert "PReLU" in rows["aten.silu.default"]
     assert "tanh" in rows["aten.gelu.default"]
-    assert rows["aten.max_pool2d.default"].split()[1:4] == ["1", "pool", f"test_refusals.py:{first + 2}"]
-    assert rows["aten.where.self"].split()[1:3] == ["1", "(top)"]
+    assert rows["aten.max_pool2d.default"].split()[1:3] == ["pool", f"test_refusals.py:{first + 2}"]
+    assert rows["aten.where.self"].split()[1] == "(top)"
 
 
 @pytest.mark.parametrize(
@@ -121,7 +124,7 @@ def test_control_flow_on_values() -> None:
 def test_sizes_that_depend_on_values() -> None:
     message = refusal(Net({"": lambda x: x[x > 0]}), example_input=SHAPE)
     assert "dynamic shapes" in message
-    assert "of styles.py:" in message
+    assert "aten.index.Tensor" in message
 
 
 def test_cond() -> None:
@@ -350,4 +353,4 @@ def test_symbolic_sizes_are_refused_before_torch_reads_them(tmp_path: Path) -> N
     path = tmp_path / "m.pt2"
     batch = torch.export.Dim("batch")
     torch.export.save(torch.export.export(Flat(), (torch.randn(2, 3, 8, 8),), strict=False, dynamic_shapes={"x": {0: batch}}), path)
-    assert "symbolic sizes: Symbol(" in refusal(path)
+    assert "3, 8, 8]: no number for s" in refusal(path)

@@ -1,11 +1,8 @@
-"""The BinaryViT model against the published semantics, and the checkpoint loader."""
+"""The BinaryViT model against the published semantics, in all shapes in which it was published."""
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections import OrderedDict
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,46 +10,93 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from bvtdeploy.errors import UserError  # noqa: E402
+from networks import LE, check_export, check_inferred, check_training, pixels, pyramid, run  # noqa: E402
+
+from bvtdeploy.compiler import compile_graph  # noqa: E402
+from bvtdeploy.frontend import import_model  # noqa: E402
+from bvtdeploy.ir import interp  # noqa: E402
 from bvtdeploy.models import BinaryViTLe, BinaryViTLeConfig, load_model  # noqa: E402
+from bvtdeploy.models.binaryvit_le import DEIT_SMALL  # noqa: E402
 from bvtdeploy.models.layers import RPReLU, binary_weight, quantise_probabilities  # noqa: E402
 
-CONFORMANCE = Path(__file__).resolve().parents[2].parent / "shared" / "conformance"
-SMALL = BinaryViTLeConfig(
-    image_size=16, in_channels=1, patch_size=2, dims=(32, 64), depths=(1, 2), heads=(1, 1),
-    intermediate=(64, 128), reduction=(2, 1), num_classes=5,
+# The rows of the paper before the pyramid, in small.
+DEIT = replace(
+    DEIT_SMALL, image_size=16, in_channels=1, patch_size=4, dims=(64,), depths=(2,), heads=(1,), intermediate=(256,), num_classes=5
+)
+SHAPES: dict[str, BinaryViTLeConfig] = {
+    "pyramid": LE,
+    "pyramid, float convolutions": replace(LE, some_fp=True),
+    "pyramid, one width": replace(LE, pool5=False),
+    "pyramid, layer norm": replace(LE, norm="layer"),
+    "DeiT": DEIT,
+    "DeiT, mean": replace(DEIT, cls_token=False),
+    "DeiT, mean, pools": replace(DEIT, cls_token=False, pool3=True, pool5=True),
+    "DeiT, mean, pools, scales": replace(DEIT, cls_token=False, pool3=True, pool5=True, layer_scale=True),
+    "DeiT, layer norm": replace(DEIT, norm="layer"),
+}
+
+
+@pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
+def test_the_configuration_is_told_by_the_keys(config: BinaryViTLeConfig) -> None:
+    check_inferred(pyramid(config))
+
+
+@pytest.mark.parametrize("config", [v for k, v in SHAPES.items() if k not in ("pyramid", "pyramid, one width")])
+def test_every_shape_compiles(config: BinaryViTLeConfig) -> None:
+    model = pyramid(config)
+    x = pixels(model)
+    compiled = compile_graph(import_model(model, example_input=x))
+    (given,) = compiled.graph.inputs
+    (got,) = interp.run(compiled.graph, {given.name: x.numpy().reshape(given.type.shape)})
+    want = run(model, x).numpy()
+    assert np.abs(got - want).max() <= 1e-5 * np.abs(want).max()
+    report = compiled.report
+    downsamplers = len(config.dims) - 1
+    assert report.float_layers == 2 + downsamplers * config.some_fp  # stem and classifier
+    linears = 6 * sum(config.depths) + sum(depth for depth, r in zip(config.depths, config.reduction, strict=True) if r > 1)
+    assert (report.binary_layers, report.mixed_layers) == (linears + downsamplers * (not config.some_fp), 0)
+
+
+def test_the_layout_of_the_rows_in_the_shape_of_a_deit() -> None:
+    """As counted in the published code: 12 layers of 384 channels with 6 heads, no norm in the stem, 197 positions."""
+    with torch.device("meta"):
+        state = BinaryViTLe(DEIT_SMALL).state_dict()
+        scaled = BinaryViTLe(replace(DEIT_SMALL, cls_token=False, pool3=True, layer_scale=True)).state_dict()
+    assert list(state["vit.embeddings.position_embeddings"].shape) == [1, 197, 384]
+    assert list(state["vit.embeddings.cls_token"].shape) == [1, 1, 384]
+    assert not [k for k in state if "layerscale" in k or k.startswith("vit.embeddings.norm") or "patch_embed1" in k]
+    layer = {k.removeprefix("vit.encoder.layer.11.") for k in scaled if k.startswith("vit.encoder.layer.11.")}
+    added = {f"{owner}.{last}" for owner in ("attention.output.layerscale", "output.layerscale", "layerscale_h3", "layerscale_w3")
+             for last in ("alpha", "move")}  # fmt: skip
+    assert layer - {k.removeprefix("vit.encoder.layer.11.") for k in state} == added
+    assert "vit.embeddings.cls_token" not in scaled
+
+
+def test_the_class_token_comes_first_and_alone_decides() -> None:
+    model = pyramid(DEIT)
+    tokens = run(model.vit, pixels(model))
+    np.testing.assert_allclose(run(model.classifier, tokens[:, 0]), run(model, pixels(model)), rtol=1e-6)
+    first = run(model.vit.embeddings, pixels(model))[:, 0]
+    np.testing.assert_allclose(
+        first, (model.vit.embeddings.cls_token + model.vit.embeddings.position_embeddings[:, :1])[:, 0].detach()
+    )
+
+
+def test_layer_norms_have_the_published_epsilon() -> None:
+    norms = [m for m in pyramid(replace(LE, norm="layer")).modules() if isinstance(m, torch.nn.LayerNorm)]
+    assert norms and {norm.eps for norm in norms} == {1e-5}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cls_token": True}, "there is one stage"), ({"reduction": (3, 1)}, "does not divide"),
+        ({"norm": "none"}, "'batch' or 'layer'"), ({"intermediate": (65, 128)}, "no multiple"), ({"pool3": 1}, "true or false"),
+    ],
 )  # fmt: skip
-
-
-def small_model(**changes: Any) -> Any:
-    torch.manual_seed(0)
-    model = BinaryViTLe(BinaryViTLeConfig.from_dict({**SMALL.to_dict(), **changes}))
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            if not name.endswith("att_prob_clip"):
-                value.normal_(0.0, 0.3)
-        for name, value in model.named_buffers():
-            if name.endswith("running_var"):
-                value.uniform_(0.5, 2.0)
-    return model.eval()
-
-
-@pytest.mark.parametrize("name", ["binaryvit_le", "binaryvit_le_somefp"])
-def test_published_vectors(name: str) -> None:
-    file = CONFORMANCE / f"{name}.npz"
-    if not file.exists():
-        pytest.skip(f"{file} is not on this machine")
-    with np.load(file) as data:
-        state = {k.removeprefix("state_dict/"): torch.from_numpy(data[k]) for k in data.files if k.startswith("state_dict/")}
-        pixels, want = torch.from_numpy(data["input"]).double(), data["logits"]
-    stated = json.loads(file.with_suffix(".json").read_text())["config"]
-    model = load_model(state).double()
-    for published, ours in (("num_attention_heads", "heads"), ("reduction_ratio", "reduction"), ("depths", "depths")):
-        assert list(getattr(model.config, ours)) == stated[published]
-    assert model.config.some_fp is (name == "binaryvit_le_somefp")
-    with torch.no_grad():
-        got = model(pixels).numpy()
-    assert np.abs(got - want).max() <= 1e-9 * np.abs(want).max()
+def test_impossible_configurations(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(LE, **changes)
 
 
 def test_weight_code_and_scale() -> None:
@@ -81,7 +125,7 @@ def test_rprelu() -> None:
 
 def test_linear_by_integers() -> None:
     """One binary linear: the float result is the row scale times an integer dot product of signs."""
-    layer = small_model().vit.encoder.layer[0].intermediate
+    layer = pyramid(LE).vit.encoder.layer[0].intermediate
     x = torch.randn(1, 7, 32)
     codes, weight = torch.sign(x + layer.move).int(), layer.dense.weight.detach()
     dots = codes @ torch.sign(weight - weight.mean(1, keepdim=True)).int().T
@@ -90,78 +134,19 @@ def test_linear_by_integers() -> None:
     )  # fmt: skip
 
 
-def test_training_forward_has_the_same_values_and_gradients() -> None:
-    model = small_model().double()
-    pixels = torch.randn(2, 1, 16, 16, dtype=torch.float64)
-    want = model(pixels).detach()
-    for module in model.modules():
-        module.training = not isinstance(module, torch.nn.BatchNorm1d)
-    got = model(pixels)
-    np.testing.assert_allclose(got.detach(), want, rtol=1e-12)
-    got.square().sum().backward()
-    missing = [name for name, p in model.named_parameters() if p.grad is None]
-    assert not missing
+@pytest.mark.parametrize("config", [LE, DEIT], ids=["pyramid", "DeiT"])
+def test_training_forward_has_the_same_values_and_gradients(config: BinaryViTLeConfig) -> None:
+    assert check_training(pyramid(config), 1e-12) == []
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{}, {"some_fp": True}, {"pool5": False}, {"norm": "layer"}],
-    ids=["binary", "some_fp", "pool3", "layer_norm"],
-)
-def test_file_round_trip_infers_the_configuration(tmp_path: Path, changes: dict[str, Any]) -> None:
-    model = small_model(**changes)
-    pixels = torch.randn(1, 1, 16, 16)
-    bare = OrderedDict((k, v) for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked"))
-    wrapped = {"model": model.state_dict(), "epoch": 3, "args": argparse.Namespace(some_fp=False), "optimizer": {"lr": 1.0}}
-    for value in (bare, wrapped):
-        torch.save(value, tmp_path / "m.pt")
-        loaded = load_model(tmp_path / "m.pt")
-        assert loaded.config == model.config
-        assert torch.equal(loaded(pixels), model(pixels))
-
-
-def test_config_entry_wins() -> None:
-    state = small_model(heads=[1, 2]).state_dict()
+def test_stated_entries_win() -> None:
+    state = pyramid(LE, heads=[1, 2]).state_dict()
     assert load_model(state).config.heads == (1, 1)
     assert load_model({"model": state, "config": {"num_attention_heads": [1, 2]}}).config.heads == (1, 2)
-
-
-def test_wrong_keys_are_listed_together() -> None:
-    state = small_model().state_dict()
-    del state["vit.layernorm.running_mean"]
-    state["vit.embeddings.cls_token"] = torch.zeros(1, 1, 32)
-    state["classifier.bias"] = torch.zeros(6)
-    state["vit.layernorm.bias"] = torch.full((64,), float("nan"))
-    with pytest.raises(UserError) as caught:
-        load_model(state)
-    for key in ("vit.layernorm.running_mean", "vit.embeddings.cls_token", "classifier.bias", "vit.layernorm.bias"):
-        assert key in str(caught.value)
-
-
-class _Code:
-    def __reduce__(self) -> Any:
-        return (print, ("this must never run",))
-
-
-def test_code_is_never_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    torch.save({"model": small_model().state_dict(), "x": _Code()}, tmp_path / "bad.pt")
-    with pytest.raises(UserError, match="running code"):
-        load_model(tmp_path / "bad.pt")
-    assert capsys.readouterr().out == ""
-
-
-def test_unusable_files(tmp_path: Path) -> None:
-    (tmp_path / "text.pt").write_text("no checkpoint")
-    torch.save({"model": {"epoch": 3}}, tmp_path / "empty.pt")
-    torch.save({"blocks.0.weight": torch.zeros(1)}, tmp_path / "other.pt")
-    for name in ("absent.pt", "text.pt", "empty.pt", "other.pt"):
-        with pytest.raises(UserError):
-            load_model(tmp_path / name)
+    deit = pyramid(DEIT, heads=[2]).state_dict()
+    stated = {"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2, "layer_norm_eps": 1e-5}
+    assert load_model({"model": deit, "config": stated}).config == replace(DEIT, heads=(2,))
 
 
 def test_export() -> None:
-    model, pixels = small_model(), torch.randn(1, 1, 16, 16)
-    program = torch.export.export(model, (pixels,), strict=False)
-    assert torch.equal(program.module()(pixels), model(pixels))
-    names = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
-    assert "aten.sign.default" in names and "aten.detach.default" not in names
+    check_export(pyramid(LE))

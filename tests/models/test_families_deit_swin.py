@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +11,8 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+
+from networks import CONFORMANCE, VECTORS, pixels, published, run  # noqa: E402
 
 from bvtdeploy.errors import UserError  # noqa: E402
 from bvtdeploy.models import bi_vit_li, binaryvit_xiao, bivit_he  # noqa: E402
@@ -27,7 +28,6 @@ from bvtdeploy.models.quantisers import (  # noqa: E402
 from bvtdeploy.models.swin import PatchMerging, from_windows, shift_mask, to_windows  # noqa: E402
 from bvtdeploy.models.vit import relative_positions  # noqa: E402
 
-CONFORMANCE = Path(__file__).resolve().parents[2].parent / "shared" / "conformance"
 FAMILIES = (bivit_he, bi_vit_li, binaryvit_xiao)
 CONFIGS = {name: (family, config) for family in FAMILIES for name, config in family.CONFIGS.items()}
 NANO = [name for name in CONFIGS if name.endswith("nano")]
@@ -41,30 +41,17 @@ def make(name: str, **changes: Any) -> Any:
     return model.eval()
 
 
-def pixels(model: Any, batch: int = 1) -> Any:
-    config = model.config
-    return torch.randn(batch, config.in_channels, config.image_size, config.image_size, generator=torch.Generator().manual_seed(2))
-
-
-def run(model: Any, x: Any) -> Any:
-    with torch.no_grad():
-        return model(x)
-
-
 # -- published models ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["bivit_he_deit_w1a1", "bivit_he_deit_1w32a", "bi_vit_li_deit", "bi_vit_li_swin"])
 def test_published_vectors(name: str) -> None:
-    file = CONFORMANCE / f"{name}.npz"
-    if not file.exists():
-        pytest.skip(f"{file} is not on this machine")
-    with np.load(file) as data:
-        state = {k.removeprefix("state_dict/"): torch.from_numpy(data[k]) for k in data.files if k.startswith("state_dict/")}
-        image, want = torch.from_numpy(data["input"]), data["logits"]
+    if name not in VECTORS:
+        pytest.skip(f"{name} is not in {CONFORMANCE}")
+    state, image, want = published(name)
     (family,) = (f for f in FAMILIES if f.matches(state))
     config = family.infer_config(state)
-    stated = json.loads(file.with_suffix(".json").read_text())["config"]
+    stated = json.loads((CONFORMANCE / f"{name}.json").read_text())["config"]
     assert config == type(config).from_dict({**config.to_dict(), **stated})
     model = family.build(config).eval()
     load_into(model, state)

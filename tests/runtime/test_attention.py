@@ -224,6 +224,30 @@ def test_refused(what: str, value: Any, text: str, native: Path, tmp_path: Path)
     assert "attention" in done.stderr and text in done.stderr
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_scratch_is_what_the_check_computes(seed: int, native: Path, tmp_path: Path) -> None:
+    """64 bytes less than `scratch_of` are refused; the odd seeds are of the plain form."""
+    rng = np.random.default_rng([seed, 9])
+    attrs, at, ternary = random_attention(rng)
+    if seed % 2:
+        at = {r: at[r] for r in ROLES[:5]} | {r: codes(rng, len(at[r]), at[r].shape[1], False) for r in ("q", "k", "v")}
+        at["table"], at["limit"] = np.repeat(at["table"][:1, :1], 400, axis=1), at["limit"][:1]
+        attrs |= {"roles": ROLES[:5], "windows": 1, "planes": 1, "unit": 2, "references": ("sum",), "inclusive": (False,)}
+        at["table"] //= np.uint64(8)  # all keys are in one window now
+        ternary = (False, False, False)
+    model, raw = tmp_path / "m.bvt", tmp_path / "x.f32"
+    raw.write_bytes(np.float32(1).tobytes())
+    f = File()
+    op, result = add(f, attrs, at, ternary, rng)
+    f.ops[op]["scratch"] -= spec.ALIGN
+    model.write_bytes(f.finish())
+    assert "its scratch is too small" in Runner((str(native),), "ref")(model, "--raw", raw, code=2).stderr
+    f.ops[op]["scratch"] += spec.ALIGN
+    model.write_bytes(f.finish())
+    got = {c["op"]: c["crc"] for c in Runner((str(native),), "ref").crcs(model, raw)}
+    assert got[op] == zlib.crc32(logical_bytes(result, ""))
+
+
 def test_small_one_is_accepted(native: Path, tmp_path: Path) -> None:
     """What the refusals are changes of."""
     f = File()

@@ -2,7 +2,7 @@
  * every sum has the order of the definition. */
 #include "vf.h"
 
-/* Rows row .. row+R-1, channels o .. o+V*8-1; with V = 1 only `n` of the 8 channels. */
+/* Rows row .. row+R-1, channels o .. o+V*VF_LANES-1; with V = 1 only `n` of them. */
 VF_INLINE void dense_tile(const bvt_call *call, uint32_t row, uint32_t o, unsigned n, const unsigned R, const unsigned V) {
     const uint32_t k_end = call->in[0].cols;
     const size_t stride = call->in[1].stride;
@@ -38,14 +38,14 @@ void VF_KERNEL(dense)(const bvt_call *call, uint32_t row0, uint32_t row1) {
     uint32_t row = row0;
     for (; row + 4 <= row1; row += 4) {
         uint32_t o = 0;
-        for (; o + 16 <= outputs; o += 16) dense_tile(call, row, o, VF_LANES, 4, 2);
-        for (; o + 8 <= outputs; o += 8) dense_tile(call, row, o, VF_LANES, 4, 1);
+        for (; o + 2 * VF_LANES <= outputs; o += 2 * VF_LANES) dense_tile(call, row, o, VF_LANES, 4, 2);
+        for (; o + VF_LANES <= outputs; o += VF_LANES) dense_tile(call, row, o, VF_LANES, 4, 1);
         if (o < outputs) dense_tile(call, row, o, outputs - o, 4, 1);
     }
     for (; row < row1; row++) {
         uint32_t o = 0;
-        for (; o + 32 <= outputs; o += 32) dense_tile(call, row, o, VF_LANES, 1, 4);
-        for (; o + 8 <= outputs; o += 8) dense_tile(call, row, o, VF_LANES, 1, 1);
+        for (; o + 4 * VF_LANES <= outputs; o += 4 * VF_LANES) dense_tile(call, row, o, VF_LANES, 1, 4);
+        for (; o + VF_LANES <= outputs; o += VF_LANES) dense_tile(call, row, o, VF_LANES, 1, 1);
         if (o < outputs) dense_tile(call, row, o, outputs - o, 1, 1);
     }
 }

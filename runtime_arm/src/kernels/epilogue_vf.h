@@ -1,5 +1,5 @@
-/* epilogue over vectors of channels: 8 rows x 8 channels at a time, so that parameters are loaded once for 8 rows and the signs of
- * a step are an 8 x 8 bit matrix: its rows are bytes of layout ROWS, its columns bytes of layout COLS.
+/* epilogue over vectors of channels: 8 rows x VF_LANES channels at a time, so that parameters are loaded once for 8 rows and the signs
+ * of a step are 8 x 8 bit matrices: their rows are bytes of layout ROWS, their columns bytes of layout COLS.
  *
  * Which operands are there is a bit set over the input slots. run() is compiled once for every set in COMMON_SETS, where all tests
  * on it vanish, and once for a set that is only known at run time.
@@ -76,9 +76,10 @@ VF_INLINE vf affine(const unsigned set, const unsigned scale, vf v, vf factor, v
     return has_shift ? vf_add(v, offset) : v;
 }
 
+/* The signs of n <= 8 channels from c on; byte r are row r's. */
 VF_INLINE void store_signs(const rows8 *b, unsigned i, uint32_t c, unsigned n, uint64_t signs) {
     const size_t stride = b->bits_stride[i];
-    signs &= 0x0101010101010101u * (0xFFu >> (VF_LANES - n)); /* lanes beyond the last channel are no signs */
+    signs &= 0x0101010101010101u * (0xFFu >> (8 - n)); /* lanes beyond the last channel are no signs */
     if (b->by_cols[i]) {
         uint8_t *to = b->bits[i] + c * stride;
         signs = transpose8(signs);
@@ -89,11 +90,15 @@ VF_INLINE void store_signs(const rows8 *b, unsigned i, uint32_t c, unsigned n, u
     }
 }
 
+VF_INLINE void add_signs(uint64_t signs[VF_LANES / 8], unsigned mask, unsigned r) {
+    for (unsigned h = 0; h < VF_LANES / 8; h++) signs[h] |= (uint64_t)(mask >> 8 * h & 0xFF) << 8 * r;
+}
+
 /* Channels c .. c+n-1 of 8 rows. */
 VF_INLINE void chunk(const rows8 *b, uint32_t c, const unsigned n, const unsigned set) {
     vf p[BVT_EP_THRESHOLD0], first_threshold = vf_set(0);
     uint32_t at[BVT_EP_RESIDUALS] = {0}; /* c mod cols of the residual */
-    uint64_t signs[2 * BVT_EP_BITS] = {0};
+    uint64_t signs[2 * BVT_EP_BITS][VF_LANES / 8] = {{0}};
     for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++) p[i] = set >> i & 1 ? vf_load_n(b->param[i] + c, n) : vf_set(0);
     for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
         if (set >> (BVT_EP_RES0 + slot) & 1) at[slot] = b->res[slot].cols == b->cols ? c : c % b->res[slot].cols;
@@ -112,14 +117,15 @@ VF_INLINE void chunk(const rows8 *b, uint32_t c, const unsigned n, const unsigne
             if (set >> (BVT_EP_RES0 + slot) & 1)
                 v = vf_add(v, load_residual(b->res[slot].row[r], b->res[slot].cols, c, at[slot], n));
         if (b->real) vf_store_n(b->out[r] + c, v, n);
-        if (b->n_bits) signs[0] |= (uint64_t)vf_ge(v, first_threshold) << 8 * r;
+        if (b->n_bits) add_signs(signs[0], vf_ge(v, first_threshold), r);
         for (unsigned i = 1; i < b->n_bits; i++) {
             unsigned mask = vf_ge(v, vf_load_n(b->threshold[i] + c, n));
             if (b->below[i]) mask |= vf_gt(vf_load_n(b->below[i] + c, n), v);
-            signs[i] |= (uint64_t)mask << 8 * r;
+            add_signs(signs[i], mask, r);
         }
     }
-    for (unsigned i = 0; i < b->n_bits; i++) store_signs(b, i, c, n, signs[i]);
+    for (unsigned i = 0; i < b->n_bits; i++)
+        for (unsigned h = 0; 8 * h < n; h++) store_signs(b, i, c + 8 * h, n - 8 * h < 8 ? n - 8 * h : 8, signs[i][h]);
 }
 
 static __attribute__((noinline)) void chunk_any(const rows8 *b, uint32_t c, unsigned n, unsigned set) { chunk(b, c, n, set); }

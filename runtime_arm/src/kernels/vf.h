@@ -1,5 +1,5 @@
-/* Eight floats: one AVX2 register, or two NEON registers. The float kernels are written once over these (<op>_vf.h) and compiled
- * once an ISA (<op>_neon.c, <op>_avx2.c).
+/* A vector of floats: one AVX2 register or two NEON registers (8 lanes), or one AVX-512 register (16). The float kernels are written
+ * once over these (<op>_vf.h) and compiled once an ISA (<op>_neon.c, <op>_avx2.c, <op>_avx512.c).
  *
  * Every function does to each lane exactly what the portable kernels do to a scalar; lanes never meet.
  */
@@ -8,11 +8,34 @@
 #include "../internal.h"
 #include "../numerics.h"
 
-#define VF_LANES 8
 #define VF_INLINE static inline __attribute__((always_inline))
 
-#if defined(__AVX2__) && defined(__FMA__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
+
+#define VF_LANES 16
+#define VF_KERNEL(op) bvt_##op##_avx512
+typedef __m512 vf;
+
+VF_INLINE vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
+VF_INLINE vf vf_load_i32(const int32_t *p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
+VF_INLINE void vf_store(float *p, vf v) { _mm512_storeu_ps(p, v); }
+VF_INLINE vf vf_set(float x) { return _mm512_set1_ps(x); }
+VF_INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
+VF_INLINE vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+VF_INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+VF_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+VF_INLINE vf vf_prelu(vf v, vf slope) {
+    return _mm512_mask_mul_ps(v, _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_NGT_UQ), v, slope);
+}
+VF_INLINE unsigned vf_ge(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
+VF_INLINE unsigned vf_gt(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
+VF_INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+
+#elif defined(__AVX2__) && defined(__FMA__)
+#include <immintrin.h>
+
+#define VF_LANES 8
 
 #define VF_KERNEL(op) bvt_##op##_avx2
 typedef __m256 vf;
@@ -55,6 +78,7 @@ VF_INLINE vf vf_load_strided(const float *p, size_t stride) {
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 
+#define VF_LANES 8
 #define VF_KERNEL(op) bvt_##op##_neon
 typedef struct {
     float32x4_t a, b;
@@ -106,7 +130,13 @@ VF_INLINE vf vf_load_strided(const float *p, size_t stride) {
 
 #endif
 
-/* The same for the first n lanes, 1 <= n <= 8; other lanes are read as 0 and not written. */
+/* The same for the first n lanes, 1 <= n <= VF_LANES; other lanes are read as 0 and not written. */
+#if VF_LANES == 16
+VF_INLINE __mmask16 vf_first(unsigned n) { return (__mmask16)(0xFFFFu >> (16 - n)); }
+VF_INLINE vf vf_load_n(const float *p, unsigned n) { return _mm512_maskz_loadu_ps(vf_first(n), p); }
+VF_INLINE vf vf_load_i32_n(const int32_t *p, unsigned n) { return _mm512_cvtepi32_ps(_mm512_maskz_loadu_epi32(vf_first(n), p)); }
+VF_INLINE void vf_store_n(float *p, vf v, unsigned n) { _mm512_mask_storeu_ps(p, vf_first(n), v); }
+#else
 VF_INLINE vf vf_load_n(const float *p, unsigned n) {
     float x[VF_LANES] = {0};
     if (n == VF_LANES) return vf_load(p);
@@ -128,6 +158,7 @@ VF_INLINE void vf_store_n(float *p, vf v, unsigned n) {
     vf_store(x, v);
     for (unsigned i = 0; i < n; i++) p[i] = x[i];
 }
+#endif
 VF_INLINE unsigned vf_min(uint32_t left) { return left < VF_LANES ? left : VF_LANES; }
 
 #endif

@@ -1,14 +1,15 @@
 /* attention: binary attention in integers. W windows (window-major rows) of nq = N/W queries and nk = M/W keys.
  *
- *     in q [N x h*d], k [M x h*d], v [M x h*d] (layout COLS; ROWS where W > 1), each bits or trits, table u64[1 or
- *        h x T] (one for all heads, or one a head), limit f64[P x h], and where they are there ints i32[3+P x h] (zq, zv, base, steps), real_steps f32[P x h], bias f64[U x h],
- *        pattern i32[K*nq x nk], class i32[1 x W]
+ *     in q [N x h*d], k [M x h*d], v [M x h*d] (layout COLS; ROWS where W > 1), each bits or trits, table u64[1 or h x T] (one for
+ *        all heads, or one a head), limit f64[P x h], and where they are there ints i32[3+P x h] (zq, zv, base, steps),
+ *        real_steps f32[P x h], bias f64[U x h], pattern i32[K*nq x nk], class i32[1 x W]
  *     out [N x h*d], f32 where real_steps is there, else i32
  *     attr[0] = h, [1] = W, [2] = P (0 is 1 in both), [3], [4]: bit t: plane t is relative to the maximum, inclusive
  *     for each window, head, query row i of the window and its keys j:
  *         S_j = q_i . k_j - zq*sum(k_j);  m_j = (max S - S_j) / u, u = 2 where q and k are bits, else 1;  w_j = table[m_j]
  *         Z = sum_j w_j (u64);  X = table[0]
- *         with a bias: w_j = float64(table[m_j]) * bias[pattern[class[window]*nq + i][j]][h];  Z = fp64 sum, j ascending;  X = max w
+ *         with a bias: w_j = float64(table[m_j]) * bias[pattern[class[window]*nq + i][j]][h];
+ *                      Z = fp64 sum, j ascending;  X = max w
  *         plane t: b_tj = w_j > limit[t][h] * float64(Z or X), or >=
  *         i32: out[i][c] = sum_j (base + sum_t step_t*b_tj) * (v_jc - zv)
  *         f32: y = +0; for t ascending: y = fma(float32(sum_j b_tj*v_jc), real_steps[t][h], y)
@@ -99,7 +100,8 @@ int bvt_check_attention(bvt_check *c) {
     BVT_TRY(bvt_check_value(c, table, BVT_DTYPE_U64, BVT_LAYOUT_ROWS, table->rows == 1 ? 1 : heads, table->cols, "the table"));
     BVT_TRY(bvt_check_value(c, limit, BVT_DTYPE_F64, BVT_LAYOUT_ROWS, planes, heads, "limit"));
     if (real) BVT_TRY(bvt_check_value(c, real, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, planes, heads, "the real steps"));
-    BVT_TRY(bvt_check_value(c, bvt_out(c, 0), real ? BVT_DTYPE_F32 : BVT_DTYPE_I32, BVT_LAYOUT_ROWS, q->rows, q->cols, "the output"));
+    const int out = real ? BVT_DTYPE_F32 : BVT_DTYPE_I32;
+    BVT_TRY(bvt_check_value(c, bvt_out(c, 0), out, BVT_LAYOUT_ROWS, q->rows, q->cols, "the output"));
     for (unsigned i = BVT_ATTENTION_TABLE; i < BVT_ATTENTION_INPUTS; i++)
         BVT_TRY(bvt_expect(c, !bvt_in(c, i) || bvt_in(c, i)->storage == BVT_STORAGE_CONST,
                            i <= BVT_ATTENTION_LIMIT ? "table and limit must be constants" : "its parameters must be constants"));
@@ -117,8 +119,8 @@ int bvt_check_attention(bvt_check *c) {
     bool plain = windows == 1 && planes == 1 && !attr[3] && !attr[4] && !q_trits && !k_trits && !v_trits;
     for (unsigned i = BVT_ATTENTION_INTS; i < BVT_ATTENTION_INPUTS; i++) plain = plain && !bvt_in(c, i);
     c->whole = 2 | 4 | constants;
-    c->scratch = plain ? bvt_attention_scratch(nk)
-                       : bvt_attention_layout(nk, d, windows, bvt_in(c, BVT_ATTENTION_BIAS) != NULL, q_trits, k_trits, v_trits).bytes;
+    const bool bias = bvt_in(c, BVT_ATTENTION_BIAS) != NULL;
+    c->scratch = plain ? bvt_attention_scratch(nk) : bvt_attention_layout(nk, d, windows, bias, q_trits, k_trits, v_trits).bytes;
     return BVT_OK;
 }
 

@@ -26,7 +26,8 @@ static int check_residual(bvt_check *c, unsigned slot, const bvt_rec_value *x) {
     BVT_TRY(bvt_expect(c, x->cols % v->cols == 0, "a residual's columns do not divide the output's"));
     if (f == 0) {
         const bvt_rec_value *rows = bvt_in(c, BVT_EP_ROWS);
-        BVT_TRY(bvt_expect(c, rows && rows->rows == 1 && rows->cols == x->rows, "a residual's table of rows is missing or misfits"));
+        BVT_TRY(bvt_expect(c, rows && rows->rows == 1 && rows->cols == x->rows,
+                           "a residual's table of rows is missing or misfits"));
         BVT_TRY(bvt_check_indices(c, rows, 0, v->rows, "the table of rows"));
         c->whole |= 1u << (BVT_EP_RES0 + slot);
         return bvt_check_value(c, v, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, v->rows, v->cols, "a residual");

@@ -3,6 +3,9 @@
 #define BVT_OPS_POOL_H
 #include "../internal.h"
 
+/* The whole check of either: x f32[(H*W) x C], output f32[(Ho*Wo) x C]. */
+int bvt_check_pool(bvt_check *c);
+
 /* The part of an output row's window that lies on the grid: rows y0 .. y1-1, columns x0 .. x1-1 (never empty, as p < k). */
 typedef struct {
     uint32_t y0, y1, x0, x1, width;
