@@ -16,9 +16,12 @@ A levels that are integers times one number a head give an integer product; that
 The table holds round(2^b * exp(-scale * u * m)), u = 2 where both codes are +-1 (S has one parity) else 1, b at most 40: that
 moves p by less than 2^-b * keys / Z, below the error of an fp32 softmax.
 
-Legality: Q, K, V are codes with scalar or per-head constants; score scale > 0; the softmax is over the keys; the
-intermediate values
-have no reader outside.
+Where a score scale is negative the queries are turned: the signs of -x. Scores that a constant mask replaces by numbers far
+below all others are a bias of -inf. Layout ops between the products move in front of them, and V' P' is (P V)', so that it does
+not matter on which side the author transposed.
+
+Legality: Q, K, V are codes with scalar or per-head constants; the score scale is not 0; the softmax is over the keys; the
+intermediate values have no reader outside.
 """
 
 from __future__ import annotations

@@ -85,21 +85,22 @@ class _Layout(Views):
         if all(v.base is views[0].base for v in views):
             self.define(op.out, views[0].base, np.concatenate([v.index for v in views], axis))
             return
-        # Rows of different tensors: stacked sources, of which a table picks the rows.
-        sources = list(dict.fromkeys(v.base for v in views))
-        width = sources[0].type.shape[1]
-        if any(s.type.shape[1] != width or s.type.elem != "f32" for s in sources):
-            raise Refused("concatenation along the channels of different tensors")
-        start = dict(zip(sources, np.cumsum([0, *(s.type.size for s in sources)]), strict=False))
-        index = np.concatenate([v.index + start[v.base] for v in views], axis)
-        for channels in (index.ndim - 1, 1):
-            moved = np.moveaxis(index, channels, -1)
-            at = rows_in(moved.reshape(-1, moved.shape[-1]), width) if moved.shape[-1] == width else None
-            if at is not None:
-                base = self.gathered(sources, at)
-                self.define(op.out, base, np.ascontiguousarray(np.moveaxis(order_of(moved.shape), -1, channels)))
-                return
-        raise Refused("concatenation of different tensors along the channels")
+        # Rows of different tensors, one after the other or side by side: stacked sources, of which a table picks the rows.
+        for parts in (views, [self.whole(v) for v in op.inputs]):
+            sources = list(dict.fromkeys(v.base for v in parts))
+            width = sources[0].type.shape[1]
+            if any(s.type.shape[1] != width or s.type.elem != "f32" for s in sources):
+                continue
+            start = dict(zip(sources, np.cumsum([0, *(s.type.size for s in sources)]), strict=False))
+            index = np.concatenate([v.index + start[v.base] for v in parts], axis)
+            for channels in (index.ndim - 1, 1):
+                moved = np.moveaxis(index, channels, -1)
+                at = rows_in(moved.reshape(-1, moved.shape[-1]), width)
+                if at is not None:
+                    base = self.side_by_side(sources, at)
+                    self.define(op.out, base, np.ascontiguousarray(np.moveaxis(order_of(moved.shape), -1, channels)))
+                    return
+        raise Refused("concatenation along the channels of tensors that have different numbers of them")
 
     def roll(self, op: Op) -> None:
         view = self.view(op.inputs[0])
@@ -256,8 +257,13 @@ class _Layout(Views):
         self.define(op.out, self.emit("activation", [view.base], kind="clamp", **bounds), view.index)
 
     def sign(self, op: Op) -> None:
+        """sign(x), as a number; where 0 becomes z = +-1 that is sign(sign(x) + z/2)."""
         view = self.whole(op.inputs[0])
-        self.define(op.out, self.emit("activation", [view.base], kind="sign"), view.index)
+        result = self.emit("activation", [view.base], kind="sign")
+        if zero := op.attrs.get("zero"):
+            shift = np.full((1, view.base.type.shape[1]), 0.5 * zero, np.float32)
+            result = self.emit("activation", [self.step(result, "shift", self.graph.constant(shift))], kind="sign")
+        self.define(op.out, result, view.index)
 
     def binarise(self, op: Op) -> None:
         view = self.whole(op.inputs[0])

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from bvtdeploy.ir.graph import Graph, Value
 from bvtdeploy.ir.types import bits
+from bvtdeploy.ops.gather import MOST_SOURCES
 
 Index = npt.NDArray[np.int32]
 
@@ -109,6 +110,26 @@ class Views:
         if key not in self.gathers:
             self.gathers[key] = self.emit("gather", [*sources, table])
         return self.gathers[key]
+
+    def side_by_side(self, sources: list[Value], at: Index) -> Value:
+        """The same of any number of sources. Where there are more than a gather takes, each column of the table must be of one source;
+        they are joined in halves."""
+        if len(sources) <= MOST_SOURCES:
+            return self.gathered(sources, at)
+        half = at.shape[1] // 2
+        first = np.cumsum([0, *(s.type.shape[0] for s in sources)])
+        parts = []
+        for part in (at[:, :half], at[:, half:]):
+            used = [i for i in range(len(sources)) if bool(((part >= first[i]) & (part < first[i + 1])).any())]
+            if len(used) == len(sources) or at.shape[1] % 2:
+                raise Refused(f"rows of more than {MOST_SOURCES} tensors stand side by side in a way that no table gives")
+            moved = np.concatenate([np.arange(s.type.shape[0]) for s in sources])  # row of the stack -> row of its source
+            within = np.cumsum([0, *(sources[i].type.shape[0] for i in used)])
+            source = np.searchsorted(first, part, side="right") - 1
+            place = np.array([used.index(i) if i in used else 0 for i in range(len(sources))])
+            parts.append(self.side_by_side([sources[i] for i in used], (moved[part] + within[place[source]]).astype(np.int32)))
+        rows = np.arange(len(at), dtype=np.int32)
+        return self.gathered(parts, np.stack([rows, rows + len(at)], axis=1))
 
     def columns(self, base: Value, index: Index) -> tuple[Value, Index] | None:
         """An index that stays within some columns of a base, as an index into a base of the columns from the first to the last of

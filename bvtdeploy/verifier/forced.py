@@ -151,10 +151,10 @@ class Source:
 
     def run(self, image: Array, *, policy: bool = True) -> Known:
         """What the source computes of an image [C, H, W], in its dtype. `policy`: where a code has two values, the source's sign
-        of 0 is +1 as well, so that what follows is comparable."""
+        of 0 is +1 as well, so that what follows is comparable. Without it, only codes are told."""
         named = self.reference.run(image[None], self._signs() if policy else {})
         named[self.image] = image[None]
-        return Known(self, named)
+        return Known(self, named, only_codes=not policy)
 
     def _signs(self) -> dict[str, str]:
         """For each sign with two codes whose 0 would be a third: what it takes the sign of."""
@@ -188,7 +188,7 @@ class Known:
         moved: how many of these have a code that cannot say so.
     """
 
-    def __init__(self, source: Source, named: dict[str, Array]) -> None:
+    def __init__(self, source: Source, named: dict[str, Array], only_codes: bool = False) -> None:
         self.source, self.named = source, named
         self.arrays: dict[str, F64] = {}
         self.signs = self.zeros = self.moved = 0
@@ -196,7 +196,7 @@ class Known:
         self._sizes: dict[str, F64] = {}
         for op in source.trace.source.ops:
             for value in op.outputs:
-                if value.name in source.trace.views:
+                if value.name in source.trace.views and (op.kind == "binarise" or not only_codes):
                     self._tell(op, value)
         # Zeros and signs of the source, each once, whether or not a value of the compiled graph holds their codes.
         for site in source.sites:

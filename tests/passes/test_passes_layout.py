@@ -233,6 +233,27 @@ def test_binary_convolutions_with_padding_dilation_and_groups(padding: int, dila
     assert product.attrs.get("groups", 1) == patches.attrs.get("groups", 1) == groups
 
 
+@pytest.mark.parametrize("count", [2, 4, 6])
+def test_heads_that_are_put_side_by_side(count: int) -> None:
+    """Different tensors of equally many channels, as when every head is computed by itself."""
+    graph = close(lambda b, t: b.op("concat", *(b.op("gelu", b.op("add", t, b.shift(6))) for _ in range(count)), axis=2))
+    assert graph.count()["gather"] == (1 if count <= 4 else 3)
+
+
+def test_a_part_of_the_channels_that_is_replaced() -> None:
+    def body(b: Builder, t: Value) -> Value:
+        low, high = (b.op("slice", t, axis=2, start=i, stop=i + 3, step=1) for i in (0, 3))
+        return b.op("concat", b.op("gelu", low), high, axis=2)
+
+    close(body)
+
+
+@pytest.mark.parametrize("zero", [-1, 1])
+def test_a_sign_as_a_number_keeps_its_zero(zero: int) -> None:
+    graph = close(lambda b, t: b.op("sign", b.op("clamp", t, min=0.0, max=None), zero=zero))
+    assert graph.count()["activation"] == 3
+
+
 # -- refused ----------------------------------------------------------------------------------------------------------
 
 
@@ -246,7 +267,7 @@ def test_binary_convolutions_with_padding_dilation_and_groups(padding: int, dila
         (lambda b, t: b.op("softmax", t, axis=-1), "no compiled form"),
         (lambda b, t: b.op("add", t, b.op("reshape", b.swap(t), shape=(1, 16, 6))), "layouts differ"),
         (lambda b, t: b.op("add", b.op("take", t, axis=2, indices=(0, 0, 2)), b.shift(3)), "repeated or partial view"),
-        (lambda b, t: b.op("concat", t, b.op("add", t, b.shift(6)), axis=2), "different tensors"),
+        (lambda b, t: b.op("concat", t, b.op("avg_pool1d", t, kernel=2, stride=2), axis=2), "different numbers"),
         (lambda b, t: b.op("mean", t, axes=(2,), keepdim=False), "not over whole rows"),
         (lambda b, t: b.op("mean", b.op("reshape", t, shape=(1, 32, 3)), axes=(1,), keepdim=False), "not over whole rows"),
         (lambda b, t: b.op("linear", b.swap(t), b.shift(4, 16)), "not rows x channels"),
@@ -275,8 +296,9 @@ def test_every_refusal_is_listed_with_its_module() -> None:
         b.module = "block.second"
         return b.op("add", b.op("mul", t, t), b.op("softmax", t, axis=-1))
 
-    text = refused(body)
-    assert "4 operation(s)" in text and "block.first (prelu): the slope differs" in text and "block.second (softmax)" in text
+    with pytest.raises(UserError, match=r"4 operation\(s\)") as caught:
+        laid_out(body)
+    assert [(p.what, p.module) for p in caught.value.problems] == [("prelu", "block.first"), ("softmax", "block.second")]
 
 
 # -- random views -----------------------------------------------------------------------------------------------------
