@@ -369,12 +369,13 @@ def static_shape(program: ExportedProgram, where: str) -> tuple[int, ...]:
     sizes = []
     for node in program.graph_module.graph.nodes:  # not range_constraints: static programs may have left-overs there
         meta = node.meta.get("val")
-        if isinstance(meta, Tensor) and not all(isinstance(n, int) for n in meta.shape):
-            symbols = {str(s) for n in meta.shape if isinstance(n, torch.SymInt) for s in n.node.expr.free_symbols}
+        dims: list[Any] = list(meta.shape) if isinstance(meta, Tensor) else []
+        if symbolic := [n for n in dims if not isinstance(n, int)]:
+            symbols = {str(s) for n in symbolic for s in n.node.expr.free_symbols}
             stack = list((node.meta.get("nn_module_stack") or {}).values())
             module = str(stack[-1][0]).removeprefix("L['self']").removeprefix(".") if stack else ""
-            line, shape = source_line(node.meta.get("stack_trace")), [str(n) for n in meta.shape]
-            sizes.append(Sizes("input" if node.op == "placeholder" else op_name(node.target), module, line, shape, symbols))
+            line, what = source_line(node.meta.get("stack_trace")), "input" if node.op == "placeholder" else op_name(node.target)
+            sizes.append(Sizes(what, module, line, [str(n) for n in dims], symbols))
     if sizes:
         raise dynamic_shapes(where, sizes)
     shape = tuple(int(n) for n in value.shape)
