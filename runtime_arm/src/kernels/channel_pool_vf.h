@@ -1,7 +1,7 @@
 /* channel_pool: a lane is an output channel, so that its sum runs in order; the inputs of a lane lie g floats apart. */
 #include "vf.h"
 
-/* Eight output channels from p on; G is the constant g, or 0 where it is only known at run time. */
+/* VF_LANES output channels from p on; G is the constant g, or 0 where it is only known at run time. */
 VF_INLINE vf pool_group(const float *p, uint32_t g, const unsigned G) {
 #if defined(__aarch64__)
     if (G == 2) {
@@ -12,6 +12,17 @@ VF_INLINE vf pool_group(const float *p, uint32_t g, const unsigned G) {
         const float32x4x4_t a = vld4q_f32(p), b = vld4q_f32(p + 16);
         return (vf){vaddq_f32(vaddq_f32(vaddq_f32(a.val[0], a.val[1]), a.val[2]), a.val[3]),
                     vaddq_f32(vaddq_f32(vaddq_f32(b.val[0], b.val[1]), b.val[2]), b.val[3])};
+    }
+#elif VF_LANES == 16
+    if (G) { /* G vectors; each stage puts the even elements in front of the odd ones, so that vector i holds the inputs i mod G */
+        vf x[8], y[8];
+        for (unsigned i = 0; i < G; i++) x[i] = vf_load(p + 16 * i);
+        for (unsigned stage = G; stage > 1; stage /= 2) {
+            for (unsigned i = 0; i < G; i++) y[i] = vf_every_other(x[2 * i % G], x[2 * i % G + 1], i >= G / 2);
+            for (unsigned i = 0; i < G; i++) x[i] = y[i];
+        }
+        for (unsigned i = 1; i < G; i++) x[0] = vf_add(x[0], x[i]);
+        return x[0];
     }
 #else
     (void)G;

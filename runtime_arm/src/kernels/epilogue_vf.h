@@ -59,15 +59,22 @@ typedef struct {
     uint8_t *bits[2 * BVT_EP_BITS];
     size_t bits_stride[2 * BVT_EP_BITS], plane[2 * BVT_EP_BITS];
     const bvt_view *view[2 * BVT_EP_BITS];
-    bool by_cols[2 * BVT_EP_BITS];
+    bool by_cols[2 * BVT_EP_BITS], padded[2 * BVT_EP_BITS]; /* padded: of its rows, that follows the last channel's byte */
 } rows8;
 
-/* Channels c .. c+n-1 of a residual's row, which is read at c mod cols = at. */
-VF_INLINE vf load_residual(const float *row, uint32_t cols, uint32_t c, uint32_t at, const unsigned n) {
-    if (at + n <= cols) return vf_load_n(row + at, n);
+/* Channels c .. c+n-1 of a residual's row that is read in a circle. */
+static __attribute__((noinline)) vf load_circle(const float *row, uint32_t cols, uint32_t c, unsigned n) {
     float x[VF_LANES] = {0};
     for (unsigned i = 0; i < n; i++) x[i] = row[(c + i) % cols];
     return vf_load(x);
+}
+
+/* Adds channels c .. c+n-1 of a residual, if the set has it; `at` is c mod its columns. */
+VF_INLINE vf add_residual(const rows8 *b, const unsigned set, const unsigned slot, unsigned r, uint32_t c, uint32_t at,
+                          const unsigned n, vf v) {
+    if (!(set >> (BVT_EP_RES0 + slot) & 1)) return v;
+    const float *row = b->res[slot].row[r];
+    return vf_add(v, at + n <= b->res[slot].cols ? vf_load_n(row + at, n) : load_circle(row, b->res[slot].cols, c, n));
 }
 
 VF_INLINE vf affine(const unsigned set, const unsigned scale, vf v, vf factor, vf offset) {
@@ -76,17 +83,18 @@ VF_INLINE vf affine(const unsigned set, const unsigned scale, vf v, vf factor, v
     return has_shift ? vf_add(v, offset) : v;
 }
 
-/* The signs of n <= 8 channels from c on; byte r are row r's. */
-VF_INLINE void store_signs(const rows8 *b, unsigned i, uint32_t c, unsigned n, uint64_t signs) {
-    const size_t stride = b->bits_stride[i];
-    signs &= 0x0101010101010101u * (0xFFu >> (8 - n)); /* lanes beyond the last channel are no signs */
-    if (b->by_cols[i]) {
-        uint8_t *to = b->bits[i] + c * stride;
-        signs = transpose8(signs);
-        for (unsigned j = 0; j < n; j++, to += stride) *to = (uint8_t)(signs >> 8 * j);
-    } else {
-        uint8_t *to = b->bits[i] + c / 8;
-        for (unsigned r = 0; r < b->rows; r++, to += stride) *to = (uint8_t)(signs >> 8 * r);
+/* Bits of one row's n channels from c on, in layout ROWS. */
+VF_INLINE void store_row(const rows8 *b, unsigned i, uint32_t c, const unsigned n, unsigned r, unsigned mask) {
+    const uint16_t bits = (uint16_t)(n < VF_LANES ? mask & ((1u << n) - 1) : mask); /* lanes beyond the last channel are no signs */
+    memcpy(b->bits[i] + r * b->bits_stride[i] + c / 8, &bits, n > 8 ? 2 : 1);
+}
+
+/* The same of 8 rows in layout COLS: byte r of signs[h] has the bits of row r, channels c + 8*h .. */
+VF_INLINE void store_columns(const rows8 *b, unsigned i, uint32_t c, const unsigned n, const uint64_t signs[VF_LANES / 8]) {
+    uint8_t *to = b->bits[i] + c * b->bits_stride[i];
+    for (unsigned h = 0; 8 * h < n; h++) {
+        const uint64_t columns = transpose8(signs[h]);
+        for (unsigned j = 0; j < 8 && 8 * h + j < n; j++, to += b->bits_stride[i]) *to = (uint8_t)(columns >> 8 * j);
     }
 }
 
@@ -107,25 +115,28 @@ VF_INLINE void chunk(const rows8 *b, uint32_t c, const unsigned n, const unsigne
         const void *from = b->in[r] + (size_t)c * 4;
         vf v = b->dots ? vf_load_i32_n(from, n) : vf_load_n(from, n);
         v = affine(set, BVT_EP_SCALE, v, p[BVT_EP_SCALE], p[BVT_EP_SHIFT]);
-        for (unsigned slot = 0; slot < 3; slot++)
-            if (set >> (BVT_EP_RES0 + slot) & 1)
-                v = vf_add(v, load_residual(b->res[slot].row[r], b->res[slot].cols, c, at[slot], n));
+#define RESIDUAL(slot) v = add_residual(b, set, slot, r, c, at[slot], n, v); /* no loop: in one the set may be no constant */
+        RESIDUAL(0) RESIDUAL(1) RESIDUAL(2)
         if (set >> BVT_EP_SLOPE & 1) v = vf_prelu(v, p[BVT_EP_SLOPE]);
         if (set >> BVT_EP_POST & 1) v = vf_add(v, p[BVT_EP_POST]);
         v = affine(set, BVT_EP_SCALE2, v, p[BVT_EP_SCALE2], p[BVT_EP_SHIFT2]);
-        for (unsigned slot = 3; slot < 6; slot++)
-            if (set >> (BVT_EP_RES0 + slot) & 1)
-                v = vf_add(v, load_residual(b->res[slot].row[r], b->res[slot].cols, c, at[slot], n));
+        RESIDUAL(3) RESIDUAL(4) RESIDUAL(5)
+#undef RESIDUAL
         if (b->real) vf_store_n(b->out[r] + c, v, n);
-        if (b->n_bits) add_signs(signs[0], vf_ge(v, first_threshold), r);
+        if (b->n_bits) {
+            const unsigned mask = vf_ge(v, first_threshold);
+            if (b->by_cols[0]) add_signs(signs[0], mask, r);
+            else store_row(b, 0, c, n, r, mask);
+        }
         for (unsigned i = 1; i < b->n_bits; i++) {
             unsigned mask = vf_ge(v, vf_load_n(b->threshold[i] + c, n));
             if (b->below[i]) mask |= vf_gt(vf_load_n(b->below[i] + c, n), v);
-            add_signs(signs[i], mask, r);
+            if (b->by_cols[i]) add_signs(signs[i], mask, r);
+            else store_row(b, i, c, n, r, mask);
         }
     }
     for (unsigned i = 0; i < b->n_bits; i++)
-        for (unsigned h = 0; 8 * h < n; h++) store_signs(b, i, c + 8 * h, n - 8 * h < 8 ? n - 8 * h : 8, signs[i][h]);
+        if (b->by_cols[i]) store_columns(b, i, c, n, signs[i]);
 }
 
 static __attribute__((noinline)) void chunk_any(const rows8 *b, uint32_t c, unsigned n, unsigned set) { chunk(b, c, n, set); }
@@ -153,7 +164,7 @@ VF_INLINE void run(rows8 *b, uint32_t row0, uint32_t row1, const unsigned set) {
         for (; c + VF_LANES <= b->cols; c += VF_LANES) chunk(b, c, VF_LANES, set);
         if (c < b->cols) chunk_any(b, c, b->cols - c, set);
         for (unsigned i = 0; i < b->n_bits; i++)
-            for (unsigned r = 0; !b->plane[i] && r < b->rows; r++) bvt_pad_row(b->view[i], r0 + r);
+            for (unsigned r = 0; b->padded[i] && r < b->rows; r++) bvt_pad_row(b->view[i], r0 + r);
     }
 }
 
@@ -176,6 +187,7 @@ void VF_KERNEL(epilogue)(const bvt_call *call, uint32_t row0, uint32_t row1) {
             b.view[b.n_bits] = out;
             b.bits_stride[b.n_bits] = out->stride;
             b.by_cols[b.n_bits] = out->by_cols;
+            b.padded[b.n_bits] = !plane && !out->by_cols && out->stride * 8 != (size_t)out->cols << trits;
         }
     }
     switch (set) {

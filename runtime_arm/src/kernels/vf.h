@@ -31,6 +31,16 @@ VF_INLINE vf vf_prelu(vf v, vf slope) {
 VF_INLINE unsigned vf_ge(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
 VF_INLINE unsigned vf_gt(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
 VF_INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+/* Every other lane of a and b, from lane `first` (0 or 1) on. */
+VF_INLINE vf vf_every_other(vf a, vf b, const unsigned first) {
+    const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    return _mm512_permutex2var_ps(a, _mm512_add_epi32(even, _mm512_set1_epi32((int)first)), b);
+}
+VF_INLINE vf vf_load_strided(const float *p, size_t stride) {
+    float x[16];
+    for (unsigned i = 0; i < 16; i++) x[i] = p[i * stride];
+    return vf_load(x);
+}
 
 #elif defined(__AVX2__) && defined(__FMA__)
 #include <immintrin.h>
