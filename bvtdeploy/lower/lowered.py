@@ -261,14 +261,43 @@ class _Lowering:
 
     def _plan_arena(self, group_of: dict[Op, int]) -> None:
         values = [v for v, i in self.index.items() if self.result.values[i].storage == "ARENA"]
-        requests = []
+        lives: dict[Value, tuple[int, int]] = {}
         for v in values:
             assert v.producer is not None
-            last = max([group_of[user] for user in v.users], default=group_of[v.producer])
-            requests.append(Request(self.result.values[self.index[v]].bytes, group_of[v.producer], last))
-        offsets, self.result.arena_bytes = plan(requests)
-        for v, offset in zip(values, offsets, strict=True):
-            self.result.values[self.index[v]].offset = offset
+            lives[v] = group_of[v.producer], max([group_of[user] for user in v.users], default=group_of[v.producer])
+        over = self._overwritten(lives)
+        room: dict[Value, Value] = {}  # the first of all values that follow each other in one place
+        for v in sorted(values, key=lambda v: lives[v]):
+            room[v] = room[over[v]] if v in over else v
+        requests = {v: Request(self.result.values[self.index[v]].bytes, *lives[v]) for v in values if room[v] is v}
+        for v in values:
+            own = requests[room[v]]
+            requests[room[v]] = Request(own.size, min(own.first, lives[v][0]), max(own.last, lives[v][1]))
+        places, self.result.arena_bytes = plan(list(requests.values()))
+        offsets = dict(zip(requests, places, strict=True))
+        for v in values:
+            self.result.values[self.index[v]].offset = offsets[room[v]]
+
+    def _overwritten(self, lives: dict[Value, tuple[int, int]]) -> dict[Value, Value]:
+        """Result -> the operand of the same group in whose very place it may be written: of equal shape and rows, read for the last
+        time here, only at the row that is being produced, and by ops that are through with the row before it is written (an
+        epilogue is while it writes: it reads an element before it writes it)."""
+        taken: dict[Value, Value] = {}
+        for g, group in enumerate(self.groups):
+            step = {op: i for i, op in enumerate(group.ops)}
+            whole = {v for op in group.ops for v in whole_inputs(op)}
+            ends = [v for v in dict.fromkeys(v for op in group.ops for v in op.inputs) if v in lives and lives[v][1] == g]
+            ends = [v for v in ends if lives[v][0] < g and v not in whole]
+            for out in (v for op in group.ops for v in op.outputs if v in lives):
+                assert out.producer is not None
+                at = step[out.producer]
+                for v in ends:
+                    same = v.type == out.type and out.type.elem == "f32" and v not in taken.values()
+                    readers = [step[user] for user in v.users if user in step]
+                    if same and (max(readers) < at or (max(readers) == at and out.producer.kind == "epilogue")):
+                        taken[out] = v
+                        break
+        return taken
 
     def _plan_tiles(self) -> None:
         scratch = max((align(op.scratch) for op in self.result.ops), default=0)

@@ -95,13 +95,25 @@ def check_tiles(ops: tuple[Op, ...], index: dict[Value, int], low: Lowered, bloc
 
 
 def check_arena(index: dict[Value, int], low: Lowered, group_of: dict[Op, int]) -> None:
+    """What lives together does not overlap, but for a result in the very place of an operand whose row is done with."""
+    at = {op: i for i, op in enumerate(low.sources)}
     live = []
     for v, i in index.items():
         record = low.values[i]
         if record.storage == "ARENA" and v.producer is not None:
             assert record.offset + record.bytes <= low.arena_bytes
-            live.append((group_of[v.producer], max((group_of[u] for u in v.users), default=group_of[v.producer]), record))
-    disjoint(live)
+            first, last = group_of[v.producer], max((group_of[u] for u in v.users), default=group_of[v.producer])
+            live.append((first, last, record, v))
+    for first, last, a, v in live:
+        for f, t, b, w in live:
+            if v is w or last < f or t < first or a.offset + a.bytes <= b.offset or b.offset + b.bytes <= a.offset:
+                continue
+            old, new = (v, w) if first < f else (w, v)
+            group = group_of[new.producer]  # type: ignore[index]
+            readers = [u for u in old.users if group_of[u] == group]
+            assert a.offset == b.offset and old.type == new.type and max(group_of[u] for u in old.users) == group
+            assert all(old not in whole_inputs(u) for u in readers)
+            assert all(at[u] < at[new.producer] or (u is new.producer and u.kind == "epilogue") for u in readers)  # type: ignore[index]
 
 
 def disjoint(live: list[tuple[int, int, object]]) -> None:
@@ -120,6 +132,20 @@ def test_random_models(config: Config) -> None:
 @pytest.mark.parametrize("config", CASES, ids=["plain", "two stages", "few tokens", "many tokens"])
 def test_models(config: Config) -> None:
     check(config)
+
+
+def test_a_sum_is_written_where_its_residual_was() -> None:
+    graph, _ = compiled(Config(layers=2))
+    low = lower(graph)
+    index, group_of = values_of(graph, low), {op: i for i, g in enumerate(schedule(graph)) for op in g.ops}
+    places = [
+        (low.values[index[old]].offset, low.values[index[new]].offset)
+        for new in index
+        for old in (new.producer.inputs if new.producer is not None and new.producer.kind == "epilogue" else [])
+        if old in index and old.type == new.type and {low.values[index[v]].storage for v in (old, new)} == {"ARENA"}
+        and max(group_of[u] for u in old.users) == group_of[new.producer]  # type: ignore[index]
+    ]  # fmt: skip
+    assert any(a == b for a, b in places), places
 
 
 def test_attention_runs_with_its_queries_and_projection() -> None:
