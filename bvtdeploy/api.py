@@ -24,6 +24,8 @@ from bvtdeploy.boards import Board, all_boards, load_board
 from bvtdeploy.errors import UserError
 
 if TYPE_CHECKING:
+    from bvtdeploy.bench import Bench
+    from bvtdeploy.bench.tune import Tuning
     from bvtdeploy.build import Build
     from bvtdeploy.compiler import CompileReport
     from bvtdeploy.device import Device
@@ -52,6 +54,7 @@ def compile(
     model_output: str | int | None = None,
     zeros: Literal["exact", "positive"] = "exact",
     side: Side = "fp32",
+    tuning: StrPath | None = None,
     progress: Say | None = None,
 ) -> CompileReport:
     """Compile a trained model to a `.bvt` file.
@@ -71,14 +74,23 @@ def compile(
         zeros: the sign of an operand that can be exactly 0 by construction: a third code ("exact"), or +1 ("positive").
         side: how real parameters are stored: "fp32", "fp16", or "int8" (matrices in int8, the rest in fp16): smaller files,
             slightly other logits, the same bits everywhere.
+        tuning: file that `tune` wrote: its layouts win over the board's; never changes results.
         progress: told what is being done.
     """
     from bvtdeploy.compiler import compile_model
 
+    target = load_board(board)
+    measured = None
+    if tuning is not None:
+        from bvtdeploy.bench.tune import load_tuning
+
+        measured = load_tuning(Path(tuning))
     return compile_model(
         _source(source),
         Path(output),
-        board=load_board(board).name,
+        board=target.name,
+        costs=target.costs,
+        measured=measured,
         preprocess=preprocess,
         labels=_path(labels) if labels is None or isinstance(labels, (str, os.PathLike)) else list(labels),
         dump_ir=_path(dump_ir),
@@ -298,6 +310,95 @@ def profile(
     with _opened(device, progress) as opened:
         assert opened is not None
         return profile_model(path, opened, ops=ops, threads=threads, runs=runs, warmup=warmup, inputs=inputs, progress=progress)
+
+
+def bench(
+    artifact: StrPath,
+    *,
+    against: Sequence[str] = ("onnxruntime",),
+    model: StrPath | None = None,
+    threads: Sequence[int] = (1, 2),
+    rounds: int | None = None,
+    boards: Sequence[str] = (),
+    like: str | None = None,
+    trust_pickle: bool = False,
+    model_output: str | int | None = None,
+    progress: Say | None = None,
+) -> Bench:
+    """Time an artifact against other runtimes in this process, in turn, and model it on boards.
+
+    Args:
+        artifact: the `.bvt` file.
+        against: peers: "onnxruntime", "litert", "executorch"; one that is not installed is reported so. None of them: `()`.
+        model: the file that was compiled (`.pt`, `.pt2`, `.onnx`): ONNX Runtime then also runs the same network.
+        threads: thread counts to time.
+        rounds: rounds of each peer and thread count; None: about four seconds.
+        boards: boards on which the executed instructions are counted, emulated, and modelled times derived from them.
+        like: the plain ViT that stands for a network that has none of its shape: "deit_tiny", "deit_small" or "deit_base".
+        trust_pickle, model_output: of `model`, as for `compile`.
+        progress: told what is being done.
+    """
+    from bvtdeploy.bench import run_bench
+
+    path = _artifact(artifact)
+    if not threads or min(threads) < 1:
+        raise UserError("the number of threads must be 1 or more", where="--threads")
+    if rounds is not None and rounds < 2:
+        raise UserError("a ratio needs 2 rounds or more", where="--rounds")
+    return run_bench(
+        path,
+        against=against,
+        model=_path(model),
+        threads=threads,
+        rounds=rounds,
+        boards=boards,
+        like=like,
+        trust_pickle=trust_pickle,
+        model_output=model_output,
+        progress=progress,
+    )
+
+
+def tune(
+    source: Any,
+    output: StrPath,
+    *,
+    device: str | Device = "local",
+    threads: int = 1,
+    rounds: int | None = None,
+    trust_pickle: bool = False,
+    example_input: Any = None,
+    model_output: str | int | None = None,
+    progress: Say | None = None,
+) -> Tuning:
+    """Time the layouts of binary weights on a device and write the fastest of every shape to a file that `compile` takes.
+
+    Args:
+        source: what `compile` takes.
+        output: the file to write (TOML).
+        device: "local", or an open device that is not emulated.
+        threads: with how many threads.
+        rounds: how often every layout is timed, in turn; None: 5.
+        trust_pickle, example_input, model_output: as for `compile`.
+        progress: told what is being done.
+    """
+    from bvtdeploy.bench.tune import tune as tune_layouts
+
+    if threads < 1 or (rounds is not None and rounds < 1):
+        raise UserError("threads and rounds must be 1 or more")
+    with _opened(device, progress) as opened:
+        assert opened is not None
+        return tune_layouts(
+            _source(source),
+            Path(output),
+            opened,
+            threads=threads,
+            rounds=rounds,
+            trust_pickle=trust_pickle,
+            example_input=_example(example_input),
+            model_output=model_output,
+            progress=progress,
+        )
 
 
 def boards() -> list[Board]:

@@ -99,6 +99,7 @@ def _model_output(function: Command) -> Command:
     "--side", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True,
     help="How real parameters are stored; int8: matrices in int8, the rest in fp16.",
 )  # fmt: skip
+@click.option("--tuning", type=_path(), metavar="FILE", help="Layouts that `bvtdeploy tune` found; never changes results.")
 @click.option("--explain", is_flag=True, help="List every place where a pass declined, and why.")
 @click.option("--trust-pickle", is_flag=True, help="Run the code that a pickled module brings. Only for files you trust.")
 @_input_shape
@@ -223,6 +224,72 @@ def profile_command(artifact: Path, ops: int, as_json: bool, **options: Any) -> 
     return 0 if result.ok else 1
 
 
+def _names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    return None if value is None else tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def _rounds(_: click.Context, __: click.Parameter, value: str) -> int | None:
+    if value == "auto":
+        return None
+    if not value.isdecimal() or not 2 <= int(value[:9]) <= 100_000:
+        raise click.BadParameter("give a number from 2 on, or auto")
+    return int(value)
+
+
+@cli.command("bench")
+@click.argument("artifact", type=_path())
+@click.option(
+    "--against", callback=_names, metavar="PEER[,PEER...]",
+    help="onnxruntime, litert, executorch. Default: onnxruntime, or none with --modelled.",
+)  # fmt: skip
+@click.option("--model", type=_path(), metavar="MODEL", help="What was compiled: ONNX Runtime then also runs the same network.")
+@click.option("--threads", default="1,2", show_default=True, callback=_counts, metavar="N[,N...]", help="Thread counts to time.")
+@click.option("--rounds", default="auto", show_default=True, callback=_rounds, metavar="auto|N", help="Rounds of each comparison.")
+@click.option("--modelled", is_flag=True, help="Count executed instructions on emulated boards and model their times.")
+@click.option(
+    "--board", "boards", default="rpi4,rpi5", show_default=True, callback=_names, metavar="BOARD[,BOARD...]",
+    help="Boards for --modelled.",
+)  # fmt: skip
+@click.option("--like", metavar="NAME", help="The plain ViT to compare with: deit_tiny, deit_small, deit_base. Default: by shape.")
+@click.option("--trust-pickle", is_flag=True, help="Run the code that a pickled module brings. Only for files you trust.")
+@_model_output
+@_json
+def bench_command(
+    artifact: Path, against: tuple[str, ...] | None, modelled: bool, boards: tuple[str, ...], as_json: bool, **options: Any
+) -> int:
+    """Time an artifact against other runtimes in this process; with --modelled, model its times on boards."""
+    console = Console(as_json)
+    if against is None:
+        against = () if modelled else ("onnxruntime",)
+    if not against and not modelled:
+        raise click.UsageError("there is nothing to do: give a peer to --against, or --modelled")
+    with console.progress() as progress:
+        result = api.bench(artifact, against=against, boards=boards if modelled else (), progress=progress, **options)
+    views.show_bench(console, result)
+    console.result(result.as_dict(), warnings=result.warnings)
+    return 0
+
+
+@cli.command("tune")
+@click.argument("source", type=_path())
+@click.option("-o", "--output", required=True, type=_path(), metavar="FILE", help="The tuning file to write (TOML).")
+@click.option("--device", default="local", show_default=True, help="local: this machine.")
+@click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True)
+@click.option("--rounds", type=click.IntRange(1), metavar="N", help="How often every layout is timed; default 5.")
+@click.option("--trust-pickle", is_flag=True, help="Run the code that a pickled module brings. Only for files you trust.")
+@_input_shape
+@_model_output
+@_json
+def tune_command(source: Path, output: Path, as_json: bool, **options: Any) -> int:
+    """Time the layouts of binary weights on a device; `compile --tuning` takes the fastest of every shape."""
+    console = Console(as_json)
+    with console.progress() as progress:
+        tuning = api.tune(source, output, progress=progress, **options)
+    views.show_tuning(console, tuning)
+    console.result(tuning.as_dict())
+    return 0
+
+
 @cli.command("boards")
 @_json
 def boards_command(as_json: bool) -> int:
@@ -251,9 +318,7 @@ def models_command(as_json: bool) -> int:
 
 @models_command.command("export")
 @click.argument("name")
-@click.option(
-    "-o", "--output", required=True, type=_path(), metavar="FILE", help=".pt2: an exported program; .pt: a checkpoint."
-)
+@click.option("-o", "--output", required=True, type=_path(), metavar="FILE", help=".pt2: an exported program; .pt: a checkpoint.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the random weights.")
 @_json
 def models_export_command(as_json: bool, **options: Any) -> int:

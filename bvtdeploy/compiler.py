@@ -24,6 +24,7 @@ from bvtdeploy.ir import text
 from bvtdeploy.ir.graph import Graph
 from bvtdeploy.ir.interp import run as interpret
 from bvtdeploy.lower.lowered import Lowered, describe, lower
+from bvtdeploy.lower.weights import Costs, Measured
 from bvtdeploy.ops.kinds import KINDS, WEIGHTS, source_kinds
 from bvtdeploy.passes import pipeline
 from bvtdeploy.passes import side as side_pass
@@ -118,8 +119,10 @@ def compile_graph(
     progress: Callable[[str], None] | None = None,
     zeros: Literal["exact", "positive"] = "exact",
     side: Side = "fp32",
+    costs: Costs | None = None,
+    measured: Measured | None = None,
 ) -> Compiled:
-    """Runs the pipeline and the lowering on an imported model. `zeros`, `side`: see `compile_model`.
+    """Runs the pipeline and the lowering on an imported model. `zeros`, `side`, `costs`, `measured`: see `compile_model`.
 
     Raises UserError when something has no compiled form, or when nothing in the model is binary.
     """
@@ -152,7 +155,7 @@ def compile_graph(
     if report.binary_layers + report.mixed_layers == 0:
         raise _nothing_binary(layers, report)
     say("scheduling and packing")
-    lowered = lower(graph)
+    lowered = lower(graph, costs, measured)
     if dump_ir is not None:
         (dump_ir / f"{len(timings) + 1:02d}_plan.txt").write_text(describe(lowered))
     return Compiled(graph, lowered, report, timings, imported, (c, h, w), source_storage)
@@ -239,13 +242,15 @@ def compile_model(
     model_output: str | int | None = None,
     zeros: Literal["exact", "positive"] = "exact",
     side: Side = "fp32",
+    costs: Costs | None = None,
+    measured: Measured | None = None,
 ) -> CompileReport:
     """Compiles a model to a `.bvt` file.
 
     Args:
         source: a path (`.pt` checkpoint, `.pt2`, `.onnx`), an nn.Module (with example_input) or an ExportedProgram.
         output: the artifact; written aside and renamed.
-        board: recorded in the artifact, and chooses layouts (never results).
+        board: recorded in the artifact.
         preprocess: "imagenet" or a JSON/TOML file; default: what the checkpoint says.
         labels: class names, or a file of them, one a line or a JSON list; default: what the checkpoint says.
         dump_ir: a folder for the graph after every pass.
@@ -255,6 +260,8 @@ def compile_model(
             code, as the source does ("exact"), or +1 ("positive"), which is faster and another function.
         side: how real parameters (everything beside the +-1 weights) are stored: fp32, fp16, or matrices in int8 and the rest in
             fp16. What is stored is what everything computes with (passes/side.py): smaller files, slightly other logits.
+        costs: the board's costs of binary products, which choose the layouts of their weights (never results); None: one layout.
+        measured: the layouts of some shapes that were the fastest on a device; they win over the costs.
 
     Raises:
         UserError: the source cannot be read or holds something that cannot be compiled; nothing is written then.
@@ -266,7 +273,9 @@ def compile_model(
     say("reading the model")
     imported = import_model(source, example_input=example_input, trust_pickle=trust_pickle, output=model_output)
     try:
-        compiled = compile_graph(imported, dump_ir=dump_ir, progress=progress, zeros=zeros, side=side)
+        compiled = compile_graph(
+            imported, dump_ir=dump_ir, progress=progress, zeros=zeros, side=side, costs=costs, measured=measured
+        )
     except UserError as error:
         error.where = error.where or (str(source) if isinstance(source, (str, Path)) else type(source).__name__)
         raise

@@ -6,17 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from bvtdeploy.artifact import spec
-from bvtdeploy.artifact.reader import Artifact, read
+from bvtdeploy.artifact.reader import Artifact, Record, read
 from bvtdeploy.artifact.storage import storage
 
 
 def describe(artifact: Artifact) -> dict[str, Any]:
     """The keys of `bvtdeploy inspect --json` and what else is known.
 
-    `bytes` of an op are those of its constants, a shared constant counted where it is read first.
+    `bytes` of an op are those of its constants, a shared constant counted where it is read first; `layout` is that of its +-1
+    weight, "" where it has none.
     """
     kinds = {number: kind for kind, number in spec.OPCODES.items()}
     dtypes = {number: dtype.lower() for dtype, number in spec.DTYPES.items()}
+    layouts = {number: layout.lower() for layout, number in spec.LAYOUTS.items()}
     seen: set[int] = set()
     ops = []
     group_of = {g["first_op"] + i: n for n, g in enumerate(artifact.groups) for i in range(g["n_ops"])}
@@ -33,6 +35,7 @@ def describe(artifact: Artifact) -> dict[str, Any]:
                 "out_shape": [[v["rows"], v["cols"]] for v in outputs],
                 "out_type": [dtypes[v["dtype"]] for v in outputs],
                 "group": group_of[number],
+                "layout": next((layouts[v["layout"]] for v in map(artifact.values.__getitem__, constants) if _is_weight(v)), ""),
                 "macs": {"binary": op["macs_binary"], "float": op["macs_float"]},
                 "bytes": sum(artifact.values[i]["bytes"] for i in own),
             }
@@ -64,6 +67,10 @@ def describe(artifact: Artifact) -> dict[str, Any]:
         p = artifact.preprocess
         result["preprocess"] = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(p).items()}
     return result
+
+
+def _is_weight(value: Record) -> bool:
+    return bool(value["dtype"] == spec.DTYPES["BITS"])
 
 
 def _forms(artifact: Artifact) -> dict[str, int]:

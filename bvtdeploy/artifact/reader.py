@@ -21,7 +21,8 @@ from bvtdeploy.artifact.writer import Preprocess
 from bvtdeploy.errors import UserError
 from bvtdeploy.ir.graph import Graph, Value
 from bvtdeploy.ir.types import TERNARY, Type, bits
-from bvtdeploy.lower.pack import unpack_lanes16, unpack_stored
+from bvtdeploy.lower.pack import unpack_stored
+from bvtdeploy.lower.weights import TILES, unpack_weight
 from bvtdeploy.ops.activation import KINDS as ACTIVATIONS
 from bvtdeploy.ops.attention import MOST_PLANES
 from bvtdeploy.ops.attention import ROLES as ATTENTION_ROLES
@@ -297,8 +298,11 @@ def _constant(artifact: Artifact, record: Record) -> tuple[npt.NDArray[Any], Typ
     if dtype == "TRITS":
         raise ValueError("a constant of codes -1, 0, +1")
     if dtype == "BITS":
-        packed = np.frombuffer(raw, np.uint8).reshape(-1, -(-cols // 8), 16)
-        return unpack_lanes16(packed, rows, cols), bits(rows, cols), {}
+        layout = _key(spec.LAYOUTS, record["layout"])
+        if layout not in TILES:
+            raise ValueError(f"a constant of bits in layout {layout}")
+        packed = np.frombuffer(raw, np.uint8).reshape(-(-rows // TILES[layout][0]), TILES[layout][1](cols))
+        return unpack_weight(packed, layout, rows, cols), bits(rows, cols), {}
     if record["stored"]:
         data, marks = unpack_stored(raw, _key(spec.STORED, record["stored"]), rows, cols)
         return data, Type("f32", (rows, cols)), marks

@@ -61,7 +61,7 @@ VALUE: Final[Fields] = (
     ("stored", "B", 1, "STORED; of everything but f32 constants AS_IS"),
     ("rows", "I", 1, ""),
     ("cols", "I", 1, ""),
-    ("stride", "I", 1, "bytes from a row to the next (ROWS), a column to the next (COLS), a 16-channel tile to the next (LANES16)"),
+    ("stride", "I", 1, "bytes from a row to the next (ROWS), a column to the next (COLS), a tile to the next (weights)"),
     ("reserved", "I", 1, "0"),
     ("offset", "Q", 1, "in CONSTANTS, the arena or the tile memory; 0 for INPUT and OUTPUT"),
     ("bytes", "Q", 1, "whole size; of a TILE value: of one block; of F16 and I8: of the stored form"),
@@ -136,8 +136,14 @@ LAYOUTS: Final = {
                    # of TRITS: plane 1 as BITS in P = align8(ceil(cols/8)) bytes, then plane 2; the stride is 2*P
     "COLS": 2,     # BITS and TRITS only: column after column; row r of a column is bit r%8 of byte r/8, zero-padded to the stride;
                    # of TRITS: two planes of P = align8(ceil(rows/8)) bytes, the stride is 2*P
-    "LANES16": 3,  # BITS only, rows = output channels: [ceil(rows/16)] tiles of [ceil(cols/8)] steps of 16 bytes, lane = channel
-                   # within the tile, bit b of step s = column 8*s+b; unused lanes and bits are zero
+    # Of weights (BITS constants of +-1; rows = output channels): tiles of 16, 32 or 64 channels, `stride` bytes apart. Channels and
+    # columns that are not there count as zero bits. runtime_arm/KERNELS.md says what each is for.
+    "LANES16": 3,  # [ceil(rows/16)] tiles of [ceil(cols/8)] steps of 16 bytes: byte lane = channel, bit b of step s = column 8*s+b
+    "CSA": 4,      # [ceil(rows/32)] tiles of [ceil(cols/16)*2] steps of 32 bytes: byte lane = channel; the XOR of the bytes that
+                   # LANES16 has in steps 60*(s/60) .. s; where s%4 is 1, complemented
+    "TBL2": 5,     # [ceil(rows/64)] tiles of [ceil(cols/5)] groups of 64 bytes: byte lane = channel, bit b = column 5*group+b
+    "LUT": 6,      # [ceil(rows/32)] tiles of [ceil(cols/20)*5] steps of 16 bytes: byte lane j has channel j in its low nibble,
+                   # channel 16+j in its high one; bit b of a nibble of step s = column 4*s+b
 }
 # How CONSTANTS holds an f32 constant. Everything but AS_IS is widened to dense f32 when a file is opened, value after value in the
 # order of the table: each begins in the widened memory at the next multiple of 64, and in CONSTANTS behind the one before it.

@@ -61,12 +61,20 @@ def plain_onnx(job: dict[str, Any]) -> None:
 
 def plain_onnx_int8(job: dict[str, Any]) -> None:
     """The same with signed int8 weights, a scale a channel, and activations quantised as they come."""
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
+    model = onnx.load(job["from"])
+    # The exporter also notes the shapes of weights; a weight that the quantiser transposes would contradict its own.
+    weights = {weight.name for weight in model.graph.initializer}
+    kept = [value for value in model.graph.value_info if value.name not in weights]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(kept)
     with tempfile.TemporaryDirectory() as folder:
-        prepared = str(Path(folder) / "prepared.onnx")
-        quant_pre_process(job["from"], prepared, skip_symbolic_shape=True)
+        plain, prepared = str(Path(folder) / "plain.onnx"), str(Path(folder) / "prepared.onnx")
+        onnx.save(model, plain)
+        quant_pre_process(plain, prepared, skip_symbolic_shape=True)
         quantize_dynamic(
             prepared,
             job["to"],

@@ -1,8 +1,8 @@
 """Timing an artifact against peers in this process, in turn.
 
-In every round each peer is visited beside us: ours, then the peer; in every second round the peer first. A visit is one inference that
-is not timed (it brings the weights back into the caches) and then as many as take 20 ms, of which the mean counts. So whatever else
-the machine does meets both sides, and a round gives one ratio.
+In every round each peer is visited beside us: ours, then the peer; in every second round the peer first. A visit is one inference
+that is not timed (it brings the weights back into the caches) and then as many as take 20 ms, of which the mean counts. So whatever
+else the machine does meets both sides, and a round gives one ratio.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def measure(
     say = progress or (lambda _: None)
     artifact = read(path)
     before = read_environment(LocalDevice())  # what the conversions cost the machine is not part of it
-    image = tuple(int(artifact.meta[f"input.{n}"]) for n in ("channels", "height", "width"))
+    channels, height, width = (int(artifact.meta[f"input.{n}"]) for n in ("channels", "height", "width"))
     inputs = load_images(artifact, None, CHECKED, None).inputs
     warnings: list[str] = []
     shape, no_shape = None, ""
@@ -189,7 +189,7 @@ def measure(
     source = None
     if model is not None:
         chosen = artifact.meta.get("source.output") if model_output is None else model_output
-        source = Source(model, (1, *image), trust_pickle, chosen if isinstance(chosen, (str, int)) else None)
+        source = Source(model, (1, channels, height, width), trust_pickle, chosen if isinstance(chosen, (str, int)) else None)
         if not _compiled_from(model, artifact.meta.get("source.sha256")):
             warnings.append("the artifact was compiled from another file than this model")
     peers, unavailable = find_peers(against, source, shape, no_shape, say)
@@ -204,12 +204,10 @@ def measure(
         ours = Session(path, threads=count)
         for peer in peers:
             say(f"timing against {peer.title} ({peer.network}), {count} thread{'s' if count > 1 else ''}")
-            found[peer].append(_duel(ours, peer, inputs, shape, image, count, rounds))
+            found[peer].append(_duel(ours, peer, inputs, shape, count, rounds))
         del ours
     after = read_environment(LocalDevice())
-    rows = tuple(
-        Row(peer, version(peer.engine), peer.model.stat().st_size, checks.get(peer), tuple(found[peer])) for peer in peers
-    )
+    rows = tuple(Row(peer, version(peer.engine), peer.model.stat().st_size, checks.get(peer), tuple(found[peer])) for peer in peers)
     return Measured(
         isa=session.isa,
         artifact_bytes=path.stat().st_size,
@@ -263,20 +261,17 @@ def _check(session: Any, peer: Peer, inputs: F32, model: Path | None) -> Check:
     return Check(len(ours), same, float(np.abs(ours - theirs).max()), float(np.abs(ours).max()), cosine)
 
 
-def _duel(
-    session: Any, peer: Peer, inputs: F32, shape: Shape | None, image: Sequence[int], threads: int, rounds: int | None
-) -> Duel:
+def _duel(session: Any, peer: Peer, inputs: F32, shape: Shape | None, threads: int, rounds: int | None) -> Duel:
     x = inputs[0]
     theirs_x = x[None]
-    if shape is not None and peer.network != SAME_NETWORK and (shape.channels, shape.height, shape.width) != tuple(image):
-        theirs_x = np.random.Generator(np.random.PCG64(0)).standard_normal(
-            (1, shape.channels, shape.height, shape.width), np.float32
-        )
+    if shape is not None and peer.network != SAME_NETWORK:  # with --like, its image may have another size
+        size = (1, shape.channels, shape.height, shape.width)
+        theirs_x = np.random.Generator(np.random.PCG64(0)).standard_normal(size, np.float32)
 
     def ours() -> Any:
         return session.run(x)
 
-    theirs = peer.engine.open(peer.model, np.ascontiguousarray(theirs_x), threads, peer.output)
+    theirs = peer.engine.open(peer.model, theirs_x, threads, peer.output)
     inner = (_inner(ours), _inner(theirs))
     collecting = gc.isenabled()
     gc.disable()

@@ -1,11 +1,12 @@
 """The runtimes that ours is timed against, and the models that they run.
 
-Adding a peer: a class with `versions` and `open`, its jobs in `convert.py`, and a line in `ENGINES`. One that is not installed is said
-to be missing; none is a stand-in.
+Adding a peer: a subclass of `Engine`, its jobs in `convert.py`, and a line in `ENGINES`. One that is not installed is said to be
+missing; none is a stand-in.
 """
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import importlib.util
 import json
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -67,8 +68,17 @@ class MissingError(Exception):
         self.why, self.fix = why, fix
 
 
-class Engine(Protocol):
-    """A runtime."""
+class Engine(abc.ABC):
+    """A runtime.
+
+    Attributes:
+        name, title: what the user writes, and what is printed.
+        suffix: of its model files.
+        packages: whose versions are reported; the first is its own.
+        modules: what must be installed, its converter included.
+        extra: the extra of this package that installs them.
+        jobs: precision -> job of `convert.py` that makes the plain Vision Transformer.
+    """
 
     name: str
     title: str
@@ -76,18 +86,19 @@ class Engine(Protocol):
     packages: tuple[str, ...]
     modules: tuple[str, ...]
     extra: str
-    jobs: dict[str, str]
+    jobs: ClassVar[dict[str, str]]
 
+    @abc.abstractmethod
     def open(self, model: Path, x: F32, threads: int, output: str | int | None) -> Infer:
         """A function without arguments that runs the model once on one image f32[1, C, H, W] and returns the output."""
 
 
-class OnnxRuntime:
+class OnnxRuntime(Engine):
     """ONNX Runtime on the CPU. Its threads stop spinning when an inference ends: they would take time from who comes next."""
 
     name, title, suffix = "onnxruntime", "ONNX Runtime", ".onnx"
     packages, modules, extra = ("onnxruntime",), ("onnxruntime", "onnxscript"), "bench"
-    jobs = {FP32: "plain_onnx", INT8: "plain_onnx_int8"}
+    jobs: ClassVar = {FP32: "plain_onnx", INT8: "plain_onnx_int8"}
 
     def open(self, model: Path, x: F32, threads: int, output: str | int | None) -> Infer:
         import onnxruntime
@@ -101,12 +112,12 @@ class OnnxRuntime:
         return lambda: session.run(wanted, inputs)[0]
 
 
-class LiteRt:
+class LiteRt(Engine):
     """LiteRT (once TensorFlow Lite) with XNNPACK."""
 
     name, title, suffix = "litert", "LiteRT", ".tflite"
     packages, modules, extra = ("ai-edge-litert",), ("ai_edge_litert", "litert_torch", "ai_edge_quantizer"), "bench-litert"
-    jobs = {FP32: "plain_litert", INT8: "plain_litert_int8"}
+    jobs: ClassVar = {FP32: "plain_litert", INT8: "plain_litert_int8"}
 
     def open(self, model: Path, x: F32, threads: int, output: str | int | None) -> Infer:
         from ai_edge_litert.interpreter import Interpreter
@@ -123,12 +134,12 @@ class LiteRt:
         return infer
 
 
-class ExecuTorch:
+class ExecuTorch(Engine):
     """ExecuTorch with XNNPACK, through its Python binding."""
 
     name, title, suffix = "executorch", "ExecuTorch XNNPACK", ".pte"
     packages, modules, extra = ("executorch",), ("executorch",), "bench-executorch"
-    jobs = {FP32: "plain_executorch", INT8: "plain_executorch_int8"}
+    jobs: ClassVar = {FP32: "plain_executorch", INT8: "plain_executorch_int8"}
 
     def open(self, model: Path, x: F32, threads: int, output: str | int | None) -> Infer:
         import torch
@@ -196,24 +207,16 @@ def find_peers(
             missing.append(Unavailable(engine.title, "", what, f'pip install "bvtdeploy[{engine.extra}]"'))
             continue
         if name == OnnxRuntime.name:
-            _collect(peers, missing, engine, SAME_NETWORK, FP32, lambda e=engine: _same_network(e, source, say))  # type: ignore[misc]
-        for precision in engine.jobs:
-            _collect(
-                peers, missing, engine, SAME_SHAPE, precision,
-                lambda e=engine, p=precision: _same_shape(e, p, shape, no_shape, say),  # type: ignore[misc]
-            )  # fmt: skip
+            wanted = [(SAME_NETWORK, FP32), *((SAME_SHAPE, precision) for precision in engine.jobs)]
+        else:
+            wanted = [(SAME_SHAPE, precision) for precision in engine.jobs]
+        for network, precision in wanted:
+            try:
+                same = network == SAME_NETWORK
+                peers.append(_same_network(engine, source, say) if same else _same_shape(engine, precision, shape, no_shape, say))
+            except MissingError as error:
+                missing.append(Unavailable(f"{engine.title} {precision}", network, error.why, error.fix))
     return peers, missing
-
-
-def _collect(
-    peers: list[Peer], missing: list[Unavailable], engine: Engine, network: str, precision: str, make: Callable[[], Peer]
-) -> None:
-    try:
-        peers.append(make())
-    except MissingError as error:
-        row = Unavailable(f"{engine.title} {precision}", network, error.why, error.fix)
-        if row not in missing:
-            missing.append(row)
 
 
 def _same_network(engine: Engine, source: Source | None, say: Say) -> Peer:

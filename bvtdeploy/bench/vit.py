@@ -1,4 +1,4 @@
-"""A plain Vision Transformer in PyTorch with random weights. Its times are those of a trained one: no operation depends on values."""
+"""A plain Vision Transformer in PyTorch with random weights. Its times are those of a trained one: they do not depend on values."""
 
 from __future__ import annotations
 

@@ -7,13 +7,15 @@ wherever a board's name is. A board chooses layouts, kernels and compiler flags,
 from __future__ import annotations
 
 import difflib
+import math
 import tomllib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bvtdeploy.errors import UserError
+from bvtdeploy.lower.weights import TILES, Cost, Costs
 
 _HERE = Path(__file__).parent
 DEFAULT = "generic"
@@ -35,6 +37,8 @@ class Board:
         qemu_cpu: the `qemu-aarch64 -cpu` that has this board's instructions; empty where no one CPU does.
         soc, cores, clock_mhz: for reports; empty or 0 where they vary.
         l1d_kib, l2_kib, l3_kib: data caches; L1 is a core's own.
+        bgemm: what a binary product costs by the layout of its weights (lower-case names): modelled cycles of 1000
+            multiply-accumulates, of 1000 outputs, and of 1000 weights once a call (0 where it is not there). Empty: lanes16.
     """
 
     name: str
@@ -53,6 +57,12 @@ class Board:
     l1d_kib: int = 32
     l2_kib: int = 512
     l3_kib: int = 0
+    bgemm: dict[str, list[float]] = field(default_factory=dict, hash=False)
+
+    @property
+    def costs(self) -> Costs:
+        """`bgemm` as the lowering takes it."""
+        return {name.upper(): Cost(*(x / 1000 for x in values)) for name, values in self.bgemm.items()}
 
     @property
     def native(self) -> bool:
@@ -144,6 +154,9 @@ def _read(path: Path) -> Board:
         else:
             values[key] = tuple(value) if kind is list else value
     tables = {"toolchain", "caches", "qemu"}
+    if "bgemm" in data:
+        problems += _costs_problems(data["bgemm"])
+        values["bgemm"] = data.pop("bgemm")
     known = {key for key, (table, _) in (_REQUIRED | _OPTIONAL).items() if table is None} | tables
     problems += [f"{key} is unknown ({suggest(key, known)})" for key in data if key not in known]
     for table in tables:
@@ -161,3 +174,16 @@ def _read(path: Path) -> Board:
             fix="compare it with rpi4.toml in bvtdeploy/boards/",
         )
     return Board(name=path.stem, **values)
+
+
+def _costs_problems(table: object) -> list[str]:
+    if not isinstance(table, dict):
+        return ["bgemm must be a table"]
+    names = [name.lower() for name in TILES]
+    problems = [f"bgemm.{name} is unknown ({suggest(name, names)})" for name in table if name not in names]
+    for name, costs in table.items():
+        if not (
+            isinstance(costs, list) and len(costs) in (2, 3) and all(type(x) in (int, float) and 0 <= x < math.inf for x in costs)
+        ):
+            problems.append(f"bgemm.{name} must be two or three numbers")
+    return problems

@@ -12,8 +12,10 @@ from bvtdeploy.artifact.spec import NONE, OPCODES
 from bvtdeploy.ir.graph import Graph, Op, Value
 from bvtdeploy.ir.types import BIPOLAR, TERNARY
 from bvtdeploy.lower.memory import Request, align, plan
-from bvtdeploy.lower.pack import pack_lanes16, pack_stored, trit_stride
+from bvtdeploy.lower.pack import pack_stored, trit_stride
 from bvtdeploy.lower.schedule import Group, schedule, whole_inputs
+from bvtdeploy.lower.weights import DEFAULT, TILES, Costs, Measured, choose, pack_weight, table_rows
+from bvtdeploy.lower.weights import scratch_bytes as bgemm_scratch
 from bvtdeploy.ops import REGISTRY, attention
 from bvtdeploy.ops.activation import KINDS as ACTIVATIONS
 from bvtdeploy.ops.epilogue import RESIDUALS, ROLES
@@ -21,6 +23,7 @@ from bvtdeploy.ops.epilogue import RESIDUALS, ROLES
 BLOCKS: Final = (64, 32, 16, 8)
 TILE_BUDGET: Final = 24 * 1024  # bytes of a block's values: with the weights that pass by they should stay in a 32 KB L1
 MIN_BLOCKS: Final = 4  # so that a few threads have something to share
+TABLE_BUDGET: Final = 128 * 1024  # likewise where a table of weights is built for each block: they should stay in L2
 
 _DTYPE = {"f32": "F32", "i32": "I32", "bits": "BITS", "u64": "U64", "f64": "F64"}
 _BYTES = {"f32": 4, "i32": 4, "u64": 8, "f64": 8}
@@ -131,8 +134,10 @@ _FATTR: Final[Mapping[str, Any]] = {
 }
 
 
-def scratch_bytes(op: Op) -> int:
-    """Tile memory that the kernel of an op needs while it runs (runtime_arm/README.md, "Scratch")."""
+def scratch_bytes(op: Op, layout: str = DEFAULT) -> int:
+    """Tile memory that the kernel of an op needs while it runs (runtime_arm/README.md, "Scratch"). `layout`: a bgemm weight's."""
+    if op.kind == "bgemm":
+        return bgemm_scratch(layout, op.inputs[1].type.shape[1])
     if op.kind == "attention":
         return attention.scratch_bytes(op)
     return 0
@@ -140,8 +145,8 @@ def scratch_bytes(op: Op) -> int:
 
 def _stride(value: Value, layout: str) -> int:
     rows, cols = value.type.shape
-    if layout == "LANES16":
-        return -(-cols // 8) * 16
+    if layout in TILES:
+        return TILES[layout][1](cols)
     if value.type.elem == "bits":
         line = rows if layout == "COLS" else cols
         return trit_stride(line) if value.type.alphabet == TERNARY else align(-(-line // 8), 8)
@@ -154,22 +159,24 @@ def _layout(value: Value) -> str:
     if value.data is not None:
         if value.type.alphabet != BIPOLAR:
             raise ValueError(f"%{value.name} is a constant {value.type}: only {BIPOLAR} constants have a layout")
-        return "LANES16"
+        return DEFAULT
     return "COLS" if value.type.packed == 0 else "ROWS"
 
 
 def _size(v: LoweredValue, rows: int) -> int:
     if v.layout == "COLS":
         return v.cols * v.stride
-    return v.stride * (-(-rows // 16) if v.layout == "LANES16" else rows)
+    return v.stride * (-(-rows // TILES[v.layout][0]) if v.layout in TILES else rows)
 
 
 class _Lowering:
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, costs: Costs, measured: Measured) -> None:
         self.graph = graph
+        self.costs, self.measured = costs, measured
         self.groups = schedule(graph)
         self.result = Lowered()
         self.index: dict[Value, int] = {}
+        self.weights: dict[tuple[Value, str], int] = {}  # of a bgemm, by layout
         self.constants: dict[tuple[Any, ...], int] = {}
         self.data = bytearray()
 
@@ -183,9 +190,12 @@ class _Lowering:
         for g, group in enumerate(self.groups):
             out.groups.append(LoweredGroup(len(out.ops), len(group.ops), group.rows, 0))
             for op in group.ops:
+                layout = self._weight_layout(op)
                 for value in op.inputs:
-                    if value.data is not None:
+                    if value.data is not None and not (layout and value is op.inputs[1]):
                         self._constant(value)
+                if layout:
+                    self._weight(op.inputs[1], layout)
                 for value in op.outputs:
                     if value not in self.index:
                         self._add(value, "TILE" if self._local(value, g, group_of) else "ARENA")
@@ -200,6 +210,36 @@ class _Lowering:
         if value.type.packed == 0:
             return False
         return all(group_of[user] == g and value not in whole_inputs(user) for user in value.users)
+
+    def _weight_layout(self, op: Op) -> str:
+        """The layout of a bgemm's weight; of another op "". What only LANES16 has: groups, zeros among the codes."""
+        if op.kind != "bgemm":
+            return ""
+        x, weight = (v.type for v in op.inputs)
+        if op.attrs.get("groups", 1) != 1 or x.alphabet == TERNARY:
+            return DEFAULT
+        return choose(self.costs, x.shape[0], weight.shape[1], weight.shape[0], self.measured)
+
+    def _weight(self, value: Value, layout: str) -> None:
+        """A bgemm's weight, in its layout."""
+        if (value, layout) in self.weights:
+            return
+        assert value.data is not None
+        raw = pack_weight(value.data, layout).tobytes()
+        key = (value.type, layout, raw)
+        if key not in self.constants:
+            self.constants[key] = self._store(value, layout, raw)
+        self.weights[value, layout] = self.constants[key]
+
+    def _store(self, value: Value, layout: str, raw: bytes) -> int:
+        self.data += bytes(align(len(self.data)) - len(self.data))
+        rows, cols = value.type.shape
+        dtype = _DTYPE[value.type.elem]
+        record = LoweredValue(value.name, dtype, "CONST", layout, rows, cols, _stride(value, layout), len(self.data))
+        record.bytes = _size(record, rows)
+        self.data += raw
+        self.result.values.append(record)
+        return len(self.result.values) - 1
 
     def _add(self, value: Value, storage: str) -> int:
         layout = _layout(value)
@@ -222,7 +262,7 @@ class _Lowering:
         if stored != "AS_IS":
             raw = pack_stored(data, stored, marks.get("codes"), marks.get("scales"))
         elif value.type.elem == "bits":
-            raw = pack_lanes16(data).tobytes()
+            raw = pack_weight(data, DEFAULT).tobytes()
         else:
             raw = np.ascontiguousarray(data).tobytes()
         key = (value.type, stored, raw)
@@ -249,14 +289,15 @@ class _Lowering:
             inputs = [NONE if v is None else self.index[v] for v in attention.record_inputs(op)]
             outputs = [self.index[v] for v in op.outputs]
         else:
-            inputs = [self.index[v] for v in op.inputs]
+            layout = self._weight_layout(op)
+            inputs = [self.weights[v, layout] if layout and i == 1 else self.index[v] for i, v in enumerate(op.inputs)]
             if op.kind == "gather":  # the record has the index first
                 inputs = [inputs[-1], *inputs[:-1]]
             outputs = [self.index[v] for v in op.outputs]
         cost = REGISTRY[op.kind].cost([v.type for v in op.inputs], [v.type for v in op.outputs], op.attrs)
         attr = [int(a) for a in _ATTR[op.kind](op)] if op.kind in _ATTR else []
         fattr = [float(a) for a in _FATTR[op.kind](op)] if op.kind in _FATTR else []
-        name, scratch = op.outputs[0].name, scratch_bytes(op)
+        name, scratch = op.outputs[0].name, scratch_bytes(op, self._weight_layout(op) or DEFAULT)
         return LoweredOp(op.kind, name, op.module, inputs, outputs, attr, scratch, cost.macs_binary, cost.macs_float, fattr)
 
     def _plan_arena(self, group_of: dict[Op, int]) -> None:
@@ -318,11 +359,14 @@ class _Lowering:
         for v in values:
             assert v.producer is not None
             spans.append((step[v.producer], max([step[user] for user in v.users], default=step[v.producer])))
-        for block in (*(b for b in BLOCKS if b * MIN_BLOCKS <= group.rows), min(BLOCKS[-1], group.rows)):
+        blocks, budget = [b for b in BLOCKS if b * MIN_BLOCKS <= group.rows], TILE_BUDGET
+        if any(self._weight_layout(op) == "LUT" for op in group.ops):
+            blocks, budget = [table_rows(group.rows), *(b for b in BLOCKS if b < table_rows(group.rows))], TABLE_BUDGET
+        for block in (*blocks, min(BLOCKS[-1], group.rows)):
             sizes = [_size(self.result.values[self.index[v]], block) for v in values]
             requests = [Request(size, *span) for size, span in zip(sizes, spans, strict=True)]
             offsets, total = plan(requests)
-            if total <= TILE_BUDGET or block <= BLOCKS[-1]:
+            if total <= budget or block <= BLOCKS[-1]:
                 return block, dict(zip(values, offsets, strict=True)), total
         raise AssertionError("the last candidate is always taken")
 
@@ -348,15 +392,16 @@ def describe(low: Lowered) -> str:
     return "\n".join([*lines, ""])
 
 
-def lower(graph: Graph) -> Lowered:
-    """Schedules, plans memory and packs the constants of a compiled graph.
+def lower(graph: Graph, costs: Costs | None = None, measured: Measured | None = None) -> Lowered:
+    """Schedules, plans memory and packs the constants of a compiled graph. `costs` and `measured` choose the layouts of binary
+    weights.
 
     Raises ValueError when an op has no opcode: a pass left a source op behind.
     """
     left = sorted({op.kind for op in graph.ops if op.kind != "const" and op.kind not in OPCODES})
     if left:
         raise ValueError(f"these ops have no compiled form: {', '.join(left)}")
-    return _Lowering(graph).run()
+    return _Lowering(graph, costs or {}, measured or {}).run()
 
 
 __all__ = ["Lowered", "LoweredGroup", "LoweredOp", "LoweredValue", "lower"]

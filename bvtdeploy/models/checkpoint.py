@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import pickletools
 import re
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,12 +53,15 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if found is None:
-            raise UserError(what="the file is not a readable torch checkpoint", where=where, fix=_SAVE) from error
+        objects = [found[1]] if found else _globals(Path(path))
+        if not objects:
+            protocol = _pickle_of(Path(path))[1:2]
+            why = f"its pickle has protocol {protocol[0]}, torch reads 2" if protocol > b"\2" else ""
+            raise UserError(what="the file is not a readable torch checkpoint", where=where, why=why, fix=_SAVE) from error
         raise UserError(
             what="the checkpoint can only be loaded by running code from it, and is refused",
             where=where,
-            why=f"it contains an object of {found[1]}",
+            why=f"it contains an object of {', '.join(objects[:4])}",
             fix="save the tensors alone, with the program that made the file: "
             'torch.save({"model": torch.load(path, weights_only=False)["model"]}, new_path), or model.state_dict() where the file '
             "is a whole module",
@@ -63,6 +69,41 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise UserError(what="the file is not a readable torch checkpoint", where=where, why=str(error).split("\n")[0]) from error
     return unwrap(loaded, where)
+
+
+def _pickle_of(path: Path) -> bytes:
+    """The pickle in a file of torch.save or pickle.dump; empty where there is none of a protocol that names itself."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                data = next((archive.read(name) for name in archive.namelist() if name.endswith("/data.pkl")), b"")
+        else:
+            data = path.read_bytes()
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
+        return b""
+    return data if data[:1] == pickle.PROTO and data[1:2] <= bytes([pickle.HIGHEST_PROTOCOL]) else b""
+
+
+def _globals(path: Path) -> list[str]:
+    """What a pickle of a protocol that torch does not read would import beside what torch.save needs; it is read, not run."""
+    names: list[str] = []
+    strings: list[str] = []  # STACK_GLOBAL takes the last two: a module and a name in it
+    memo: list[str] = []
+    try:
+        for code, argument, _ in pickletools.genops(_pickle_of(path)):
+            if code.name in ("GLOBAL", "INST"):
+                names.append(str(argument).replace(" ", ".", 1))
+            elif code.name == "STACK_GLOBAL":
+                names.append(".".join(strings[-2:]))
+            elif code.name == "MEMOIZE":
+                memo.append(strings[-1] if strings else "")
+            elif code.name in ("BINGET", "LONG_BINGET") and argument < len(memo):
+                strings.append(memo[argument])
+            elif isinstance(argument, str):
+                strings.append(argument)
+    except Exception:  # noqa: BLE001  (the reader raises what damaged bytes lead it to)
+        strings.clear()  # what came before the damage counts
+    return [name for name in dict.fromkeys(names) if name != "collections.OrderedDict" and not name.startswith("torch.")]
 
 
 def unwrap(loaded: Any, where: str = "") -> Checkpoint:

@@ -1,6 +1,6 @@
 """bgemm: +-1 rows (or rows with zeros) times +-1 weights -> integer dots.
 
-    in   x bits{-1,+1}[N x K; packed 1] or bits{-1,0,+1} likewise, weight bits{-1,+1}[O x K/G] (record: layout LANES16)
+    in   x bits{-1,+1}[N x K; packed 1] or bits{-1,0,+1} likewise, weight bits{-1,+1}[O x K/G] (record: a layout of weights)
     out  i32[N x O]
     y[n][o] = sum_j x[n][g*K/G + j] * weight[o][j],  g = o / (O/G): G segments of the row, each with its own O/G outputs
     of +-1 rows, with K' = K/G: K' - 2*popcount(x xor weight);  of rows with zeros (planes s: code is +1, m: code is not 0):

@@ -18,7 +18,7 @@ typedef struct {
 } job;
 
 static bvt_view make(int dtype, int layout, uint32_t rows, uint32_t cols) {
-    bvt_view v = {.rows = rows, .cols = cols, .dtype = (uint8_t)dtype, .by_cols = layout == BVT_LAYOUT_COLS};
+    bvt_view v = {.rows = rows, .cols = cols, .dtype = (uint8_t)dtype, .layout = (uint8_t)layout, .by_cols = layout == BVT_LAYOUT_COLS};
     size_t count = rows;
     v.stride = dtype == BVT_DTYPE_BITS ? (cols + 63) / 64 * 8 : cols * (dtype >= BVT_DTYPE_U64 ? 8u : 4u);
     if (layout == BVT_LAYOUT_COLS) v.stride = (rows + 63) / 64 * 8, count = cols;

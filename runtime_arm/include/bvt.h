@@ -90,7 +90,7 @@ typedef struct {
     const char *name;
     const char *dtype;   /* "f32", "i32", "bits", "u64", "f64" */
     const char *storage; /* "const", "arena", "tile", "input", "output" */
-    const char *layout;  /* "rows", "cols", "lanes16" */
+    const char *layout;  /* "rows", "cols", or of weights "lanes16", "csa", "tbl2", "lut" */
     const char *stored;  /* how the file holds a constant: "as_is", "f16", "i8" */
     uint32_t rows, cols, stride;
     uint64_t offset, bytes; /* of f16 and i8: of the stored form */
@@ -159,6 +159,11 @@ typedef struct bvt_session bvt_session;
  * row0 = 0, all rows, `data` = the whole value and `stride` = bytes from a column to the next. */
 typedef void (*bvt_observer)(void *user, uint32_t op, uint32_t output, uint32_t row0, uint32_t rows, const void *data,
                              size_t stride);
+
+/* Binds the calling thread to cores; threads that it starts later, those of a session among them, inherit that. `cpus` is a list
+ * such as "0-3,6", or "fast": of a big.LITTLE processor the fastest cores that are enough for `threads` threads. Results do not
+ * depend on it. BVT_E_ARGUMENT: no list, or not all of its cores are this process's; BVT_E_UNSUPPORTED: not on this system. */
+int bvt_use_cpus(const char *cpus, uint32_t threads, bvt_error *err);
 
 typedef struct {
     uint32_t threads;      /* 1 .. BVT_MAX_THREADS, including the caller's; 0 is 1 */

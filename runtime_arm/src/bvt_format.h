@@ -61,6 +61,9 @@ enum {
     BVT_LAYOUT_ROWS = 1,
     BVT_LAYOUT_COLS = 2,
     BVT_LAYOUT_LANES16 = 3,
+    BVT_LAYOUT_CSA = 4,
+    BVT_LAYOUT_TBL2 = 5,
+    BVT_LAYOUT_LUT = 6,
 };
 
 enum {
@@ -164,7 +167,7 @@ typedef struct {
     uint8_t stored;             /* STORED; of everything but f32 constants AS_IS */
     uint32_t rows;
     uint32_t cols;
-    uint32_t stride;            /* bytes from a row to the next (ROWS), a column to the next (COLS), a 16-channel tile to the next (LANES16) */
+    uint32_t stride;            /* bytes from a row to the next (ROWS), a column to the next (COLS), a tile to the next (weights) */
     uint32_t reserved;          /* 0 */
     uint64_t offset;            /* in CONSTANTS, the arena or the tile memory; 0 for INPUT and OUTPUT */
     uint64_t bytes;             /* whole size; of a TILE value: of one block; of F16 and I8: of the stored form */

@@ -37,6 +37,12 @@ static void detect(void) {
     unsigned long caps = getauxval(AT_HWCAP);
     the_cpu.dotprod = caps >> 20 & 1; /* HWCAP_ASIMDDP */
     the_cpu.fp16 = caps >> 10 & 1;    /* HWCAP_ASIMDHP */
+    if (caps >> 11 & 1) {             /* HWCAP_CPUID: the kernel answers for the register that names the core */
+        uint64_t midr;
+        __asm__("mrs %0, midr_el1" : "=r"(midr));
+        const unsigned maker = midr >> 24 & 255, part = midr >> 4 & 4095;
+        the_cpu.in_order = maker == 0x41 && (part == 0xD03 || part == 0xD04 || part == 0xD05); /* Cortex-A53, A35, A55 */
+    }
 #endif
 #endif
     const struct {

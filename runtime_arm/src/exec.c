@@ -163,7 +163,8 @@ static bvt_view resolve_value(const bvt_session *s, const worker *w, uint32_t in
     if (index == BVT_NONE) return (bvt_view){.base = NULL};
     const bvt_rec_value *v = &s->model->values[index];
     bvt_view view = {
-        .stride = v->stride, .rows = v->rows, .cols = v->cols, .dtype = v->dtype, .by_cols = v->layout == BVT_LAYOUT_COLS};
+        .stride = v->stride, .rows = v->rows, .cols = v->cols, .dtype = v->dtype, .layout = v->layout};
+    view.by_cols = v->layout == BVT_LAYOUT_COLS;
     switch (v->storage) {
     /* Constants are only read: outputs are never CONST or INPUT (checked). */
     case BVT_STORAGE_CONST:

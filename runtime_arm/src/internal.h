@@ -103,6 +103,13 @@ int bvt_check_indices(const bvt_check *c, const bvt_rec_value *v, int64_t least,
         if (bvt_try_code) return bvt_try_code; \
     } while (0)
 
+/* ---- Weights of bgemm: their layouts (KERNELS.md) -------------------------------------------------------------------------- */
+
+/* Channels that a tile of a layout of weights holds; 0: it is no such layout. */
+uint32_t bvt_tile_channels(int layout);
+/* Bytes of a tile of `cols` columns. */
+uint64_t bvt_tile_bytes(int layout, uint32_t cols);
+
 /* ---- Kernels ------------------------------------------------------------------------------------------------------------- */
 
 /* A value as a kernel sees it. Only rows `first` and later are in memory (a TILE value holds one block), at `base`. */
@@ -110,7 +117,7 @@ typedef struct {
     uint8_t *base; /* NULL: there is no such operand */
     size_t stride;
     uint32_t first, rows, cols;
-    uint8_t dtype;      /* BVT_DTYPE_* */
+    uint8_t dtype, layout; /* BVT_DTYPE_*, BVT_LAYOUT_* */
     bool tile, by_cols; /* storage TILE, layout COLS */
 } bvt_view;
 
@@ -138,6 +145,7 @@ enum {
 
 typedef struct {
     bool neon, dotprod, fp16, avx2, fma, popcnt, avx512; /* avx512: F, BW, DQ, VL, VBMI, VPOPCNTDQ, BITALG */
+    bool in_order;                                       /* an ARM core that issues in order */
 } bvt_cpu;
 const bvt_cpu *bvt_cpu_get(void);
 bool bvt_isa_available(int isa);        /* can this CPU run it, and is it compiled in */
@@ -175,5 +183,13 @@ int bvt_pool_create(void *memory, uint32_t threads, bvt_pool **out, bvt_error *e
 void bvt_pool_destroy(bvt_pool *pool);
 void bvt_pool_run(bvt_pool *pool, void (*work)(void *arg, uint32_t thread), void *arg);
 void bvt_pool_barrier(bvt_pool *pool);
+
+/* affinity.c: how many cores the calling thread may run on, 0 where that is not known. */
+long bvt_usable_cpus(void);
+#if defined(CPU_SETSIZE)
+/* Leaves in `set` the fastest of its cores, as `root` (the kernel's folder of cores) says: so many that `threads` threads have one
+ * each, and all that are as fast as the last of them. Where speeds are not known, or cores too few: all. */
+void bvt_fast_cpus(const char *root, uint32_t threads, cpu_set_t *set);
+#endif
 
 #endif

@@ -313,8 +313,9 @@ static int check_value(bvt_model *m, uint32_t index, bvt_error *err) {
     switch (v->layout) {
     case BVT_LAYOUT_ROWS: span = row, align = element, count = v->rows; break;
     case BVT_LAYOUT_COLS: span = v->dtype == BVT_DTYPE_TRITS ? 2 * bvt_plane(v->rows) : bvt_ceil_div(v->rows, 8), align = 8, count = v->cols; break;
-    case BVT_LAYOUT_LANES16: span = 16 * bvt_ceil_div(v->cols, 8), align = 16, count = bvt_ceil_div(v->rows, 16); break;
-    default: wrong = wrong ? wrong : "unknown layout";
+    default:
+        if (!bvt_tile_channels(v->layout)) wrong = wrong ? wrong : "unknown layout";
+        else span = bvt_tile_bytes(v->layout, v->cols), align = 16, count = bvt_ceil_div(v->rows, bvt_tile_channels(v->layout));
     }
     uint64_t total = 0; /* of the memory that it lives in */
     switch (v->storage) {
@@ -332,7 +333,7 @@ static int check_value(bvt_model *m, uint32_t index, bvt_error *err) {
     else if (v->layout != BVT_LAYOUT_ROWS && v->dtype != BVT_DTYPE_BITS &&
              !(v->dtype == BVT_DTYPE_TRITS && v->layout == BVT_LAYOUT_COLS))
         wrong = "only bits have this layout";
-    else if (v->layout == BVT_LAYOUT_LANES16 && v->storage != BVT_STORAGE_CONST) wrong = "layout lanes16 is for constants";
+    else if (bvt_tile_channels(v->layout) && v->storage != BVT_STORAGE_CONST) wrong = "a layout of weights is for constants";
     else if (v->layout == BVT_LAYOUT_COLS && v->storage == BVT_STORAGE_TILE) wrong = "layout cols cannot be in tile memory";
     else if (v->stride < span || v->stride % align) wrong = "its stride is too small or misaligned";
     else if (v->dtype == BVT_DTYPE_TRITS && v->stride != span) wrong = "its stride is not that of two planes";
@@ -640,7 +641,7 @@ bvt_op_info bvt_get_op(const bvt_model *m, uint32_t index) {
 bvt_value_info bvt_get_value(const bvt_model *m, uint32_t index) {
     static const char *const dtypes[] = {"?", "f32", "i32", "bits", "u64", "f64", "trits"};
     static const char *const storages[] = {"?", "const", "arena", "tile", "input", "output"};
-    static const char *const layouts[] = {"?", "rows", "cols", "lanes16"};
+    static const char *const layouts[] = {"?", "rows", "cols", "lanes16", "csa", "tbl2", "lut"};
     static const char *const forms[] = {"as_is", "f16", "i8"};
     const bvt_rec_value *v = &m->values[index];
     return (bvt_value_info){

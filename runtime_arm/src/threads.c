@@ -7,7 +7,6 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
-#include <unistd.h>
 
 #include "internal.h"
 
@@ -98,7 +97,7 @@ int bvt_pool_create(void *memory, uint32_t threads, bvt_pool **out, bvt_error *e
     memset(pool, 0, bvt_pool_bytes(threads));
     *out = NULL;
     pool->threads = threads;
-    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+    const long cpus = bvt_usable_cpus();
     pool->spins = cpus > 0 && threads <= (unsigned long)cpus ? 4000 : 0; /* more threads than cores: spinning only steals time */
     atomic_init(&pool->epoch, 0);
     atomic_init(&pool->generation, 0);

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 out=${1:-${TMPDIR:-/tmp}/bvt-tests}
 cc=${CC:-cc} cross=${CROSS_CC:-aarch64-linux-gnu-gcc} qemu=${QEMU:-qemu-aarch64-static}
 common="-std=c11 -D_GNU_SOURCE -g -ffp-contract=off -fno-math-errno -Wall -Wextra -Werror -Iinclude -Isrc"
-tests="test_kernels test_ops_check test_load test_threads test_image"
+tests="test_kernels test_bgemm test_ops_check test_load test_threads test_image"
 
 # build FOLDER ARCH LINK-FLAGS COMPILER...: the library from sources.txt and all test programs.
 build() {
@@ -33,6 +33,7 @@ elif command -v "$cross" >/dev/null && command -v "$qemu" >/dev/null; then
     for cpu in cortex-a53 cortex-a72 cortex-a76; do
         echo "== aarch64, $cross, $qemu -cpu $cpu"
         "$qemu" -cpu $cpu "$out/aarch64/test_kernels" 60
+        "$qemu" -cpu $cpu "$out/aarch64/test_bgemm"
         "$qemu" -cpu $cpu "$out/aarch64/test_threads"
     done
     "$qemu" -cpu cortex-a53 "$out/aarch64/test_ops_check"

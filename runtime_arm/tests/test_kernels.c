@@ -33,6 +33,7 @@ static int coin(void) { return (int)(rng() >> 40 & 1); }
 static size_t value_bytes(bvt_view *v, int layout, uint32_t pad) {
     const uint32_t element = v->dtype == BVT_DTYPE_U64 || v->dtype == BVT_DTYPE_F64 ? 8 : 4;
     v->by_cols = layout == BVT_LAYOUT_COLS;
+    v->layout = (uint8_t)layout;
     if (v->dtype == BVT_DTYPE_TRITS) {
         v->stride = 2 * bvt_plane(v->by_cols ? v->rows : v->cols);
         return v->stride * (v->by_cols ? v->cols : v->rows);

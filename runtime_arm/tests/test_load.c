@@ -249,7 +249,7 @@ static void test_values(void) {
     BROKEN("value 3: its name", values[3].name = 1000);
     BROKEN("unknown dtype", values[3].dtype = 9);
     BROKEN("unknown storage", values[3].storage = 0);
-    BROKEN("unknown layout", values[3].layout = 4);
+    BROKEN("unknown layout", values[3].layout = BVT_LAYOUT_LUT + 1);
     BROKEN("reserved", values[3].reserved = 1);
     BROKEN("rows and cols", values[3].rows = 0);
     BROKEN("rows and cols", values[3].cols = (1 << 24) + 1);
@@ -262,7 +262,7 @@ static void test_values(void) {
     BROKEN("dense f32", values[0].stride += 4; values[0].bytes += 400);
     BROKEN("1 outputs", values[4].storage = BVT_STORAGE_INPUT; values[4].offset = 0);
     BROKEN("only bits", values[4].layout = BVT_LAYOUT_COLS);
-    BROKEN("lanes16 is for constants", values[5].layout = BVT_LAYOUT_LANES16);
+    BROKEN("a layout of weights is for constants", values[5].layout = BVT_LAYOUT_LANES16);
     BROKEN("cols cannot be in tile", values[5].layout = BVT_LAYOUT_COLS);
 }
 

@@ -9,6 +9,7 @@
 #include <math.h>
 
 #include "../src/ops/attention.h"
+#include "../src/ops/bgemm.h"
 #include "sample.h"
 
 enum {
@@ -20,7 +21,10 @@ enum {
     TRITS = BVT_DTYPE_TRITS,
     ROWS = BVT_LAYOUT_ROWS,
     COLS = BVT_LAYOUT_COLS,
-    LANES16 = BVT_LAYOUT_LANES16
+    LANES16 = BVT_LAYOUT_LANES16,
+    CSA = BVT_LAYOUT_CSA,
+    TBL2 = BVT_LAYOUT_TBL2,
+    LUT = BVT_LAYOUT_LUT
 };
 
 /* ---- Records ------------------------------------------------------------------------------------------------------------- */
@@ -32,12 +36,14 @@ static bool legal(int dtype, int layout) { return layout == ROWS || dtype == BIT
 /* A value with the smallest stride. Constants: small floats, random bits, and zeros for the other types. */
 static uint32_t value(int dtype, int storage, int layout, uint32_t rows, uint32_t cols) {
     bvt_rec_value *v = &s->values[s->n_values];
-    uint32_t count = layout == COLS ? cols : layout == LANES16 ? (rows + 15) / 16 : rows;
+    uint32_t count = layout == COLS ? cols : rows;
+    const uint32_t channels = bvt_tile_channels(layout);
+    if (channels) count = (rows + channels - 1) / channels;
     *v = (bvt_rec_value){
         .name = 1, .dtype = (uint8_t)dtype, .storage = (uint8_t)storage, .layout = (uint8_t)layout, .rows = rows, .cols = cols};
     v->stride = dtype == BITS ? (cols + 7) / 8 : cols * (dtype == U64 || dtype == F64 ? 8 : 4);
     if (layout == COLS) v->stride = (rows + 63) / 64 * 8;
-    if (layout == LANES16) v->stride = (cols + 7) / 8 * 16;
+    if (channels) v->stride = (uint32_t)bvt_tile_bytes(layout, cols);
     if (dtype == TRITS) v->stride = (uint32_t)(2 * bvt_plane(layout == COLS ? rows : cols));
     v->bytes = (uint64_t)v->stride * count;
     uint64_t *memory = storage == BVT_STORAGE_CONST ? &s->constant_bytes : &s->arena;
@@ -231,7 +237,7 @@ static int check(void) {
 static bvt_view view(uint32_t index, bool constant) {
     const bvt_rec_value *v = &s->values[index];
     bvt_view to = {.base = malloc(v->bytes), .stride = v->stride, .rows = v->rows, .cols = v->cols, .dtype = v->dtype};
-    to.by_cols = v->layout == COLS;
+    to.by_cols = v->layout == COLS, to.layout = v->layout;
     if (constant) memcpy(to.base, s->constants + v->offset, v->bytes);
     return to;
 }
@@ -365,7 +371,7 @@ static void test_reshaped(void) {
         unsigned long fit = 0;
         for (unsigned slot = 0; slot < BVT_N_IN + BVT_N_OUT; slot++)
             for (int dtype = F32; dtype <= TRITS; dtype++)
-                for (int layout = ROWS; layout <= LANES16; layout++)
+                for (int layout = ROWS; layout <= LUT; layout++)
                     for (int shape = 0; shape < 7; shape++) {
                         kinds[k].make();
                         uint32_t *operand = slot < BVT_N_IN ? &OP->inputs[slot] : &OP->outputs[slot - BVT_N_IN];
@@ -377,7 +383,7 @@ static void test_reshaped(void) {
                         const uint32_t rows = sizes[shape][0], cols = sizes[shape][1];
                         const bool the_same = v->dtype == dtype && v->layout == layout && v->rows == rows && v->cols == cols;
                         if (!rows || !cols || the_same || !legal(dtype, layout)) continue;
-                        if (layout == LANES16 && slot >= BVT_N_IN) continue;
+                        if (layout >= LANES16 && slot >= BVT_N_IN) continue;
                         if (slot < BVT_N_IN) in(slot, dtype, layout, rows, cols);
                         else out(slot - BVT_N_IN, dtype, layout, rows, cols);
                         fit += passes();
@@ -457,6 +463,17 @@ static void test_products(void) {
     REFUSED(bgemm, "the output has the wrong", out(0, F32, ROWS, 9, 34));
     ACCEPTED(bgemm, in(0, BITS, ROWS, 9, 40));
     ACCEPTED(bgemm, in(0, BITS, ROWS, 9, 20), OP->attr[0] = 0);
+    static const int layouts[] = {CSA, TBL2, LUT};
+    for (unsigned i = 0; i < 3; i++) {
+        const int layout = layouts[i];
+        ACCEPTED(bgemm, in(0, BITS, ROWS, 9, 20), in(1, BITS, layout, 34, 20), OP->attr[0] = 0);
+        CHECK(scratch == bvt_bgemm_scratch(layout, 20), "layout %d: scratch %llu", layout, (unsigned long long)scratch);
+        REFUSED(bgemm, "need a weight in layout lanes16", in(0, BITS, ROWS, 9, 40), in(1, BITS, layout, 34, 20));
+        REFUSED(bgemm, "need a weight in layout lanes16", in(0, TRITS, ROWS, 9, 20), in(1, BITS, layout, 34, 20), OP->attr[0] = 1);
+        REFUSED(bgemm, "need a weight in layout lanes16", in(0, BITS, ROWS, 9, 20), in(1, BITS, layout, 34, 20), OP->attr[0] = 1,
+                IN(0)->cols = IN(1)->cols = 32768);
+        REFUSED(mixed_gemm, "the weight has the wrong", in(1, BITS, layout, 33, 20));
+    }
     /* 2^16 groups of 2^16 columns: modulo 2^32 they are none. */
     REFUSED(bgemm, "x has the wrong", OP->attr[0] = 1 << 16, OUT(0)->cols = IN(1)->rows = IN(1)->cols = 1 << 16);
     REFUSED(bgemm, "x has the wrong", OP->attr[0] = (1 << 16) + 1, OUT(0)->cols = IN(1)->rows = (1 << 16) + 1,

@@ -1,5 +1,7 @@
 /* Sessions: the output does not depend on threads, blocks, ISA or memory; options are checked; the observer and checksums see all. */
 #include <fenv.h>
+#include <sched.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "sample.h"
@@ -157,9 +159,68 @@ static void test_observer(void) {
         }
 }
 
+#if defined(__linux__)
+/* A folder of cores as the kernel has it: cpu<N>/<name> with one number; 0: no such file. */
+static void write_core(const char *root, unsigned cpu, const char *name, unsigned value) {
+    char path[300];
+    snprintf(path, sizeof path, "%s/cpu%u", root, cpu);
+    mkdir(path, 0700);
+    snprintf(path, sizeof path, "%s/cpu%u/%s", root, cpu, name);
+    FILE *f = fopen(path, "w");
+    CHECK(f != NULL, "%s", path);
+    fprintf(f, "%u\n", value);
+    fclose(f);
+}
+
+static unsigned long fast_cpus(const char *root, unsigned cores, uint32_t threads) {
+    cpu_set_t set;
+    unsigned long bits = 0;
+    CPU_ZERO(&set);
+    for (unsigned i = 0; i < cores; i++) CPU_SET(i, &set);
+    bvt_fast_cpus(root, threads, &set);
+    for (unsigned i = 0; i < CPU_SETSIZE; i++) bits |= (unsigned long)(CPU_ISSET(i, &set) != 0) << i % 64;
+    return bits;
+}
+
+static void test_affinity(void) {
+    char root[] = "/tmp/bvt-cores-XXXXXX", command[100];
+    static const unsigned capacity[8] = {300, 300, 300, 300, 700, 700, 700, 1024};
+    CHECK(mkdtemp(root) != NULL, "no folder");
+    CHECK(fast_cpus(root, 8, 2) == 0xFF, "cores of which nothing is known");
+    for (unsigned i = 0; i < 8; i++) write_core(root, i, "cpu_capacity", capacity[i]);
+    CHECK(fast_cpus(root, 8, 1) == 0x80 && fast_cpus(root, 8, 2) == 0xF0 && fast_cpus(root, 8, 4) == 0xF0, "the fast cores");
+    CHECK(fast_cpus(root, 8, 5) == 0xFF && fast_cpus(root, 8, 9) == 0xFF && fast_cpus(root, 7, 3) == 0x70, "all cores");
+    snprintf(command, sizeof command, "rm -r %s", root);
+    CHECK(!system(command), "%s", command);
+
+    cpu_set_t before, after;
+    bvt_error err;
+    static const char *const malformed[] = {"", "x", "0,", "1-", "3-2", "0-99999", "-1", "0 ", "slow"};
+    sched_getaffinity(0, sizeof before, &before);
+    for (size_t i = 0; i < sizeof malformed / sizeof *malformed; i++)
+        CHECK(bvt_use_cpus(malformed[i], 1, &err) == BVT_E_ARGUMENT, "'%s' is a list", malformed[i]);
+    CHECK(bvt_use_cpus("1023", 1, &err) == BVT_E_ARGUMENT || CPU_ISSET(1023, &before), "a core that is not there");
+    CHECK(bvt_use_cpus(NULL, 1, &err) == BVT_E_ARGUMENT, "no list");
+    sched_getaffinity(0, sizeof after, &after);
+    CHECK(CPU_EQUAL(&before, &after), "a refusal moved the thread");
+    CHECK(!bvt_use_cpus("fast", 1, &err), "fast: %s", err.text);
+    unsigned first = 0;
+    while (!CPU_ISSET(first, &before)) first++;
+    sched_setaffinity(0, sizeof before, &before);
+    snprintf(command, sizeof command, "%u", first);
+    CHECK(!bvt_use_cpus(command, 1, &err), "core %u: %s", first, err.text);
+    sched_getaffinity(0, sizeof after, &after);
+    CHECK(CPU_COUNT(&after) == 1 && CPU_ISSET(first, &after), "the thread is not on its core");
+    sched_setaffinity(0, sizeof before, &before);
+}
+#endif
+
 int main(void) {
     for (size_t i = 0; i < sizeof input / sizeof *input; i++) input[i] = ((float)below(2001) - 1000.0f) / 500.0f;
     test_results();
+#if defined(__linux__)
+    test_affinity();
+#endif
     test_memory();
     test_options();
     test_observer();

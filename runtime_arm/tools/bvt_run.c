@@ -26,6 +26,7 @@ static const char usage[] = "usage: bvt_run MODEL [IMAGE...] [options]\n"
                             "  --runs N         timed runs of the first input (without one: of a golden input, or zeros)\n"
                             "  --warmup N       runs before the timed ones\n"
                             "  --threads N      default 1\n"
+                            "  --cpus CORES     cores to run on: a list such as 0-3,6, or 'fast': the fastest that --threads need\n"
                             "  --isa NAME       auto (default), ref, neon, avx2, avx512\n"
                             "  --profile        time of every op and group\n"
                             "  --op-crc         checksum of every op's outputs for the first input\n"
@@ -282,7 +283,7 @@ static long number(const char *option, const char *text, long least, long most) 
 }
 
 typedef struct {
-    const char *model, *out, *isa;
+    const char *model, *out, *isa, *cpus;
     const char **images, **raw, **npy;
     size_t n_images, n_raw, n_npy;
     long runs, warmup, threads, top;
@@ -296,7 +297,8 @@ static arguments parse(int argc, char **argv) {
     a.npy = allocate((size_t)argc, sizeof *a.npy);
     for (int i = 1; i < argc; i++) {
         const char *o = argv[i], *next = i + 1 < argc ? argv[i + 1] : NULL;
-        const bool value = !strcmp(o, "--npy") || !strcmp(o, "--raw") || !strcmp(o, "--out") || !strcmp(o, "--isa");
+        const bool value = !strcmp(o, "--npy") || !strcmp(o, "--raw") || !strcmp(o, "--out") || !strcmp(o, "--isa") ||
+                           !strcmp(o, "--cpus");
         if (value && !next) die("%s needs a value", o);
         if (!strcmp(o, "--help") || !strcmp(o, "-h")) fputs(usage, stdout), exit(0);
         else if (!strcmp(o, "--version"))
@@ -305,6 +307,7 @@ static arguments parse(int argc, char **argv) {
         else if (!strcmp(o, "--raw")) a.raw[a.n_raw++] = argv[++i];
         else if (!strcmp(o, "--out")) a.out = argv[++i];
         else if (!strcmp(o, "--isa")) a.isa = argv[++i];
+        else if (!strcmp(o, "--cpus")) a.cpus = argv[++i];
         else if (!strcmp(o, "--runs")) a.runs = number(o, next, 1, 10000000), i++;
         else if (!strcmp(o, "--warmup")) a.warmup = number(o, next, 0, 10000000), i++;
         else if (!strcmp(o, "--threads")) a.threads = number(o, next, 1, BVT_MAX_THREADS), i++;
@@ -494,6 +497,7 @@ int main(int argc, char **argv) {
     if (s.a.op_crc && !s.in.count && !s.info.n_golden) die("--op-crc needs an input");
     if (s.a.profile && !s.a.runs) s.a.runs = 1;
     if (!s.a.runs && !s.in.count && !s.a.golden && !s.a.op_crc) s.a.runs = 1;
+    if (s.a.cpus && bvt_use_cpus(s.a.cpus, (uint32_t)s.a.threads, &err)) die("%s", err.text);
     const bvt_options options = {.threads = (uint32_t)s.a.threads, .isa = s.a.isa, .profile = s.a.profile};
     if (bvt_session_create(model, &options, &s.session, &err)) die("%s", err.text);
     if (s.a.golden) run_golden(&s);

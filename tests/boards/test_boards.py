@@ -7,6 +7,7 @@ import pytest
 
 from bvtdeploy.boards import Board, all_boards, board_names, load_board
 from bvtdeploy.errors import UserError
+from bvtdeploy.lower.weights import Cost
 
 ARM = [board for board in all_boards() if not board.native]
 
@@ -58,6 +59,21 @@ def test_all_faults_of_a_board_file_are_told_at_once(tmp_path: Path) -> None:
     )
     for part in (*expected, "caches must be a table", "toolchain.flag is unknown", "toolchain.flags is missing", "core is missing"):
         assert part in why
+
+
+def test_costs_of_layouts(tmp_path: Path) -> None:
+    assert load_board("generic").costs == {} and load_board("host").costs == {}
+    for name in ("rpi3", "rpi4", "rpi5", "jetson-nano", "jetson-orin", "rpi-zero2w"):
+        assert "LANES16" in load_board(name).costs, f"{name}: a layout that takes every product"
+    own = tmp_path / "mine.toml"
+    text = (Path(__file__).parents[2] / "bvtdeploy/boards/generic.toml").read_text()
+    own.write_text(text + "\n[bgemm]\nlanes16 = [12, 500]\nlut = [8, 500.5, 300]\n")
+    assert load_board(own).costs == {"LANES16": Cost(0.012, 0.5), "LUT": Cost(0.008, 0.5005, 0.3)}
+    own.write_text(text + '\n[bgemm]\nlanes = [1, 2]\ncsa = [1]\ntbl2 = [1, "x"]\nlut = [1, -2]\n')
+    with pytest.raises(UserError) as caught:
+        load_board(own)
+    for part in ("bgemm.lanes is unknown (did you mean lanes16", "bgemm.csa must be", "bgemm.tbl2 must be", "bgemm.lut must be"):
+        assert part in caught.value.why
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"a = = 1"])

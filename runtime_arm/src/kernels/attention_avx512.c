@@ -1,13 +1,15 @@
-/* attention for AVX-512 with VPOPCNTDQ, in the plain form with heads of one 64-bit word: the head's keys become an array of words and
- * its value columns words side by side, once for all rows of the call; then eight keys, or eight channels, are one register.
+/* attention for AVX-512 with VPOPCNTDQ, with heads of one 64-bit word: the head's keys are an array of words and its value columns
+ * words side by side, made once for all rows of the call; then eight keys, or eight channels, are one register.
  *
- * Scores are bytes, so that 64 compares with the row's threshold are one mask word. Wider heads, more keys than the stack takes and
- * the other forms go row by row.
+ * In the plain form scores are bytes, so that 64 compares with the row's threshold are one mask word; the other forms go through
+ * attention_general.h, whose scores, thresholds and contexts are done here. Wider heads and more keys than the stack takes go row by
+ * row.
  */
 #include <immintrin.h>
 
 #include "attention_rows.h"
 
+#define INLINE static inline __attribute__((always_inline))
 #define MOST_KEYS 1024u /* 8 KiB of keys, as much of values a 64 channels: little enough for the smallest stacks that threads have */
 
 typedef struct {
@@ -82,9 +84,162 @@ static void context(int32_t *out, const head_words *w, int last, uint32_t d, uin
     }
 }
 
+/* ---- The other forms ----------------------------------------------------------------------------------------------------- */
+
+/* Value columns of a head, [plane of trits][word of 64 keys][channel]. */
+typedef struct {
+    _Alignas(64) uint64_t values[2][MOST_KEYS];
+} head_values;
+
+static void general_head_512(const general_attention *a, const general_head *g) {
+    head_values *w = a->own;
+    for (unsigned plane = 0; plane < 1u + (a->call->in[2].dtype == BVT_DTYPE_TRITS); plane++) {
+        memset(w->values[plane], 0, 64 * sizeof(uint64_t) * a->key_words);
+        for (uint32_t c = 0; c < a->d; c++)
+            for (uint32_t i = 0; i < a->key_words; i++)
+                memcpy(&w->values[plane][64 * i + c], g->column + plane * g->nonzero + c * g->column_stride + (size_t)8 * i, 8);
+    }
+}
+
+INLINE __m256i popcounts(__m512i x) { return _mm512_cvtepi64_epi32(_mm512_popcnt_epi64(x)); }
+
+/* Eight keys at a time; see general_scores_of. */
+INLINE int32_t scores_512(const general_attention *a, const general_head *g, int32_t *score, const uint64_t *q, const bool q_trits,
+                           const bool k_trits) {
+    const uint64_t *keys = (const uint64_t *)(const void *)(a->scratch + a->areas.keys);
+    const int32_t *key_sum = (const int32_t *)(const void *)(a->scratch + a->areas.key_sums);
+    const __m512i query = _mm512_set1_epi64((long long)q[0]), some = _mm512_set1_epi64(q_trits ? (long long)q[1] : -1);
+    const __m512i first = _mm512_set_epi64(14, 12, 10, 8, 6, 4, 2, 0), second = _mm512_add_epi64(first, _mm512_set1_epi64(1));
+    const __m256i all = _mm256_set1_epi32(q_trits ? __builtin_popcountll(q[1]) : (int)a->d), zq = _mm256_set1_epi32(g->zq);
+    __m256i most = _mm256_set1_epi32(INT32_MIN);
+    for (uint32_t j = 0; j < a->nk; j += 8) {
+        const __mmask8 there = a->nk - j < 8 ? (__mmask8)((1u << (a->nk - j)) - 1) : 0xFF;
+        __m512i key, mask = some;
+        if (k_trits) { /* codes, then which are not 0, key after key */
+            const __mmask16 pairs = (__mmask16)((1u << 2 * __builtin_popcount(there)) - 1);
+            const __m512i low = _mm512_maskz_loadu_epi64((__mmask8)pairs, keys + 2 * j);
+            const __m512i high = _mm512_maskz_loadu_epi64((__mmask8)(pairs >> 8), keys + 2 * j + 8);
+            key = _mm512_permutex2var_epi64(low, first, high);
+            mask = _mm512_and_si512(mask, _mm512_permutex2var_epi64(low, second, high));
+        } else {
+            key = _mm512_maskz_loadu_epi64(there, keys + j);
+        }
+        const __m256i both = k_trits ? popcounts(mask) : all;
+        const __m256i differ = popcounts(_mm512_and_si512(_mm512_xor_si512(query, key), mask));
+        const __m256i minus = _mm256_mullo_epi32(zq, _mm256_maskz_loadu_epi32(there, key_sum + j));
+        const __m256i s = _mm256_sub_epi32(_mm256_sub_epi32(both, _mm256_add_epi32(differ, differ)), minus);
+        _mm256_mask_storeu_epi32(score + j, there, s);
+        most = _mm256_mask_max_epi32(most, there, most, s);
+    }
+    const __m128i four = _mm_max_epi32(_mm256_castsi256_si128(most), _mm256_extracti128_si256(most, 1));
+    const __m128i two = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4E));
+    return _mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32(two, 0xB1)));
+}
+
+static int32_t general_scores_512(const general_attention *a, const general_head *g, int32_t *score, const uint64_t *q) {
+    const bool q_trits = a->call->in[0].dtype == BVT_DTYPE_TRITS, k_trits = a->call->in[1].dtype == BVT_DTYPE_TRITS;
+    if (q_trits) return k_trits ? scores_512(a, g, score, q, true, true) : scores_512(a, g, score, q, true, false);
+    return k_trits ? scores_512(a, g, score, q, false, true) : scores_512(a, g, score, q, false, false);
+}
+
+/* mask word w = score[64*w ..] >= from */
+INLINE uint64_t reached(const int32_t *score, uint32_t n, int32_t from) {
+    uint64_t bits = 0;
+    for (uint32_t j = 0; j < n; j += 16) {
+        const __mmask16 there = n - j < 16 ? (__mmask16)((1u << (n - j)) - 1) : 0xFFFF;
+        const __m512i s = _mm512_maskz_loadu_epi32(there, score + j);
+        bits |= (uint64_t)_mm512_mask_cmpge_epi32_mask(there, s, _mm512_set1_epi32(from)) << j;
+    }
+    return bits;
+}
+
+/* 16 indices at a time, of which a table has far fewer than 2^16. */
+INLINE uint64_t table_sum_512(const uint64_t *table, const int32_t *score, uint32_t n, int32_t most, unsigned shift) {
+    uint64_t a = 0, b = 0;
+    uint32_t j = 0;
+    for (; j + 16 <= n; j += 16) {
+        const __m512i distance = _mm512_sub_epi32(_mm512_set1_epi32(most), _mm512_loadu_si512(score + j));
+        uint64_t x[4];
+        _mm256_storeu_si256((__m256i *)(void *)x, _mm512_cvtepi32_epi16(_mm512_srli_epi32(distance, shift)));
+        for (unsigned i = 0; i < 4; i++) {
+            a += table[x[i] & 0xFFFF] + table[x[i] >> 32 & 0xFFFF];
+            b += table[x[i] >> 16 & 0xFFFF] + table[x[i] >> 48];
+        }
+    }
+    return a + b + general_sum(table, score + j, n - j, most, shift);
+}
+
+static void general_thresholds_512(const general_attention *a, const general_head *g, uint64_t *mask, const int32_t *score,
+                                   int32_t most, const unsigned shift) {
+    threshold_masks_by(a, g, mask, score, most, shift, reached, table_sum_512);
+}
+
+/* Eight channels at a time; see general_context_of. */
+INLINE void context_512(const general_attention *a, const general_head *g, uint8_t *out, const uint64_t *mask, const int32_t *step,
+                         const float *real, const unsigned masks, const bool trits) {
+    const head_values *w = a->own;
+    const int32_t *base = (const int32_t *)(const void *)(a->scratch + a->areas.base);
+    int32_t ones[BVT_ATTENTION_PLANES] = {0}, minus = 0;
+    for (unsigned t = 0; t < masks; t++) {
+        for (uint32_t i = 0; i < a->key_words; i++) ones[t] += __builtin_popcountll(mask[t * a->key_words + i]);
+        minus += g->zv * step[t] * ones[t];
+    }
+    for (uint32_t c = 0; c < a->d; c += 8) {
+        __m512i plus[BVT_ATTENTION_PLANES], any[BVT_ATTENTION_PLANES];
+        for (unsigned t = 0; t < masks; t++) plus[t] = any[t] = _mm512_setzero_si512();
+        for (uint32_t i = 0; i < a->key_words; i++) {
+            const __m512i value = _mm512_load_si512(w->values[0] + 64 * i + c);
+            const __m512i some = trits ? _mm512_load_si512(w->values[1] + 64 * i + c) : value;
+            for (unsigned t = 0; t < masks; t++) {
+                const __m512i keys = _mm512_set1_epi64((long long)mask[t * a->key_words + i]);
+                plus[t] = _mm512_add_epi64(plus[t], _mm512_popcnt_epi64(_mm512_and_si512(value, keys)));
+                if (trits) any[t] = _mm512_add_epi64(any[t], _mm512_popcnt_epi64(_mm512_and_si512(some, keys)));
+            }
+        }
+        const __mmask8 there = a->d - c < 8 ? (__mmask8)((1u << (a->d - c)) - 1) : 0xFF;
+        __m256i y = _mm256_sub_epi32(_mm256_maskz_loadu_epi32(there, base + c), _mm256_set1_epi32(minus));
+        __m256 f = _mm256_setzero_ps();
+        for (unsigned t = 0; t < masks; t++) {
+            const __m256i twice = _mm256_slli_epi32(_mm512_cvtepi64_epi32(plus[t]), 1);
+            const __m256i count = _mm256_sub_epi32(twice, trits ? _mm512_cvtepi64_epi32(any[t]) : _mm256_set1_epi32(ones[t]));
+            if (real) f = _mm256_fmadd_ps(_mm256_cvtepi32_ps(count), _mm256_set1_ps(real[t]), f);
+            else y = _mm256_add_epi32(y, _mm256_mullo_epi32(_mm256_set1_epi32(step[t]), count));
+        }
+        _mm256_mask_storeu_epi32(out + (size_t)c * 4, there, real ? _mm256_castps_si256(f) : y);
+    }
+}
+
+static void general_context_512(const general_attention *a, const general_head *g, uint8_t *out, const uint64_t *mask,
+                                const int32_t *step, const float *real, const unsigned masks) {
+    switch (masks << 1 | (a->call->in[2].dtype == BVT_DTYPE_TRITS)) {
+    case 2: context_512(a, g, out, mask, step, real, 1, false); break;
+    case 3: context_512(a, g, out, mask, step, real, 1, true); break;
+    case 4: context_512(a, g, out, mask, step, real, 2, false); break;
+    case 5: context_512(a, g, out, mask, step, real, 2, true); break;
+    case 6: context_512(a, g, out, mask, step, real, 3, false); break;
+    default: context_512(a, g, out, mask, step, real, 3, true);
+    }
+}
+
+static void general_rows_512(const bvt_call *call, uint32_t row0, uint32_t row1) {
+    static const general_parts parts = {general_head_512, general_scores_512, general_thresholds_512, general_context_512};
+    general_attention a = general_start(call);
+    head_values own;
+    if (a.head_words > 1 || a.nk > MOST_KEYS || a.entries > 65536) {
+        attention_general(call, row0, row1);
+        return;
+    }
+    a.own = &own;
+    general_rows(&a, row0, row1, &parts);
+}
+
 void bvt_attention_avx512(const bvt_call *call, uint32_t row0, uint32_t row1) {
     const uint32_t heads = (uint32_t)call->op->attr[0], d = call->in[0].cols / heads, m = call->in[1].rows;
-    if (!bvt_attention_plain(call) || d % 8 || d > 64 || m > MOST_KEYS) {
+    if (!bvt_attention_plain(call)) {
+        general_rows_512(call, row0, row1);
+        return;
+    }
+    if (d % 8 || d > 64 || m > MOST_KEYS) {
         attention_rows(call, row0, row1);
         return;
     }

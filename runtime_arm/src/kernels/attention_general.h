@@ -55,7 +55,7 @@ static inline void take_codes(uint64_t *to, const bvt_view *v, uint32_t row, uin
 }
 
 /* score[j] = q . k_j - zq * (sum of k_j); returns the largest. */
-ATT_INLINE int32_t general_scores(int32_t *score, const uint64_t *q, const uint64_t *key, const int32_t *key_sum, int32_t zq,
+ATT_INLINE int32_t general_scores_of(int32_t *score, const uint64_t *q, const uint64_t *key, const int32_t *key_sum, int32_t zq,
                                   uint32_t keys, uint32_t d, const uint32_t words, const bool q_trits, const bool k_trits) {
     int32_t most = INT32_MIN, there = (int32_t)d;
     if (q_trits) {
@@ -116,6 +116,7 @@ typedef struct {
     uint32_t entries; /* of a table */
     bvt_attention_areas areas;
     uint8_t *scratch;
+    void *own; /* of an including file that does parts by itself */
 } general_attention;
 
 /* One head in one window. */
@@ -150,29 +151,37 @@ static inline int32_t general_last(const general_attention *a, const uint64_t *t
     return lo - 1;
 }
 
-/* Keys as words, their sums, and the values by columns. */
-static inline general_head general_start(const general_attention *a, uint32_t head, uint32_t window) {
-    const bvt_view *k = &a->call->in[1], *v = &a->call->in[2];
-    general_head g = {.head = head, .window = window, .table = bvt_attention_table(a->call, head)};
-    const uint32_t words = a->head_words, from = head * a->d, first = window * a->nk;
-    const bool k_trits = k->dtype == BVT_DTYPE_TRITS, v_trits = v->dtype == BVT_DTYPE_TRITS;
-    g.zq = general_int(a, 0, head, 0), g.zv = general_int(a, 1, head, 0), g.base = general_int(a, 2, head, 0);
-    for (unsigned t = 0; t < a->planes; t++) {
-        g.step[t] = general_int(a, 3 + t, head, 1);
-        g.static_last[t] = general_last(a, g.table, t, general_limit(a, t, head, (double)g.table[0]));
-    }
-    g.digits = a->planes == 3 && g.step[0] == g.step[1] && g.step[0] == g.step[2] && !a->call->in[BVT_ATTENTION_REAL_STEPS].base;
+/* Keys as words, and their sums. */
+static inline void general_keys(const general_attention *a, const general_head *g) {
+    const bvt_view *k = &a->call->in[1];
+    const uint32_t words = a->head_words, from = g->head * a->d, first = g->window * a->nk;
+    const bool k_trits = k->dtype == BVT_DTYPE_TRITS;
     uint64_t *key = (uint64_t *)(void *)(a->scratch + a->areas.keys);
     int32_t *key_sum = (int32_t *)(void *)(a->scratch + a->areas.key_sums);
     for (uint32_t j = 0; j < a->nk; j++, key += words * (k_trits ? 2 : 1)) {
         take_codes(key, k, first + j, from, a->d, words);
         int32_t positive = 0, there = k_trits ? 0 : (int32_t)a->d;
-        for (uint32_t w = 0; w < words && g.zq; w++) {
+        for (uint32_t w = 0; w < words && g->zq; w++) {
             positive += __builtin_popcountll(key[w]);
             if (k_trits) there += __builtin_popcountll(key[words + w]);
         }
-        key_sum[j] = g.zq ? 2 * positive - there : 0;
+        key_sum[j] = g->zq ? 2 * positive - there : 0;
     }
+}
+
+/* The head's parameters, and its values by columns. */
+static inline general_head general_values(const general_attention *a, uint32_t head, uint32_t window) {
+    const bvt_view *v = &a->call->in[2];
+    general_head g = {.head = head, .window = window, .table = bvt_attention_table(a->call, head)};
+    const uint32_t words = a->head_words, from = head * a->d, first = window * a->nk;
+    const bool v_trits = v->dtype == BVT_DTYPE_TRITS;
+    g.zq = general_int(a, 0, head, 0), g.zv = general_int(a, 1, head, 0), g.base = general_int(a, 2, head, 0);
+    for (unsigned t = 0; t < a->planes; t++) {
+        g.step[t] = general_int(a, 3 + t, head, 1);
+        g.static_last[t] = -1;
+        if (a->max_planes >> t & 1) g.static_last[t] = general_last(a, g.table, t, general_limit(a, t, head, (double)g.table[0]));
+    }
+    g.digits = a->planes == 3 && g.step[0] == g.step[1] && g.step[0] == g.step[2] && !a->call->in[BVT_ATTENTION_REAL_STEPS].base;
     if (v->by_cols) {
         g.column = v->base + (size_t)from * v->stride, g.column_stride = v->stride, g.nonzero = bvt_plane(v->rows);
     } else {
@@ -192,40 +201,56 @@ static inline general_head general_start(const general_attention *a, uint32_t he
                     for (uint32_t b = 0; b < m; b++) column[p * plane + (size_t)(c + b) * a->key_words + w] = block[b];
                 }
     }
-    int32_t *base = (int32_t *)(void *)(a->scratch + a->areas.base);
-    for (uint32_t c = 0; c < a->d; c++) {
-        int32_t positive = 0, there = v_trits ? 0 : (int32_t)a->nk;
-        for (uint32_t w = 0; w < a->key_words && g.base; w++) {
-            const uint8_t *at = g.column + c * g.column_stride + (size_t)8 * w;
-            positive += __builtin_popcountll(load_word(at, 8));
-            if (v_trits) there += __builtin_popcountll(load_word(at + g.nonzero, 8));
-        }
-        base[c] = g.base ? g.base * (2 * positive - there - g.zv * (int32_t)a->nk) : 0;
-    }
     return g;
 }
 
+/* base[c] = the constant part of the results: the levels' base times the sum of (v - zv). */
+static inline void general_base(const general_attention *a, const general_head *g, int32_t *base) {
+    const bool v_trits = a->call->in[2].dtype == BVT_DTYPE_TRITS;
+    for (uint32_t c = 0; c < a->d; c++) {
+        int32_t positive = 0, there = v_trits ? 0 : (int32_t)a->nk;
+        for (uint32_t w = 0; w < a->key_words && g->base; w++) {
+            const uint8_t *at = g->column + c * g->column_stride + (size_t)8 * w;
+            positive += __builtin_popcountll(load_word(at, 8));
+            if (v_trits) there += __builtin_popcountll(load_word(at + g->nonzero, 8));
+        }
+        base[c] = g->base ? g->base * (2 * positive - there - g->zv * (int32_t)a->nk) : 0;
+    }
+}
+
+/* Bit j = score[j] >= from, of n <= 64 scores. */
+static inline uint64_t general_reached(const int32_t *score, uint32_t n, int32_t from) {
+    uint64_t bits = 0;
+    for (uint32_t j = 0; j < n; j++) bits |= (uint64_t)(score[j] >= from) << j;
+    return bits;
+}
+
+/* The sum of the weights: the table at (most - score) >> shift. */
+static inline uint64_t general_sum(const uint64_t *table, const int32_t *score, uint32_t n, int32_t most, unsigned shift) {
+    uint64_t z = 0;
+    for (uint32_t j = 0; j < n; j++) z += table[(uint32_t)(most - score[j]) >> shift];
+    return z;
+}
+
 /* The masks of the planes where the weights are integers: m is compared with one threshold a plane. */
-static inline void threshold_masks(const general_attention *a, const general_head *g, uint64_t *mask, const int32_t *score,
-                                   int32_t most, const unsigned shift) {
+ATT_INLINE void threshold_masks_by(const general_attention *a, const general_head *g, uint64_t *mask, const int32_t *score,
+                                   int32_t most, const unsigned shift, uint64_t (*reached)(const int32_t *, uint32_t, int32_t),
+                                   uint64_t (*sum_of)(const uint64_t *, const int32_t *, uint32_t, int32_t, unsigned)) {
     int32_t last[BVT_ATTENTION_PLANES];
     const unsigned all = (1u << a->planes) - 1;
     double sum = 0;
-    if (a->max_planes != all) {
-        uint64_t z = 0;
-        for (uint32_t j = 0; j < a->nk; j++) z += g->table[(uint32_t)(most - score[j]) >> shift];
-        sum = (double)z;
-    }
+    if (a->max_planes != all) sum = (double)sum_of(g->table, score, a->nk, most, shift);
     for (unsigned t = 0; t < a->planes; t++) {
         last[t] = a->max_planes >> t & 1 ? g->static_last[t] : general_last(a, g->table, t, general_limit(a, t, g->head, sum));
         const int32_t from = most - last[t] * (1 << shift); /* none is above `most`, where last is -1 */
-        for (uint32_t w = 0; w < a->key_words; w++) {
-            const uint32_t n = bvt_min_u32(a->nk - 64 * w, 64);
-            uint64_t bits = 0;
-            for (uint32_t j = 0; j < n; j++) bits |= (uint64_t)(score[64 * w + j] >= from) << j;
-            mask[t * a->key_words + w] = bits;
-        }
+        for (uint32_t w = 0; w < a->key_words; w++)
+            mask[t * a->key_words + w] = reached(score + (size_t)64 * w, bvt_min_u32(a->nk - 64 * w, 64), from);
     }
+}
+
+static inline void threshold_masks(const general_attention *a, const general_head *g, uint64_t *mask, const int32_t *score,
+                                   int32_t most, const unsigned shift) {
+    threshold_masks_by(a, g, mask, score, most, shift, general_reached, general_sum);
 }
 
 /* The masks of the planes with a bias on the scores. */
@@ -258,7 +283,7 @@ static inline void weighted_masks(const general_attention *a, const general_head
 }
 
 /* The row's results of a head. */
-ATT_INLINE void general_context(const general_attention *a, const general_head *g, uint8_t *out, const uint64_t *mask,
+ATT_INLINE void general_context_of(const general_attention *a, const general_head *g, uint8_t *out, const uint64_t *mask,
                                 const int32_t *step, const float *real, const unsigned masks, const bool trits) {
     const int32_t *base = (const int32_t *)(const void *)(a->scratch + a->areas.base);
     int32_t ones[BVT_ATTENTION_PLANES] = {0}, minus = 0;
@@ -282,31 +307,57 @@ ATT_INLINE void general_context(const general_attention *a, const general_head *
     }
 }
 
-static inline void general_row(const general_attention *a, const general_head *g, uint32_t row) {
-    const bvt_view *q_view = &a->call->in[0], *real_view = &a->call->in[BVT_ATTENTION_REAL_STEPS];
-    const bool q_trits = q_view->dtype == BVT_DTYPE_TRITS, k_trits = a->call->in[1].dtype == BVT_DTYPE_TRITS;
-    uint64_t *q = (uint64_t *)(void *)(a->scratch + a->areas.query), *mask = (uint64_t *)(void *)(a->scratch + a->areas.masks);
-    int32_t *score = (int32_t *)(void *)(a->scratch + a->areas.scores);
+static inline void general_context(const general_attention *a, const general_head *g, uint8_t *out, const uint64_t *mask,
+                                   const int32_t *step, const float *real, const unsigned masks) {
+    switch (masks << 1 | (a->call->in[2].dtype == BVT_DTYPE_TRITS)) {
+    case 2: general_context_of(a, g, out, mask, step, real, 1, false); break;
+    case 3: general_context_of(a, g, out, mask, step, real, 1, true); break;
+    case 4: general_context_of(a, g, out, mask, step, real, 2, false); break;
+    case 5: general_context_of(a, g, out, mask, step, real, 2, true); break;
+    case 6: general_context_of(a, g, out, mask, step, real, 3, false); break;
+    default: general_context_of(a, g, out, mask, step, real, 3, true);
+    }
+}
+
+/* Scores of a query with all keys of the head; returns the largest. */
+static inline int32_t general_scores(const general_attention *a, const general_head *g, int32_t *score, const uint64_t *q) {
+    const bool q_trits = a->call->in[0].dtype == BVT_DTYPE_TRITS, k_trits = a->call->in[1].dtype == BVT_DTYPE_TRITS;
     const uint64_t *keys = (const uint64_t *)(const void *)(a->scratch + a->areas.keys);
     const int32_t *key_sum = (const int32_t *)(const void *)(a->scratch + a->areas.key_sums);
-    const uint32_t d = a->d, words = a->head_words;
-    take_codes(q, q_view, row, g->head * d, d, words);
-    int32_t most;
-#define SCORES(n, qt, kt) general_scores(score, q, keys, key_sum, g->zq, a->nk, d, n, qt, kt)
-    switch ((words == 1) << 2 | q_trits << 1 | k_trits) {
-    case 4: most = SCORES(1, false, false); break;
-    case 5: most = SCORES(1, false, true); break;
-    case 6: most = SCORES(1, true, false); break;
-    case 7: most = SCORES(1, true, true); break;
-    case 1: most = SCORES(words, false, true); break;
-    case 2: most = SCORES(words, true, false); break;
-    case 3: most = SCORES(words, true, true); break;
-    default: most = SCORES(words, false, false);
+#define SCORES(words, qt, kt) general_scores_of(score, q, keys, key_sum, g->zq, a->nk, a->d, words, qt, kt)
+    switch ((a->head_words == 1) << 2 | q_trits << 1 | k_trits) {
+    case 4: return SCORES(1, false, false);
+    case 5: return SCORES(1, false, true);
+    case 6: return SCORES(1, true, false);
+    case 7: return SCORES(1, true, true);
+    case 1: return SCORES(a->head_words, false, true);
+    case 2: return SCORES(a->head_words, true, false);
+    case 3: return SCORES(a->head_words, true, true);
+    default: return SCORES(a->head_words, false, false);
     }
 #undef SCORES
-    const unsigned shift = !q_trits && !k_trits;
+}
+
+/* What an including file may do by itself, where it is faster; `head` is called once for the rows of a head. */
+typedef struct {
+    void (*head)(const general_attention *a, const general_head *g);
+    int32_t (*scores)(const general_attention *a, const general_head *g, int32_t *score, const uint64_t *q);
+    void (*thresholds)(const general_attention *a, const general_head *g, uint64_t *mask, const int32_t *score, int32_t most,
+                       const unsigned shift);
+    void (*context)(const general_attention *a, const general_head *g, uint8_t *out, const uint64_t *mask, const int32_t *step,
+                    const float *real, const unsigned masks);
+} general_parts;
+#define GENERAL_PARTS {NULL, general_scores, threshold_masks, general_context}
+
+ATT_INLINE void general_row(const general_attention *a, const general_head *g, uint32_t row, const general_parts *parts) {
+    const bvt_view *q_view = &a->call->in[0], *real_view = &a->call->in[BVT_ATTENTION_REAL_STEPS];
+    uint64_t *q = (uint64_t *)(void *)(a->scratch + a->areas.query), *mask = (uint64_t *)(void *)(a->scratch + a->areas.masks);
+    int32_t *score = (int32_t *)(void *)(a->scratch + a->areas.scores);
+    take_codes(q, q_view, row, g->head * a->d, a->d, a->head_words);
+    const int32_t most = parts->scores(a, g, score, q);
+    const unsigned shift = q_view->dtype != BVT_DTYPE_TRITS && a->call->in[1].dtype != BVT_DTYPE_TRITS;
     if (a->call->in[BVT_ATTENTION_BIAS].base) weighted_masks(a, g, mask, score, most, row, shift);
-    else threshold_masks(a, g, mask, score, most, shift);
+    else parts->thresholds(a, g, mask, score, most, shift);
     unsigned masks = a->planes;
     int32_t step[BVT_ATTENTION_PLANES] = {g->step[0], g->step[1], g->step[2]};
     if (g->digits) {
@@ -322,18 +373,10 @@ static inline void general_row(const general_attention *a, const general_head *g
         real = real_steps;
         for (unsigned t = 0; t < a->planes; t++) real[t] = bvt_row_f32(real_view, t)[g->head];
     }
-    uint8_t *out = (uint8_t *)bvt_row(&a->call->out[0], row) + (size_t)g->head * d * 4;
-    switch (masks << 1 | (a->call->in[2].dtype == BVT_DTYPE_TRITS)) {
-    case 2: general_context(a, g, out, mask, step, real, 1, false); break;
-    case 3: general_context(a, g, out, mask, step, real, 1, true); break;
-    case 4: general_context(a, g, out, mask, step, real, 2, false); break;
-    case 5: general_context(a, g, out, mask, step, real, 2, true); break;
-    case 6: general_context(a, g, out, mask, step, real, 3, false); break;
-    default: general_context(a, g, out, mask, step, real, 3, true);
-    }
+    parts->context(a, g, (uint8_t *)bvt_row(&a->call->out[0], row) + (size_t)g->head * a->d * 4, mask, step, real, masks);
 }
 
-static inline void attention_general(const bvt_call *call, uint32_t row0, uint32_t row1) {
+static inline general_attention general_start(const bvt_call *call) {
     const int32_t *attr = call->op->attr;
     const uint32_t windows = attr[1] ? (uint32_t)attr[1] : 1;
     general_attention a = {
@@ -352,15 +395,27 @@ static inline void attention_general(const bvt_call *call, uint32_t row0, uint32
     a.areas = bvt_attention_layout(a.nk, a.d, windows, call->in[BVT_ATTENTION_BIAS].base != NULL,
                                    call->in[0].dtype == BVT_DTYPE_TRITS, call->in[1].dtype == BVT_DTYPE_TRITS,
                                    call->in[2].dtype == BVT_DTYPE_TRITS);
+    return a;
+}
+
+ATT_INLINE void general_rows(const general_attention *a, uint32_t row0, uint32_t row1, const general_parts *parts) {
     for (uint32_t row = row0, end; row < row1; row = end) {
-        const uint32_t window = row / a.nq;
-        end = bvt_min_u32(row1, (window + 1) * a.nq);
-        for (uint32_t h = 0; h < a.heads; h++) {
-            const general_head g = general_start(&a, h, window);
-            for (uint32_t r = row; r < end; r++) general_row(&a, &g, r);
+        const uint32_t window = row / a->nq;
+        end = bvt_min_u32(row1, (window + 1) * a->nq);
+        for (uint32_t h = 0; h < a->heads; h++) {
+            const general_head g = general_values(a, h, window);
+            general_keys(a, &g);
+            general_base(a, &g, (int32_t *)(void *)(a->scratch + a->areas.base));
+            if (parts->head) parts->head(a, &g);
+            for (uint32_t r = row; r < end; r++) general_row(a, &g, r, parts);
         }
     }
 }
 
-#undef ATT_INLINE
+static inline void attention_general(const bvt_call *call, uint32_t row0, uint32_t row1) {
+    static const general_parts parts = GENERAL_PARTS;
+    const general_attention a = general_start(call);
+    general_rows(&a, row0, row1, &parts);
+}
+
 #endif

@@ -90,7 +90,7 @@ INLINE void bgemm_all(const bvt_call *call, uint32_t row0, uint32_t row1, const 
 }
 
 void bvt_bgemm_avx2(const bvt_call *call, uint32_t row0, uint32_t row1) {
-    if (!bvt_bgemm_tiles(call)) bvt_bgemm_ref(call, row0, row1);
+    if (call->in[1].layout != BVT_LAYOUT_LANES16 || !bvt_bgemm_tiles(call)) bvt_bgemm_ref(call, row0, row1);
     else if (call->in[0].dtype == BVT_DTYPE_TRITS) bgemm_all(call, row0, row1, true);
     else bgemm_all(call, row0, row1, false);
 }

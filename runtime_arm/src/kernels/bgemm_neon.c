@@ -1,12 +1,9 @@
-/* bgemm for NEON. A byte lane is an output channel: an activation byte is broadcast, xor and cnt give the differing bits of 16
- * channels, and no sum ever crosses lanes. A tile of R rows x T weight tiles (16 channels each) keeps its u8 counters in registers;
- * they hold up to 255, so at the latest after 31 steps (248 bits) they go into the i32 output.
+/* bgemm for NEON: the choice by layout, and layout LANES16. A byte lane is an output channel: an activation byte is broadcast, xor
+ * and cnt give the differing bits of 16 channels, and no sum ever crosses lanes. A tile of R rows x T weight tiles (16 channels each)
+ * keeps its u8 counters in registers; they hold up to 255, so at the latest after 31 steps (248 bits) they go into the i32 output.
  */
-#include <arm_neon.h>
+#include "bgemm_neon.h"
 
-#include "../ops/bgemm.h"
-
-#define INLINE static inline __attribute__((always_inline))
 #define MOST_STEPS 31u
 
 /* y = (first ? k : y) - 2*count, for the first n of 16 channels. */
@@ -137,6 +134,12 @@ static void bgemm_trits(const bvt_call *call, uint32_t row0, uint32_t row1) {
 
 void bvt_bgemm_neon(const bvt_call *call, uint32_t row0, uint32_t row1) {
     const uint32_t outputs = call->out[0].cols, whole = outputs / 16, groups = call->in[0].cols / call->in[1].cols;
+    switch (call->in[1].layout) {
+    case BVT_LAYOUT_CSA: bvt_bgemm_csa(call, row0, row1); return;
+    case BVT_LAYOUT_TBL2: bvt_bgemm_tbl2(call, row0, row1); return;
+    case BVT_LAYOUT_LUT: bvt_bgemm_lut(call, row0, row1); return;
+    default: break;
+    }
     if (!bvt_bgemm_tiles(call)) {
         bvt_bgemm_ref(call, row0, row1);
         return;
@@ -158,4 +161,10 @@ void bvt_bgemm_neon(const bvt_call *call, uint32_t row0, uint32_t row1) {
         for (uint32_t tile = 0; tile < whole; tile++) bgemm_column(call, row, tile, 16, 1, false);
         if (outputs % 16) bgemm_column(call, row, whole, outputs % 16, 1, false);
     }
+}
+
+/* For cores that issue in order, which need another order of instructions. */
+void bvt_bgemm_neon_in_order(const bvt_call *call, uint32_t row0, uint32_t row1) {
+    if (call->in[1].layout == BVT_LAYOUT_CSA) bvt_bgemm_csa_in_order(call, row0, row1);
+    else bvt_bgemm_neon(call, row0, row1);
 }

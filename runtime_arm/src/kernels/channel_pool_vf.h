@@ -13,6 +13,17 @@ VF_INLINE vf pool_group(const float *p, uint32_t g, const unsigned G) {
         return (vf){vaddq_f32(vaddq_f32(vaddq_f32(a.val[0], a.val[1]), a.val[2]), a.val[3]),
                     vaddq_f32(vaddq_f32(vaddq_f32(b.val[0], b.val[1]), b.val[2]), b.val[3])};
     }
+    if (G == 8) {
+        float32x4_t sum[2];
+        for (unsigned h = 0; h < 2; h++) {
+            /* Lanes of val[i]: inputs i and 4+i of two channels, one after the other. */
+            const float32x4x4_t a = vld4q_f32(p + 32 * h), b = vld4q_f32(p + 32 * h + 16);
+            sum[h] = vuzp1q_f32(a.val[0], b.val[0]);
+            for (unsigned i = 1; i < 4; i++) sum[h] = vaddq_f32(sum[h], vuzp1q_f32(a.val[i], b.val[i]));
+            for (unsigned i = 0; i < 4; i++) sum[h] = vaddq_f32(sum[h], vuzp2q_f32(a.val[i], b.val[i]));
+        }
+        return (vf){sum[0], sum[1]};
+    }
 #elif VF_LANES == 16
     if (G) { /* G vectors; each stage puts the even elements in front of the odd ones, so that vector i holds the inputs i mod G */
         vf x[8], y[8];

@@ -1,11 +1,52 @@
 /* bgemm: +-1 rows (or rows with zeros) times +-1 weights -> integer dots.
  *
- *     in x bits or trits[N x K], weight bits[O x K'] (layout LANES16), K' = K/G      out i32[N x O]      attr[0] = G (0: 1)
+ *     in x bits or trits[N x K], weight bits[O x K'] (any layout of weights), K' = K/G      out i32[N x O]      attr[0] = G (0: 1)
  *     output o takes segment g = o / (O/G) of the row:
  *     of bits K' - 2*popcount(x xor weight), of trits (planes s, m) popcount(m) - 2*popcount((s xor weight) and m)
  *     any K' >= 1, pad bits are zero in all
+ *
+ * Layouts other than LANES16 are for bits and one group.
  */
+#include "bgemm.h"
 #include "bits.h"
+
+uint32_t bvt_tile_channels(int layout) {
+    switch (layout) {
+    case BVT_LAYOUT_LANES16: return 16;
+    case BVT_LAYOUT_CSA: return 32;
+    case BVT_LAYOUT_TBL2: return 64;
+    case BVT_LAYOUT_LUT: return 32;
+    default: return 0;
+    }
+}
+
+uint64_t bvt_tile_bytes(int layout, uint32_t cols) {
+    switch (layout) {
+    case BVT_LAYOUT_LANES16: return 16 * bvt_ceil_div(cols, 8);
+    case BVT_LAYOUT_CSA: return 32 * (uint64_t)bvt_csa_steps(cols);
+    case BVT_LAYOUT_TBL2: return 64 * (uint64_t)bvt_groups(cols);
+    /* 16 bytes are 4 columns of 32 channels. */
+    case BVT_LAYOUT_LUT: return 4 * BVT_LUT_COLUMNS * bvt_ceil_div(cols, BVT_LUT_COLUMNS);
+    default: return 0;
+    }
+}
+
+bool bvt_weight_bit(const bvt_view *weight, uint32_t row, uint32_t col) {
+    const uint32_t channels = bvt_tile_channels(weight->layout), lane = row % channels, step = col / 8;
+    const uint8_t *tile = weight->base + row / channels * weight->stride;
+    unsigned byte;
+    switch (weight->layout) {
+    case BVT_LAYOUT_CSA:
+        byte = tile[(size_t)step * 32 + lane];
+        if (step % BVT_CSA_STEPS) byte ^= tile[(size_t)(step - 1) * 32 + lane];
+        /* One of four bytes is complemented; so either it or the one before it is, or none. */
+        if (step % 4 == 1 || step % 4 == 2) byte = ~byte;
+        return byte >> col % 8 & 1;
+    case BVT_LAYOUT_TBL2: return tile[(size_t)(col / BVT_GROUP) * 64 + lane] >> col % BVT_GROUP & 1;
+    case BVT_LAYOUT_LUT: return tile[(size_t)(col / 4) * 16 + lane % 16] >> (4 * (lane / 16) + col % 4) & 1;
+    default: return tile[(size_t)step * 16 + lane] >> col % 8 & 1;
+    }
+}
 
 int bvt_check_bgemm(bvt_check *c) {
     const int32_t groups = c->op->attr[0] ? c->op->attr[0] : 1;
@@ -15,47 +56,47 @@ int bvt_check_bgemm(bvt_check *c) {
     const int dtype = x->dtype == BVT_DTYPE_TRITS ? BVT_DTYPE_TRITS : BVT_DTYPE_BITS;
     BVT_TRY(bvt_expect(c, groups > 0 && y->cols % (uint32_t)groups == 0, "the groups do not divide the outputs"));
     BVT_TRY(bvt_check_value(c, x, dtype, BVT_LAYOUT_ROWS, y->rows, (uint64_t)groups * weight->cols, "x"));
-    BVT_TRY(bvt_check_value(c, weight, BVT_DTYPE_BITS, BVT_LAYOUT_LANES16, y->cols, weight->cols, "the weight"));
+    const int layout = bvt_tile_channels(weight->layout) ? weight->layout : BVT_LAYOUT_LANES16;
+    BVT_TRY(bvt_check_value(c, weight, BVT_DTYPE_BITS, layout, y->cols, weight->cols, "the weight"));
     BVT_TRY(bvt_check_value(c, y, BVT_DTYPE_I32, BVT_LAYOUT_ROWS, x->rows, weight->rows, "the output"));
+    const bool plain = groups == 1 && dtype == BVT_DTYPE_BITS && weight->cols <= BVT_MOST_COLUMNS;
+    BVT_TRY(bvt_expect(c, plain || layout == BVT_LAYOUT_LANES16,
+                       "trits, groups and more than 32767 columns need a weight in layout lanes16"));
     c->whole = 2;
+    c->scratch = bvt_bgemm_scratch(layout, weight->cols);
     return BVT_OK;
 }
 
-/* Trits, or more than one group. */
-static void general_row(const bvt_call *call, uint32_t n) {
-    const bvt_view *weight = &call->in[1];
-    const uint32_t k = weight->cols, outputs = call->out[0].cols, per_group = outputs / (call->in[0].cols / k);
-    const uint8_t *sign = bvt_row_bits(&call->in[0], n);
-    const uint8_t *some = call->in[0].dtype == BVT_DTYPE_TRITS ? sign + bvt_plane(call->in[0].cols) : NULL;
-    int32_t *y = bvt_row(&call->out[0], n);
-    for (uint32_t o = 0; o < outputs; o++) {
-        const uint8_t *w = weight->base + o / 16 * weight->stride + o % 16;
-        const size_t from = (size_t)(o / per_group) * k;
-        int32_t sum = 0;
-        for (uint32_t at = 0; at < k; at += 8, w += 16) {
-            const unsigned bits = bvt_min_u32(k - at, 8);
-            const unsigned m = some ? bvt_get_bits(some, from + at, bits) : 0xFFu >> (8 - bits);
-            sum += __builtin_popcount(m) - 2 * __builtin_popcount((bvt_get_bits(sign, from + at, bits) ^ *w) & m);
-        }
-        y[o] = sum;
-    }
-}
+#define CHUNK 256u /* steps: a channel's columns that are unpacked at a time, for all rows */
 
 void bvt_bgemm_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
-    const uint32_t k = call->in[0].cols, outputs = call->out[0].cols, steps = (k + 7) / 8;
-    const bvt_view *weight = &call->in[1];
-    for (uint32_t n = row0; n < row1; n++) {
-        if (call->in[0].dtype == BVT_DTYPE_TRITS || weight->cols != k) {
-            general_row(call, n);
-            continue;
-        }
-        const uint8_t *x = bvt_row_bits(&call->in[0], n);
-        int32_t *y = bvt_row(&call->out[0], n);
-        for (uint32_t o = 0; o < outputs; o++) {
-            const uint8_t *w = weight->base + o / 16 * weight->stride + o % 16;
-            int32_t differing = 0;
-            for (uint32_t s = 0; s < steps; s++) differing += __builtin_popcount(x[s] ^ w[(size_t)s * 16]);
-            y[o] = (int32_t)k - 2 * differing;
+    const bvt_view *x = &call->in[0], *weight = &call->in[1];
+    const uint32_t k = weight->cols, outputs = call->out[0].cols, per_group = outputs / (x->cols / k);
+    const bool trits = x->dtype == BVT_DTYPE_TRITS;
+    uint8_t w[CHUNK];
+    for (uint32_t o = 0; o < outputs; o++) {
+        const size_t from = (size_t)(o / per_group) * k;
+        for (uint32_t at = 0; at < k; at += 8 * CHUNK) {
+            const uint32_t end = bvt_min_u32(k - at, 8 * CHUNK);
+            memset(w, 0, sizeof w);
+            for (uint32_t i = 0; i < end; i++) w[i / 8] |= (uint8_t)(bvt_weight_bit(weight, o, at + i) << i % 8);
+            for (uint32_t n = row0; n < row1; n++) {
+                const uint8_t *sign = bvt_row_bits(x, n), *some = sign + bvt_plane(x->cols);
+                int32_t differing = 0, present = trits ? 0 : (int32_t)end;
+                for (uint32_t i = 0; i < end; i += 8) {
+                    const unsigned bits = bvt_min_u32(end - i, 8);
+                    unsigned differ = bvt_get_bits(sign, from + at + i, bits) ^ w[i / 8];
+                    if (trits) {
+                        const unsigned m = bvt_get_bits(some, from + at + i, bits);
+                        differ &= m;
+                        present += __builtin_popcount(m);
+                    }
+                    differing += __builtin_popcount(differ);
+                }
+                const int32_t sum = present - 2 * differing;
+                int32_t *y = (int32_t *)bvt_row(&call->out[0], n) + o;
+                *y = at ? *y + sum : sum;
+            }
         }
     }
 }

@@ -3,6 +3,50 @@
 #define BVT_OPS_BGEMM_H
 #include "../internal.h"
 
+/* ---- The layouts of the weight (spec.py defines them, KERNELS.md explains them) -------------------------------------------- */
+
+#define BVT_CSA_STEPS 60u  /* steps of 8 columns after which the running XOR of CSA starts anew */
+#define BVT_GROUP 5u       /* columns that TBL2 and LUT look up at a time */
+#define BVT_WORD 60u       /* columns that fit into a 64-bit word as whole groups */
+#define BVT_WORD_GROUPS 12u
+#define BVT_LUT_COLUMNS 20u /* columns that LUT stores together */
+
+/* Steps of a tile in layout CSA: pairs. */
+static inline uint32_t bvt_csa_steps(uint32_t cols) { return ((cols + 7) / 8 + 1) & ~1u; }
+static inline uint32_t bvt_groups(uint32_t cols) { return (cols + BVT_GROUP - 1) / BVT_GROUP; }
+static inline uint32_t bvt_words(uint32_t cols) { return (cols + BVT_WORD - 1) / BVT_WORD; }
+/* What the layouts but LANES16 hold: twice a count fits into 16 bits. */
+#define BVT_MOST_COLUMNS 32767u
+
+/* Bit `col` of channel `row` of a weight in any layout. */
+bool bvt_weight_bit(const bvt_view *weight, uint32_t row, uint32_t col);
+
+/* ---- Scratch --------------------------------------------------------------------------------------------------------------- */
+
+#define BVT_BGEMM_ROWS 8u        /* rows that CSA and TBL2 prepare at a time */
+#define BVT_LUT_ROWS 128u        /* rows that use a table of LUT before it is overwritten */
+#define BVT_LUT_WORDS 4u         /* words of a row between two updates of the output: 240 columns, which a u8 counts */
+#define BVT_LUT_TABLE_GROUPS 24u /* of a table: two words */
+
+/* Where the parts of LUT's scratch are. */
+#define BVT_LUT_TABLE_BYTES (BVT_LUT_TABLE_GROUPS * 32 * 16)
+#define BVT_LUT_WORDS_BYTES (BVT_LUT_WORDS * BVT_LUT_ROWS * 8)
+#define BVT_LUT_COUNTS_BYTES (BVT_LUT_ROWS * 32)
+
+/* Bytes of scratch that the kernels need for a weight of this layout and width. */
+static inline uint64_t bvt_bgemm_scratch(int layout, uint32_t cols) {
+    switch (layout) {
+    /* Every byte of the rows 16 times; whole words of 8 steps are written. */
+    case BVT_LAYOUT_CSA: return 16 * BVT_BGEMM_ROWS * bvt_min_u32((bvt_csa_steps(cols) + 7) & ~7u, (BVT_CSA_STEPS + 7) & ~7u);
+    /* A u16 for each pair of rows and group; whole words of 12 groups. */
+    case BVT_LAYOUT_TBL2: return bvt_align64(BVT_BGEMM_ROWS * BVT_WORD_GROUPS * bvt_words(cols));
+    case BVT_LAYOUT_LUT: return BVT_LUT_TABLE_BYTES + BVT_LUT_WORDS_BYTES + BVT_LUT_COUNTS_BYTES;
+    default: return 0;
+    }
+}
+
+/* ---- Layout LANES16: groups and trits -------------------------------------------------------------------------------------- */
+
 /* Whether every tile of 16 outputs reads whole bytes of one segment of the row. */
 static inline bool bvt_bgemm_tiles(const bvt_call *call) {
     const uint32_t k = call->in[1].cols, groups = call->in[0].cols / k;

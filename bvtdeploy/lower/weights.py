@@ -1,0 +1,147 @@
+"""Layouts of the weights of `bgemm` (LAYOUTS in artifact/spec.py; runtime_arm/KERNELS.md says what each is for): their sizes, their
+bytes, and which one a board takes for a product. A layout never changes a result.
+
+Adding one: append it to spec.LAYOUTS, give its tile in `TILES` and its bytes in `pack_weight` and `unpack_weight`, the same in
+runtime_arm/src/ops/bgemm.c, a kernel, and costs in the boards' files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from bvtdeploy.lower.pack import Codes, pack_rows, unpack_rows
+
+Bytes = npt.NDArray[np.uint8]
+DEFAULT: Final = "LANES16"
+MOST_COLUMNS: Final = 32767  # of every layout but LANES16
+ROWS: Final = 4  # of every layout but LANES16: their kernels make so many rows at a time
+TABLE_ROWS: Final = 128  # most rows of a call that use a table of LUT before it is overwritten
+
+CSA_STEPS: Final = 60
+GROUP: Final = 5
+
+
+def _ceil(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+# layout -> (channels of a tile, bytes of a tile of `cols` columns)
+TILES: Final[Mapping[str, tuple[int, Callable[[int], int]]]] = {
+    "LANES16": (16, lambda cols: 16 * _ceil(cols, 8)),
+    "CSA": (32, lambda cols: 32 * 2 * _ceil(cols, 16)),
+    "TBL2": (64, lambda cols: 64 * _ceil(cols, GROUP)),
+    "LUT": (32, lambda cols: 16 * 5 * _ceil(cols, 20)),
+}
+
+
+def scratch_bytes(layout: str, cols: int) -> int:
+    """Scratch of the kernels for a weight of `cols` columns: bvt_bgemm_scratch of the runtime, a multiple of 64."""
+    if layout == "CSA":
+        return 16 * 8 * min(_ceil(2 * _ceil(cols, 16), 8) * 8, 64)
+    if layout == "TBL2":
+        return _ceil(96 * _ceil(cols, 60), 64) * 64
+    return 20480 if layout == "LUT" else 0
+
+
+def pack_weight(codes: Codes, layout: str) -> Bytes:
+    """+-1 weights [rows, cols] -> uint8 [tiles, bytes of a tile]. Channels and columns that are not there are zero bits."""
+    channels, tile_bytes = TILES[layout]
+    rows, cols = codes.shape
+    tiles = _ceil(rows, channels)
+    size = tile_bytes(cols)
+
+    def bits(width: int) -> Bytes:
+        padded = np.zeros((tiles * channels, width), np.uint8)
+        padded[:rows, :cols] = codes > 0
+        return padded
+
+    if layout == "TBL2":
+        groups = bits(_ceil(cols, GROUP) * GROUP).reshape(tiles, channels, -1, GROUP)
+        packed = (groups << np.arange(GROUP, dtype=np.uint8)).sum(axis=3, dtype=np.uint8).transpose(0, 2, 1)
+    elif layout == "LUT":
+        nibbles = bits(_ceil(cols, 20) * 20).reshape(tiles, 2, 16, -1, 4)
+        low, high = np.moveaxis((nibbles << np.arange(4, dtype=np.uint8)).sum(axis=4, dtype=np.uint8), 1, 0)
+        packed = (low | high << 4).transpose(0, 2, 1)
+    else:
+        step = size // channels
+        by_channel = np.zeros((tiles * channels, step), np.uint8)
+        by_channel[:rows] = pack_rows(codes, step)
+        if layout == "CSA":
+            for at in range(0, step, CSA_STEPS):
+                part = by_channel[:, at : at + CSA_STEPS]
+                part[:] = np.bitwise_xor.accumulate(part, axis=1)
+            by_channel[:, 1::4] ^= 255
+        packed = by_channel.reshape(tiles, channels, step).transpose(0, 2, 1)
+    return np.ascontiguousarray(packed).reshape(tiles, size)
+
+
+def unpack_weight(packed: Bytes, layout: str, rows: int, cols: int) -> Codes:
+    """The inverse of `pack_weight`; `packed` is [tiles, bytes of a tile]."""
+    channels = TILES[layout][0]
+    tiles = packed.shape[0]
+    if layout == "TBL2":
+        groups = packed.reshape(tiles, -1, channels).transpose(0, 2, 1)
+        ones = (groups[..., None] >> np.arange(GROUP, dtype=np.uint8) & 1).reshape(tiles * channels, -1)
+    elif layout == "LUT":
+        steps = packed.reshape(tiles, -1, 16).transpose(0, 2, 1)
+        nibbles = np.stack([steps & 15, steps >> 4], axis=1)
+        ones = (nibbles[..., None] >> np.arange(4, dtype=np.uint8) & 1).reshape(tiles * channels, -1)
+    else:
+        by_channel = np.ascontiguousarray(packed.reshape(tiles, -1, channels).transpose(0, 2, 1)).reshape(tiles * channels, -1)
+        if layout == "CSA":
+            by_channel[:, 1::4] ^= 255
+            running = by_channel.copy()
+            by_channel[:, 1:] ^= running[:, :-1]
+            by_channel[:, ::CSA_STEPS] = running[:, ::CSA_STEPS]
+        return unpack_rows(by_channel[:rows], cols)
+    return (ones[:rows, :cols].astype(np.int8) * 2 - 1).astype(np.int8)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Modelled cycles of a layout's kernel on a core.
+
+    Attributes:
+        mac: of a multiply-accumulate.
+        output: of an element of the output.
+        weight: of a weight bit, once for all rows of a call (of LUT: building its tables).
+    """
+
+    mac: float
+    output: float
+    weight: float = 0.0
+
+
+Costs = Mapping[str, Cost]  # by layout; a layout that is not there is not taken
+Measured = Mapping[tuple[int, int, int], str]  # (rows, cols, outputs) -> the fastest layout on a device (bench/tune.py)
+
+
+def table_rows(rows: int) -> int:
+    """Rows of a call, so that the tables of LUT are used by many and four threads still have work."""
+    return min(TABLE_ROWS, _ceil(_ceil(rows, 4), 8) * 8, rows)
+
+
+def cycles(cost: Cost, layout: str, rows: int, cols: int, outputs: int) -> float:
+    """Modelled cycles of a product of `rows` rows with weights [outputs, cols]."""
+    channels = TILES[layout][0]
+    step = 1 if layout == DEFAULT else ROWS
+    made = _ceil(rows, step) * step * _ceil(outputs, channels) * channels
+    return made * (cols * cost.mac + cost.output) + _ceil(rows, table_rows(rows)) * outputs * cols * cost.weight
+
+
+def choose(costs: Costs, rows: int, cols: int, outputs: int, measured: Measured | None = None) -> str:
+    """The layout that was measured to be the fastest; of a shape that was not measured, the one with the fewest modelled cycles:
+    DEFAULT where there are no costs, and where it costs the same."""
+    if measured and (rows, cols, outputs) in measured:
+        return measured[rows, cols, outputs]
+    order = [DEFAULT, *(name for name in costs if name != DEFAULT)]
+    able = [name for name in order if name in costs and (name == DEFAULT or cols <= MOST_COLUMNS)]
+    return min(able, key=lambda name: cycles(costs[name], name, rows, cols, outputs), default=DEFAULT)
+
+
+__all__ = ["Cost", "Costs", "Measured", "choose", "cycles", "pack_weight", "scratch_bytes", "table_rows", "unpack_weight"]

@@ -1,0 +1,76 @@
+/* Signs of 8 rows x 16 channels, for the kernels that end in bits. They gather as a 16-bit lane a channel whose bit r is row r: its
+ * low byte is a byte of layout COLS, and an 8 x 8 bit transpose makes those of layout ROWS.
+ */
+#ifndef BVT_KERNELS_SIGNS_NEON_H
+#define BVT_KERNELS_SIGNS_NEON_H
+#include <arm_neon.h>
+
+#include "../ops/bits.h"
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* Bit r of lane c. Rows, up to 8 of them, are added in falling order. */
+typedef struct {
+    uint16x8_t low, high;
+} signs;
+
+INLINE uint16x8_t narrow(uint32x4_t a, uint32x4_t b) { return vuzp1q_u16(vreinterpretq_u16_u32(a), vreinterpretq_u16_u32(b)); }
+INLINE void add_row(signs *s, uint16x8_t low, uint16x8_t high) {
+    s->low = vsubq_u16(vaddq_u16(s->low, s->low), low);
+    s->high = vsubq_u16(vaddq_u16(s->high, s->high), high);
+}
+
+/* Transposes the 8 x 8 bit matrices in both halves, whose rows are bytes (Hacker's Delight 7-3). */
+INLINE uint8x16_t transpose8(uint8x16_t bytes) {
+    uint64x2_t x = vreinterpretq_u64_u8(bytes);
+    uint64x2_t t = vandq_u64(veorq_u64(x, vshrq_n_u64(x, 7)), vdupq_n_u64(0x00AA00AA00AA00AAu));
+    x = veorq_u64(veorq_u64(x, t), vshlq_n_u64(t, 7));
+    t = vandq_u64(veorq_u64(x, vshrq_n_u64(x, 14)), vdupq_n_u64(0x0000CCCC0000CCCCu));
+    x = veorq_u64(veorq_u64(x, t), vshlq_n_u64(t, 14));
+    t = vandq_u64(veorq_u64(x, vshrq_n_u64(x, 28)), vdupq_n_u64(0x00000000F0F0F0F0u));
+    return vreinterpretq_u8_u64(veorq_u64(veorq_u64(x, t), vshlq_n_u64(t, 28)));
+}
+
+/* Where one output's, or one plane's, signs go. */
+typedef struct {
+    const bvt_view *view;
+    size_t plane;
+} sign_target;
+
+/* Writes the signs of channels c .. c+n-1 of rows r0 .. r0+rows-1. */
+INLINE void store_signs(const sign_target *target, uint32_t r0, unsigned rows, uint32_t c, unsigned n, const signs *s) {
+    const bvt_view *view = target->view;
+    const size_t stride = view->stride;
+    const uint8x16_t columns = vmovn_high_u16(vmovn_u16(s->low), s->high);
+    if (view->by_cols) {
+        uint8_t *to = view->base + c * stride + (r0 - view->first) / 8 + target->plane;
+        if (n == 16) {
+#define X(i) vst1q_lane_u8(to, columns, i), to += stride;
+            X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
+#undef X
+        } else {
+            uint8_t bytes[16];
+            vst1q_u8(bytes, columns);
+            for (unsigned i = 0; i < n; i++, to += stride) *to = bytes[i];
+        }
+        return;
+    }
+    uint8_t *to = (uint8_t *)bvt_row(view, r0) + c / 8 + target->plane;
+    const uint8x16_t halves = transpose8(columns); /* byte r: the first 8 channels of row r; byte 8+r: the others */
+    const uint16x8_t words = vreinterpretq_u16_u8(vzip1q_u8(halves, vextq_u8(halves, halves, 8)));
+    if (n == 16 && rows == 8) {
+#define X(r) vst1q_lane_u16((uint16_t *)(void *)to, words, r), to += stride;
+        X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#undef X
+    } else {
+        uint16_t word[8];
+        vst1q_u16(word, words);
+        for (unsigned r = 0; r < rows; r++, to += stride) {
+            const unsigned there = word[r] & 0xFFFFu >> (16 - n); /* lanes beyond the last channel are no signs */
+            to[0] = (uint8_t)there;
+            if (n > 8) to[1] = (uint8_t)(there >> 8);
+        }
+    }
+}
+
+#endif

@@ -1,0 +1,87 @@
+"""Choosing layouts by their times, and compiling with what was chosen."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from commands import call_json
+
+from bvtdeploy import api
+from bvtdeploy.artifact.reader import read
+from bvtdeploy.bench.tune import choose_layouts, load_tuning, products
+from bvtdeploy.errors import UserError
+
+SMALL, LARGE = (18, 64, 64), (18, 64, 128)
+
+
+def test_every_shape_gets_its_fastest_layout() -> None:
+    # Ops 0 and 2 are of the small shape, 1 of the large one; op 3 has three codes and so no choice, op 4 is no product.
+    default = {0: (SMALL, "LANES16"), 1: (LARGE, "LANES16"), 2: (SMALL, "LANES16"), 3: (SMALL, "LANES16")}
+    csa = {0: (SMALL, "CSA"), 1: (LARGE, "CSA"), 2: (SMALL, "CSA"), 3: (SMALL, "LANES16")}
+    samples = {
+        "LANES16": [(10, 40, 20, 99, 5), (11, 41, 21, 99, 5), (500, 42, 22, 99, 5)],  # one round was disturbed
+        "CSA": [(12, 20, 24, 1, 5), (12, 20, 24, 1, 5), (12, 20, 24, 1, 5)],
+    }
+    large, small = choose_layouts({"LANES16": default, "CSA": csa}, samples)
+    assert (large.product, large.ops, large.layout, large.ns) == (LARGE, 1, "CSA", {"LANES16": 41, "CSA": 20})
+    assert (small.product, small.ops, small.layout, small.ns) == (SMALL, 2, "LANES16", {"LANES16": 16, "CSA": 18})
+
+
+def test_a_layout_must_be_clearly_faster_than_the_default() -> None:
+    made = {"LANES16": {0: (SMALL, "LANES16")}, "LUT": {0: (SMALL, "LUT")}}
+    (close,) = choose_layouts(made, {"LANES16": [(100,)], "LUT": [(99,)]})
+    (clear,) = choose_layouts(made, {"LANES16": [(100,)], "LUT": [(97,)]})
+    assert (close.layout, clear.layout) == ("LANES16", "LUT")
+
+
+def test_compile_takes_a_tuning_file(nano: Path, nano_source: Path, tmp_path: Path) -> None:
+    tuning = tmp_path / "tuning.toml"
+    tuning.write_text('format = 1\n[[product]]\nrows = 18\ncols = 64\noutputs = 128\nlayout = "csa"\n')
+    tuned = tmp_path / "tuned.bvt"
+    call_json("compile", nano_source, "-o", tuned, "--tuning", tuning)
+    before, after = products(read(nano)), products(read(tuned))
+    assert {got for product, got in after.values() if product == LARGE} == {"CSA"}
+    assert {product for product, got in after.values() if got == "CSA"} == {LARGE}
+    assert {op: product for op, (product, _) in before.items()} == {op: product for op, (product, _) in after.items()}
+    # The golden outputs come from the interpreter, which knows no layouts.
+    assert [y.tobytes() for _, y in read(tuned).golden] == [y.tobytes() for _, y in read(nano).golden]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "format = 2",
+        "format = 1\nproduct = 3",
+        'format = 1\n[[product]]\nrows = 18\ncols = 64\nlayout = "csa"',
+        'format = 1\n[[product]]\nrows = 0\ncols = 64\noutputs = 8\nlayout = "csa"',
+        'format = 1\n[[product]]\nrows = 18\ncols = 64\noutputs = 8\nlayout = "rows"',
+        'format = 1\n[[product]]\nrows = 18\ncols = 40000\noutputs = 8\nlayout = "csa"',
+        "format = ",
+    ],
+)
+def test_damaged_tuning_files(text: str, tmp_path: Path) -> None:
+    (tmp_path / "t.toml").write_text(text)
+    with pytest.raises(UserError, match="tuning file"):
+        load_tuning(tmp_path / "t.toml")
+
+
+def test_emulated_devices_are_refused(nano_source: Path, tmp_path: Path, emulator: str) -> None:
+    with pytest.raises(UserError, match="an emulated device cannot be tuned for"):
+        api.tune(nano_source, tmp_path / "t.toml", device="qemu:cortex-a72")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tune_on_this_machine(nano_source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "t.toml"
+    told = call_json("tune", nano_source, "-o", output, "--rounds", "1")
+    assert {(p["rows"], p["cols"], p["outputs"]): p["ops"] for p in told["products"]} == {SMALL: 6, LARGE: 2}
+    for product in told["products"]:
+        assert set(product["ns"]) == {"lanes16", "csa", "tbl2", "lut"}
+        assert min(product["ns"].values()) > 0
+    assert told["gain"] >= 1
+    written = load_tuning(output)
+    assert written == {(p["rows"], p["cols"], p["outputs"]): p["layout"].upper() for p in told["products"]}
+    assert tomllib.loads(output.read_text())["isa"] == told["isa"]

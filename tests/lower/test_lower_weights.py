@@ -1,0 +1,68 @@
+"""Layouts of weights: what spec.py says of each, bit by bit; unpacking; which one a board takes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bvtdeploy.artifact.spec import LAYOUTS
+from bvtdeploy.lower.pack import pack_lanes16
+from bvtdeploy.lower.weights import MOST_COLUMNS, TILES, Cost, choose, pack_weight, scratch_bytes, table_rows, unpack_weight
+
+
+def codes(rows: int, cols: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).choice(np.array([-1, 1], np.int8), (rows, cols))
+
+
+def test_every_layout_of_weights_is_known() -> None:
+    assert set(TILES) == set(LAYOUTS) - {"ROWS", "COLS"}
+
+
+@pytest.mark.parametrize("layout", TILES)
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 150), st.integers(1, 1100), st.integers(0, 9))
+def test_round_trip(layout: str, rows: int, cols: int, seed: int) -> None:
+    x = codes(rows, cols, seed)
+    packed = pack_weight(x, layout)
+    channels, tile_bytes = TILES[layout]
+    assert packed.shape == (-(-rows // channels), tile_bytes(cols)) and packed.flags.c_contiguous
+    assert np.array_equal(unpack_weight(packed, layout, rows, cols), x)
+    everywhere = unpack_weight(packed, layout, packed.shape[0] * channels, cols)
+    assert (everywhere[rows:] == -1).all(), "channels that are not there are zero bits"
+
+
+def test_lanes16_is_pack_lanes16() -> None:
+    x = codes(37, 83, 0)
+    assert pack_weight(x, "LANES16").tobytes() == pack_lanes16(x).tobytes()
+
+
+def test_bits_are_where_the_format_says() -> None:
+    x = codes(70, 600, 1)
+    bit = (x > 0).astype(int)
+    tbl2 = pack_weight(x, "TBL2")
+    lut = pack_weight(x, "LUT")
+    csa = pack_weight(x, "CSA").reshape(3, -1, 32)
+    for o, k in ((0, 0), (17, 599), (45, 123), (69, 301)):
+        assert tbl2[o // 64, k // 5 * 64 + o % 64] >> k % 5 & 1 == bit[o, k]
+        assert lut[o // 32, k // 4 * 16 + o % 16] >> (k % 4 + o % 32 // 16 * 4) & 1 == bit[o, k]
+        s, begin = k // 8, k // 480 * 480
+        running = bit[o, begin + k % 8 : k + 1 : 8].sum() % 2
+        assert csa[o // 32, s, o % 32] >> k % 8 & 1 == running ^ (s % 4 == 1)
+
+
+def test_scratch_grows_with_the_columns_only_as_far_as_the_kernels_prepare_rows() -> None:
+    assert [scratch_bytes("CSA", k) for k in (1, 64, 480, 3072)] == [1024, 1024, 8192, 8192]
+    assert [scratch_bytes("TBL2", k) for k in (1, 60, 61, 3072)] == [128, 128, 192, 4992]
+    assert all(scratch_bytes(layout, k) % 64 == 0 for layout in TILES for k in (1, 100, 1000))
+
+
+def test_choice() -> None:
+    costs = {"LANES16": Cost(0.017, 0.6), "CSA": Cost(0.015, 0.8), "LUT": Cost(0.010, 0.8, 0.4)}
+    assert choose({}, 197, 192, 192) == "LANES16"
+    assert choose(costs, 1, 192, 192) == "LANES16", "one row: the others make four"
+    assert choose(costs, 200, 192, 192) == "CSA" and choose(costs, 3136, 768, 192) == "LUT"
+    assert choose(costs, 3136, MOST_COLUMNS + 1, 192) == "LANES16"
+    assert choose({"LANES16": Cost(0.01, 1), "CSA": Cost(0.01, 1)}, 64, 64, 64) == "LANES16", "a tie"
+    assert [table_rows(n) for n in (1, 7, 49, 197, 3136)] == [1, 7, 16, 56, 128]
