@@ -1,14 +1,20 @@
-"""What tests of several folders share: the example model, compiled once, and a cache of built runtimes that is theirs alone."""
+"""What tests of several folders share: the example model, compiled once, the small models of the families, exported once, and a
+cache of built runtimes that is theirs alone."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+
+# Before anything imports torch: on these small models, and on a shared machine, a second thread of torch only waits.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # No deadline: the machine is shared. The same examples in every run.
 hypothesis.settings.register_profile("bvtdeploy", deadline=None, max_examples=50, derandomize=True)
@@ -50,6 +56,23 @@ def artifact(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     output = tmp_path_factory.mktemp("artifact") / "fashion.bvt"
     api.compile(checkpoint, output, board="rpi4")
     return output
+
+
+@cache
+def _exported(name: str) -> Any:
+    import torch
+
+    from bvtdeploy.models import zoo
+
+    model: Any = zoo.create(name)
+    shape = (1, model.config.in_channels, model.config.image_size, model.config.image_size)
+    return torch.export.export(model, (torch.zeros(shape),), strict=False)
+
+
+@pytest.fixture(scope="session")
+def exported() -> Callable[[str], Any]:
+    """The program of a named model, exported once in a session: that is most of what an import costs. Nobody may change it."""
+    return _exported
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,17 @@ from bvtdeploy.frontend import import_model  # noqa: E402
 from bvtdeploy.ir.graph import Graph, Op  # noqa: E402
 from bvtdeploy.models import zoo  # noqa: E402
 from bvtdeploy.verifier import forced, verify_model  # noqa: E402
-from bvtdeploy.verifier.named import check_model  # noqa: E402
 
 NANO = [name for name in zoo.names() if name.endswith("_nano")]
 SMALL = "binaryvit_xiao_deit_nano"
 
 
 @pytest.mark.parametrize("name", NANO)
-def test_no_family_has_a_wrong_integer(name: str) -> None:
-    result = check_model(name, images=1)
+def test_no_family_has_a_wrong_integer(name: str, exported: Callable[[str], Any]) -> None:
+    """What `models check` does, on one image; it is run as a command among the tests of the command line."""
+    compiled = forced.Source(import_model(exported(name)))
+    images = np.random.Generator(np.random.PCG64(0)).standard_normal((1, *compiled.input_shape), np.float32)
+    result = forced.teacher_force(compiled, images)
     total = result.total
     assert result.ok, result.failures
     assert (total.mismatches, total.float_mismatches) == (0, 0)

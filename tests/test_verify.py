@@ -20,12 +20,12 @@ IMAGES = EXAMPLES / "data" / "fashion_test.npz"
 
 
 def test_the_shipped_model_holds(checkpoint: Path, artifact: Path) -> None:
-    report = verifier.verify_model(checkpoint, artifact, images=IMAGES, limit=100)
+    report = verifier.verify_model(checkpoint, artifact, images=IMAGES, limit=16)
     assert report.ok
     assert report.exact
-    assert report.top1_agreement >= 0.995
+    assert report.top1_agreement == 1.0
     assert report.accuracy is not None
-    assert abs(report.accuracy["source"] - report.accuracy["artifact"]) <= 0.01
+    assert report.accuracy["source"] == report.accuracy["artifact"] >= 0.75
     assert report.residue_max < 1e-6
     assert len(report.flips) == len(import_model(checkpoint).graph.of_kind("sign"))
     assert max(f["rate"] for f in report.flips) < 0.01

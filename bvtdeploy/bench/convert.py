@@ -14,24 +14,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bvtdeploy.bench.shape import Shape
 from bvtdeploy.errors import UserError
 
 INPUT, OUTPUT = "image", "logits"
-_FIELDS = ("channels", "height", "width", "patch", "tokens", "dim", "heads", "hidden", "depth", "classes")
-
-
-def _shape(job: dict[str, Any]) -> Shape:
-    return Shape(**{name: job["shape"][name] for name in _FIELDS})
+FIELDS = ("channels", "height", "width", "patch", "tokens", "dim", "heads", "hidden", "depth", "classes")
 
 
 def _plain(job: dict[str, Any]) -> tuple[Any, tuple[Any]]:
+    """The network of the job's shape, and an image."""
     import torch
 
-    from bvtdeploy.bench.vit import plain_vit
+    from bvtdeploy.models.plain_vit import plain_vit
 
-    shape = _shape(job)
-    return plain_vit(shape), (torch.zeros(1, shape.channels, shape.height, shape.width),)
+    shape = {name: int(job["shape"][name]) for name in FIELDS}
+    return plain_vit(**shape), (torch.zeros(1, shape["channels"], shape["height"], shape["width"]),)
 
 
 def _export_onnx(module: Any, example: tuple[Any], to: Path) -> None:

@@ -326,5 +326,5 @@ def _doubts(rows: Sequence[Row], before: dict[str, Any], after: dict[str, Any]) 
         for duel in row.duels:
             who = f"{row.peer.title} ({row.peer.network}), {duel.threads} thread{'s' if duel.threads > 1 else ''}"
             if not duel.wall.settled:
-                found.append(f"{who}: half of the rounds' wall ratios lie beyond {duel.wall.q1:.2f} to {duel.wall.q3:.2f}")
+                found.append(f"{who}: the rounds disagree, half of their wall ratios span {duel.wall.q1:.2f} to {duel.wall.q3:.2f}")
     return found

@@ -243,7 +243,7 @@ def _same_shape(engine: Engine, precision: str, shape: Shape | None, no_shape: s
 
     def job(which: str) -> tuple[dict[str, Any], dict[str, Any]]:
         work = {"kind": engine.jobs[which], "shape": shape.as_dict()}
-        return work, {**work, "versions": versions, "package": _package_hash("bench")}
+        return work, {**work, "versions": versions, "package": _package_hash("bench", "models")}
 
     work, key = job(precision)
     if precision == INT8 and engine.name != ExecuTorch.name:  # made from the fp32 file

@@ -495,7 +495,7 @@ def _pow(low: Lowering, x: Any, exponent: Any) -> Result:
     if exponent == -1:
         return low.emit("div", 1.0, x)
     if exponent != 2:
-        raise UnsupportedError(f"a power of {exponent}", "squares and square roots are supported")
+        raise UnsupportedError(f"a power of {exponent}", "squares, square roots and reciprocals are supported")
     return low.emit("mul", x, x)
 
 

@@ -8,7 +8,7 @@ pooled token of every window. A "map" is ``[batch, channels, height, width]``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -51,7 +51,7 @@ class BHViTConfig(PyramidConfig):
     layout: ClassVar[str] = "vit.embeddings.*, vit.encoder.layerA.N.*, vit.encoder.layerB.N.*, vit.layernorm.*, classifier.*"
 
     heads: tuple[int, ...] = (1, 1, 4, 8)
-    conv_stages: int = 2
+    conv_stages: int = field(default=2, metadata={"least": 0})
     shift3: bool = True
     shift5: bool = True
     gsb: bool = False

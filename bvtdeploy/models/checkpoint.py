@@ -13,6 +13,7 @@ import argparse
 import pickle
 import pickletools
 import re
+import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -49,7 +50,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if not Path(path).is_file():
         raise UserError(what="there is no such checkpoint file", where=where)
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the pickle's protocol: that is an error of ours, or no matter
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -97,13 +99,14 @@ def _globals(path: Path) -> list[str]:
                 names.append(".".join(strings[-2:]))
             elif code.name == "MEMOIZE":
                 memo.append(strings[-1] if strings else "")
-            elif code.name in ("BINGET", "LONG_BINGET") and argument < len(memo):
+            elif code.name in ("BINGET", "LONG_BINGET") and isinstance(argument, int) and argument < len(memo):
                 strings.append(memo[argument])
             elif isinstance(argument, str):
                 strings.append(argument)
     except Exception:  # noqa: BLE001  (the reader raises what damaged bytes lead it to)
         strings.clear()  # what came before the damage counts
-    return [name for name in dict.fromkeys(names) if name != "collections.OrderedDict" and not name.startswith("torch.")]
+    foreign = [name for name in dict.fromkeys(names) if name != "collections.OrderedDict" and not name.startswith("torch.")]
+    return [re.sub(r"[^\w.]", "?", name[:80]) for name in foreign]  # the file may have put anything there
 
 
 def unwrap(loaded: Any, where: str = "") -> Checkpoint:

@@ -38,7 +38,8 @@ C = TypeVar("C", bound="StagedConfig")
 class StagedConfig:
     """Shape of a network of one or more stages; tuples have one entry per stage, and each stage halves the token grid.
 
-    Whole numbers must be positive. Raises ValueError for a shape that no network has.
+    Whole numbers must be positive, or at least the `least` of their field's metadata. Raises ValueError for a shape that no network
+    has.
     """
 
     family: ClassVar[str]  # what people call it, for messages
@@ -58,8 +59,10 @@ class StagedConfig:
             if field.type == "bool" and not isinstance(value, bool):
                 raise ValueError(f"{field.name} must be true or false, got {value!r}")
             if field.type == "int":
-                if isinstance(value, bool) or int(value) != value or value < 1:
-                    raise ValueError(f"{field.name} must be a positive integer, got {value!r}")
+                least = field.metadata.get("least", 1)  # a number of stages may be 0, a size may not
+                if isinstance(value, bool) or int(value) != value or value < least:
+                    what = "a positive integer" if least else "a whole number, 0 or more"
+                    raise ValueError(f"{field.name} must be {what}, got {value!r}")
                 object.__setattr__(self, field.name, int(value))
             if field.type == "tuple[int, ...]":
                 values = tuple(int(v) for v in value)

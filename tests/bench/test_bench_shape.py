@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from bvtdeploy import api
 from bvtdeploy.artifact.reader import read
 from bvtdeploy.bench.shape import KNOWN, NoPlainViTError, Shape, shape_of
-from bvtdeploy.bench.vit import plain_vit
+from bvtdeploy.models.plain_vit import plain_vit
 
 NANO = Shape(channels=3, height=32, width=32, patch=8, tokens=18, dim=64, heads=2, hidden=128, depth=2, classes=10)
 
@@ -37,7 +38,7 @@ def test_a_published_model_is_known_by_its_blocks() -> None:
 @pytest.mark.parametrize("tokens", [16, 17, 18])
 def test_the_twin_has_the_shape(tokens: int) -> None:
     shape = Shape(3, 32, 32, 8, tokens, 64, 2, 128, 2, 10)
-    model = plain_vit(shape)
+    model = plain_vit(**asdict(shape))
     with torch.no_grad():
         assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
     products = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear)) - 640

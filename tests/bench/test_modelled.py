@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 
+import jsonschema
 import pytest
-from commands import call, call_json
 
+from bvtdeploy import api, views
 from bvtdeploy.bench import modelled
 from bvtdeploy.bench.a64 import COUNTED
+from bvtdeploy.console import Console
 from bvtdeploy.errors import UserError
+from bvtdeploy.schemas import schema
 
 
 def test_a_piece_takes_the_most_of_slots_and_pipes() -> None:
@@ -62,24 +66,31 @@ def counting(cross_gcc: str) -> str:
         pytest.skip(str(error.why))
 
 
-def test_modelled_on_an_emulated_board(counting: str, nano: Path) -> None:
-    told = call_json("bench", nano, "--modelled", "--board", "rpi4", "--like", "deit_tiny")
+def test_modelled_on_an_emulated_board(counting: str, nano: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = api.bench(nano, against=(), boards=["rpi4"], like="deit_tiny")
+    told = json.loads(json.dumps(result.as_dict()))
+    jsonschema.validate({"bvtdeploy": "", "ok": True, "warnings": [], **told}, schema("bench"))
     assert told["measured"] is None
     (board,) = told["modelled"]["boards"]
     n = board["counts"]
     assert n["simd"] + n["vldst"] + n["ldst"] + n["branch"] + n["int"] == n["total"]
     assert sum(f["instructions"] for f in board["functions"]) == n["total"]
     assert sum(f["cycles"] for f in board["functions"]) == pytest.approx(board["cycles"])
-    # One binary product of 1.26 M takes 16 counted bytes an instruction: none is missed, and none is of the start.
-    assert n["cnt"] >= 1_262_592 / 128
-    assert n["total"] < 5_000_000
+    # One count takes 128 of the 1.26 M binary products: none is missed, and nothing of the start is in.
+    assert 1_262_592 / 128 <= n["cnt"] < n["total"] < 5_000_000
     assert {"bvt_bgemm_neon", "bvt_attention_neon"} <= {f["name"] for f in board["functions"]}
     assert board["ms"] == pytest.approx(board["cycles"] / 1.8e6)
     assert board["ms"] >= board["least_ms"]
     peers = {(p["name"], p["precision"]): p for p in board["peers"]}
     assert peers["LiteRT", "int8 dynamic"]["least_mcycles"] == pytest.approx((350.6 - 52.7) / 1.5 + 52.7)
     assert peers["LiteRT", "int8 dynamic"]["ratio"] == pytest.approx(251.3 / 1.8 / board["ms"], rel=1e-3)
-    code, out, _ = call("bench", nano, "--modelled", "--board", "rpi4")
-    assert code == 0
+    views.show_bench(Console(as_json=False), result)
+    out = capsys.readouterr().out
     assert "times are MODELLED; no board was measured" in out
-    assert "this network has another shape" in out  # no peers without --like
+    assert "theirs are lower bounds" in out
+
+
+def test_peers_are_shown_of_the_same_shape_alone(nano: Path) -> None:
+    name, why = modelled._known(nano, None, {"deit_tiny"})
+    assert (name, why) == ("", "peers were counted for deit_tiny alone, and this network has another shape")
+    assert modelled._known(nano, "deit_base", {"deit_tiny"}) == ("", "no peers were counted for deit_base")

@@ -66,7 +66,7 @@ class Canary:
 
 
 def line(of: type[nn.Module], after: int = 1) -> str:
-    return f"test_refusals.py:{of.forward.__code__.co_firstlineno + after}"
+    return f"{Path(__file__).name}:{of.forward.__code__.co_firstlineno + after}"
 
 
 def save(module: nn.Module, path: Path, x: Tensor = X, **options: Any) -> Path:

@@ -28,6 +28,7 @@ REGENERATE = os.environ.get("BVTDEPLOY_REGENERATE") == "1"
 ALL = REGENERATE or os.environ.get("BVTDEPLOY_ALL_SIZES") == "1"
 PAPER = [name for name in zoo.names() if not name.endswith("_nano")]
 
+
 def _quick(name: str) -> bool:
     return name.endswith("_tiny")
 

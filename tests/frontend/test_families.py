@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -231,7 +232,7 @@ def test_windows(levels: bool, decomposed: bool) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in zoo.names() if name.endswith("_nano")])
-def test_family_models(name: str) -> None:
-    model = zoo.create(name).eval()
-    imported = import_model(model)
+def test_family_models(name: str, exported: Callable[[str], Any]) -> None:
+    model = zoo.create(name)
+    imported = import_model(exported(name))
     agree(imported, model, imported.graph.inputs[0].type.shape)

@@ -96,14 +96,13 @@ static void bgemm_4x4(const bvt_call *call, uint32_t row, uint32_t tile) {
 }
 
 /* R rows x one tile, of which the first n channels are there. */
-INLINE void bgemm_column(const bvt_call *call, uint32_t row, uint32_t tile, unsigned n, const unsigned R, const bool trits) {
+INLINE void bgemm_column(const bvt_call *call, uint32_t row, uint32_t tile, unsigned n, const unsigned R, const int32_t *ones,
+                         const bool trits) {
     const uint32_t k = call->in[1].cols, steps = (k + 7) / 8;
     const uint8_t *w = call->in[1].base + tile * call->in[1].stride, *x[4], *some[4] = {NULL};
-    int32_t ones[4];
     for (unsigned r = 0; r < R; r++) {
         x[r] = bvt_row_bits(&call->in[0], row + r) + bvt_bgemm_segment(call, tile);
         if (trits) some[r] = x[r] + bvt_plane(call->in[0].cols);
-        ones[r] = trits ? bvt_bgemm_ones(some[r], k) : (int32_t)k;
     }
     for (uint32_t done = 0; done < steps;) {
         const uint32_t end = done + chunk_steps(steps - done);
@@ -118,18 +117,91 @@ INLINE void bgemm_column(const bvt_call *call, uint32_t row, uint32_t tile, unsi
             }
         }
         for (unsigned r = 0; r < R; r++)
-            flush((int32_t *)bvt_row(&call->out[0], row + r) + 16 * (size_t)tile, count[r], done == 0, ones[r], n);
+            flush((int32_t *)bvt_row(&call->out[0], row + r) + 16 * (size_t)tile, count[r], done == 0, trits ? ones[r] : (int32_t)k, n);
         done = end;
     }
 }
 
-static void bgemm_trits(const bvt_call *call, uint32_t row0, uint32_t row1) {
-    const uint32_t outputs = call->out[0].cols;
-    uint32_t row = row0;
-    for (; row + 4 <= row1; row += 4)
-        for (uint32_t o = 0; o < outputs; o += 16) bgemm_column(call, row, o / 16, bvt_min_u32(outputs - o, 16), 4, true);
-    for (; row < row1; row++)
-        for (uint32_t o = 0; o < outputs; o += 16) bgemm_column(call, row, o / 16, bvt_min_u32(outputs - o, 16), 1, true);
+/* Trits: 2 rows x 4 tiles, where the second plane masks what differs. */
+static void bgemm_trits_2x4(const bvt_call *call, uint32_t row, uint32_t tile, const int32_t ones[2]) {
+    const uint32_t steps = (call->in[1].cols + 7) / 8;
+    const size_t w_stride = call->in[1].stride, at = bvt_bgemm_segment(call, tile), plane = bvt_plane(call->in[0].cols);
+    const uint8_t *x0 = bvt_row_bits(&call->in[0], row) + at, *x1 = bvt_row_bits(&call->in[0], row + 1) + at;
+    const uint8_t *w0 = call->in[1].base + tile * w_stride, *w1 = w0 + w_stride, *w2 = w1 + w_stride, *w3 = w2 + w_stride;
+    for (uint32_t done = 0; done < steps;) {
+        const uint32_t chunk = chunk_steps(steps - done);
+        uint32_t s = 0;
+#define DECLARE(r) uint8x16_t c##r##0 = vdupq_n_u8(0), c##r##1 = c##r##0, c##r##2 = c##r##0, c##r##3 = c##r##0;
+#define COUNT(r, sign, some)                                                               \
+    {                                                                                      \
+        const uint8x16_t b = sign, m = some;                                               \
+        c##r##0 = vaddq_u8(c##r##0, vcntq_u8(vandq_u8(veorq_u8(b, v0), m)));               \
+        c##r##1 = vaddq_u8(c##r##1, vcntq_u8(vandq_u8(veorq_u8(b, v1), m)));               \
+        c##r##2 = vaddq_u8(c##r##2, vcntq_u8(vandq_u8(veorq_u8(b, v2), m)));               \
+        c##r##3 = vaddq_u8(c##r##3, vcntq_u8(vandq_u8(veorq_u8(b, v3), m)));               \
+        __asm__ volatile("" : "+w"(c##r##0), "+w"(c##r##1), "+w"(c##r##2), "+w"(c##r##3)); \
+    }
+#define STEP(lane)                                                                                                        \
+    {                                                                                                                     \
+        const uint8x16_t v0 = vld1q_u8(w0 + 16 * (lane)), v1 = vld1q_u8(w1 + 16 * (lane)), v2 = vld1q_u8(w2 + 16 * (lane)), \
+                         v3 = vld1q_u8(w3 + 16 * (lane));                                                                 \
+        COUNT(0, vdupq_lane_u8(a0, lane), vdupq_lane_u8(m0, lane))                                                        \
+        COUNT(1, vdupq_lane_u8(a1, lane), vdupq_lane_u8(m1, lane))                                                        \
+    }
+#define FLUSH(r)                                                                       \
+    {                                                                                  \
+        int32_t *y = (int32_t *)bvt_row(&call->out[0], row + (r)) + 16 * (size_t)tile; \
+        flush(y, c##r##0, done == 0, ones[r], 16);                                     \
+        flush(y + 16, c##r##1, done == 0, ones[r], 16);                                \
+        flush(y + 32, c##r##2, done == 0, ones[r], 16);                                \
+        flush(y + 48, c##r##3, done == 0, ones[r], 16);                                \
+    }
+        DECLARE(0) DECLARE(1)
+        for (; s + 8 <= chunk; s += 8) {
+            const uint8x8_t a0 = load8(x0), a1 = load8(x1), m0 = load8(x0 + plane), m1 = load8(x1 + plane);
+            STEP(0) STEP(1) STEP(2) STEP(3) STEP(4) STEP(5) STEP(6) STEP(7) x0 += 8, x1 += 8;
+            w0 += 128, w1 += 128, w2 += 128, w3 += 128;
+        }
+        for (; s < chunk; s++) {
+            const uint8x8_t a0 = vld1_dup_u8(x0), a1 = vld1_dup_u8(x1), m0 = vld1_dup_u8(x0 + plane), m1 = vld1_dup_u8(x1 + plane);
+            STEP(0) x0++, x1++;
+            w0 += 16, w1 += 16, w2 += 16, w3 += 16;
+        }
+        FLUSH(0) FLUSH(1)
+        done += chunk;
+#undef DECLARE
+#undef COUNT
+#undef STEP
+#undef FLUSH
+    }
+}
+
+/* How many codes of a segment are not 0. */
+INLINE int32_t count_some(const uint8_t *some, uint32_t bytes) {
+    uint16x8_t sum = vdupq_n_u16(0);
+    uint32_t i = 0;
+    for (; i + 16 <= bytes; i += 16) sum = vpadalq_u8(sum, vcntq_u8(vld1q_u8(some + i)));
+    return (int32_t)vaddlvq_u16(sum) + bvt_bgemm_ones(some + i, 8 * (bytes - i));
+}
+
+static void bgemm_trits(const bvt_call *call, uint32_t row0, uint32_t row1, bool by_four) {
+    const uint32_t k = call->in[1].cols, groups = call->in[0].cols / k, outputs = call->out[0].cols / groups;
+    for (uint32_t row = row0; row < row1; row += 2) {
+        const unsigned rows = row1 - row < 2 ? 1 : 2;
+        for (uint32_t first = 0; first < call->out[0].cols; first += outputs) {
+            int32_t ones[2] = {0};
+            for (unsigned r = 0; r < rows; r++)
+                ones[r] = count_some(bvt_row_bits(&call->in[0], row + r) + bvt_plane(call->in[0].cols) + bvt_bgemm_segment(call, first / 16),
+                                     (k + 7) / 8);
+            uint32_t o = 0;
+            for (; by_four && rows == 2 && o + 64 <= outputs; o += 64) bgemm_trits_2x4(call, row, (first + o) / 16, ones);
+            for (; o < outputs; o += 16) {
+                const unsigned n = bvt_min_u32(outputs - o, 16);
+                if (rows == 2) bgemm_column(call, row, (first + o) / 16, n, 2, ones, true);
+                else bgemm_column(call, row, (first + o) / 16, n, 1, ones, true);
+            }
+        }
+    }
 }
 
 void bvt_bgemm_neon(const bvt_call *call, uint32_t row0, uint32_t row1) {
@@ -144,22 +216,22 @@ void bvt_bgemm_neon(const bvt_call *call, uint32_t row0, uint32_t row1) {
         bvt_bgemm_ref(call, row0, row1);
         return;
     }
-    if (call->in[0].dtype == BVT_DTYPE_TRITS) {
-        bgemm_trits(call, row0, row1);
-        return;
-    }
     /* Four tiles at a time must be of one segment. */
     const bool by_four = groups == 1 || outputs / groups % 64 == 0;
+    if (call->in[0].dtype == BVT_DTYPE_TRITS) {
+        bgemm_trits(call, row0, row1, by_four);
+        return;
+    }
     uint32_t row = row0;
     for (; row + 4 <= row1; row += 4) {
         uint32_t tile = 0;
         for (; by_four && tile + 4 <= whole; tile += 4) bgemm_4x4(call, row, tile);
-        for (; tile < whole; tile++) bgemm_column(call, row, tile, 16, 4, false);
-        if (outputs % 16) bgemm_column(call, row, tile, outputs % 16, 4, false);
+        for (; tile < whole; tile++) bgemm_column(call, row, tile, 16, 4, NULL, false);
+        if (outputs % 16) bgemm_column(call, row, tile, outputs % 16, 4, NULL, false);
     }
     for (; row < row1; row++) {
-        for (uint32_t tile = 0; tile < whole; tile++) bgemm_column(call, row, tile, 16, 1, false);
-        if (outputs % 16) bgemm_column(call, row, whole, outputs % 16, 1, false);
+        for (uint32_t tile = 0; tile < whole; tile++) bgemm_column(call, row, tile, 16, 1, NULL, false);
+        if (outputs % 16) bgemm_column(call, row, whole, outputs % 16, 1, NULL, false);
     }
 }
 
