@@ -6,13 +6,15 @@ that importing the package is quick and needs no torch.
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bvtdeploy.api import boards, build, compile, doctor, inspect, profile, run, verify  # noqa: A004
+    from bvtdeploy.api import bench, boards, build, compile, doctor, inspect, profile, run, tune, verify  # noqa: A004
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "boards", "build", "compile", "doctor", "inspect", "profile", "run", "verify"]
+__all__ = ["__version__", "bench", "boards", "build", "compile", "doctor", "inspect", "profile", "run", "tune", "verify"]
 
 
 def __getattr__(name: str) -> Any:
@@ -21,3 +23,14 @@ def __getattr__(name: str) -> Any:
 
         return getattr(api, name)
     raise AttributeError(f"module 'bvtdeploy' has no attribute '{name}'")
+
+
+class _Package(ModuleType):
+    """Importing the package `bvtdeploy.profile`, as the function `bvtdeploy.profile` does, must not put it in the function's place."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in __all__ or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

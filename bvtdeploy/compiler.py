@@ -64,8 +64,8 @@ class CompileReport:
     """What `compile` did; `as_dict` has the keys of `bvtdeploy compile --json`."""
 
     artifact: Path
-    compiled: Compiled
-    description: dict[str, Any] = field(default_factory=dict)
+    compiled: Compiled = field(repr=False)  # graphs and arrays: pages of numbers
+    description: dict[str, Any] = field(default_factory=dict, repr=False)
     warnings: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:

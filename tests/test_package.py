@@ -27,6 +27,17 @@ def test_doctor_asks_for_the_torch_that_is_pinned() -> None:
     assert pin in (ROOT / "bvtdeploy" / "doctor.py").read_text()
 
 
+def test_functions_stay_functions_when_the_packages_of_their_names_are_imported() -> None:
+    import bvtdeploy.api
+    import bvtdeploy.boards
+    import bvtdeploy.build
+    import bvtdeploy.doctor
+    import bvtdeploy.profile
+
+    assert [name for name in bvtdeploy.__all__ if name != "__version__" and not callable(getattr(bvtdeploy, name))] == []
+    assert bvtdeploy.api is sys.modules["bvtdeploy.api"]
+
+
 @pytest.mark.parametrize("script", ["examples/setup.sh", "examples/demo.sh", "tests/run.sh", "runtime_arm/tests/run.sh"])
 def test_scripts_are_plain_shell(script: str) -> None:
     subprocess.run(["sh", "-n", ROOT / script], check=True)

@@ -201,6 +201,37 @@ def _step(y: _Affine, at: float, inclusive: bool) -> tuple[_Step, float]:
     return _Step(-np.ones_like(y.a), limit, reference, not inclusive), 1.0
 
 
+def _rounded(op: Op) -> tuple[_Affine, int, int] | None:
+    """(y, low, high) of a quantiser that is y rounded and kept within integers: clamp(round(y)), round(clamp(y)), and
+    round(clamp(x) * c + d), the same of y = x * c + d between the bounds of x moved along. None of anything else."""
+    inner, rank = op.inputs[0].producer, len(op.out.type.shape)
+    gain, offset = np.ones([1] * rank), np.zeros([1] * rank)
+    while op.kind == "round" and inner is not None and inner.kind in ("mul", "div", "add", "sub"):
+        if inner.inputs[1].data is None:
+            return None
+        c = _fit(inner.inputs[1].data, rank)
+        if inner.kind == "div" and not c.all():
+            raise _NoMatch("the probability step is 0: it must be positive")
+        if inner.kind in ("mul", "div"):
+            gain = gain * c if inner.kind == "mul" else gain / c
+        else:
+            offset = offset + gain * c if inner.kind == "add" else offset - gain * c
+        inner = inner.inputs[0].producer
+    if inner is None or inner.kind != ("round" if op.kind == "clamp" else "clamp"):
+        return None
+    x = _affine(inner.inputs[0])
+    if x is None or not x.a.any():
+        return None
+    clamp = op if op.kind == "clamp" else inner
+    bounds = [np.nan if clamp.attrs[name] is None else gain * clamp.attrs[name] + offset for name in ("min", "max")]
+    low, high = (float(np.rint(np.mean(bound))) for bound in bounds)
+    same = all(np.allclose(bound, level, rtol=0, atol=1e-6) for bound, level in zip(bounds, (low, high), strict=True))
+    if not same or not (gain > 0).all() or not 1 <= high - low <= 3:
+        said = "..".join("none" if np.isnan(bound).any() else str(float(np.mean(bound))) for bound in bounds)
+        raise _NoMatch(f"the probabilities are clamped to {said}: two to four integer levels are supported")
+    return _Affine(x.a * gain, x.b * gain, x.c * gain + offset, x.softmax), int(low), int(high)
+
+
 def _steps(value: Value) -> _Steps | None:
     """A value as a step function of a softmax; None of anything else."""
     op, rank = value.producer, len(value.type.shape)
@@ -215,33 +246,30 @@ def _steps(value: Value) -> _Steps | None:
         step.height = 2 * step.height
         return _Steps(none + 2 * base - 1, [step], y.softmax)
     if op.kind in ("clamp", "round"):
-        inner = op.inputs[0].producer
-        if inner is None or inner.kind != ("round" if op.kind == "clamp" else "clamp"):
+        found = _rounded(op)
+        if found is None:
             return None
-        y = _affine(inner.inputs[0])
-        if y is None or not y.a.any():
-            return None
-        clamp = op if op.kind == "clamp" else inner
-        low, high = clamp.attrs["min"], clamp.attrs["max"]
-        if low is None or high is None or low != round(low) or high != round(high) or not 1 <= high - low <= 3:
-            raise _NoMatch(f"the probabilities are clamped to {low}..{high}: two to four integer levels are supported")
+        y, low, high = found
         out = _Steps(none + low, [], y.softmax)
-        for k in range(int(low), int(high)):
+        for k in range(low, high):
             step, base = _step(y, k + 0.5, k % 2 != 0)
             out.steps.append(step)
             out.base = out.base + base
         return out
-    if op.kind in ("mul", "add", "sub"):
+    if op.kind in ("mul", "div", "add", "sub"):
         left = _steps(op.inputs[0])
         if left is None:
             return None
         if op.inputs[1].data is not None:
             c = _fit(op.inputs[1].data, rank)
-            if op.kind == "mul":
+            if op.kind == "div" and not c.all():
+                raise _NoMatch("the probabilities are divided by 0")
+            if op.kind in ("mul", "div"):
+                c = c if op.kind == "mul" else 1.0 / c
                 scaled = [_Step(s.height * c, s.limit, s.reference, s.inclusive) for s in left.steps]
                 return _Steps(left.base * c, scaled, left.softmax)
             return _Steps(left.base + (c if op.kind == "add" else -c), left.steps, left.softmax)
-        right = _steps(op.inputs[1]) if op.kind != "mul" else None
+        right = _steps(op.inputs[1]) if op.kind in ("add", "sub") else None
         if right is None or right.softmax is not left.softmax:
             return None
         sign = 1.0 if op.kind == "add" else -1.0
@@ -533,7 +561,8 @@ def _turned(graph: Graph, value: Value, q: _Codes, scale: F64, before: Op) -> _C
 def _match(graph: Graph, context: Op, report: Report, memo: dict[Value, Value | None]) -> None:
     steps = _steps(context.inputs[0])
     if steps is None or steps.softmax is None:
-        raise _NoMatch("")
+        unknown = "the probabilities of a softmax are no step function of two to four levels that is known"
+        raise _NoMatch(unknown if _probabilities(context.inputs[0]) else "")
     softmax = steps.softmax
     # From here on it is an attention; what does not fit is reported.
     rank = len(softmax.out.type.shape)

@@ -301,14 +301,20 @@ class _Layout(Views):
         weight, (_, c, h, w) = op.inputs[1].data, op.inputs[0].type.shape
         k, s = op.inputs[1].type.shape[2], op.attrs["stride"][0]
         square = op.inputs[1].type.shape[2:] == (k, k) and tuple(op.attrs["stride"]) == (s, s)
-        if weight is None or not square or any(op.attrs["padding"]) or set(op.attrs["dilation"]) != {1} or op.attrs["groups"] != 1:
-            raise Refused("a float convolution must have a square kernel, no padding, dilation or groups")
-        if op.inputs[0] in self.image:
+        around = {name: op.attrs[name][0] for name, plain in (("padding", 0), ("dilation", 1)) if set(op.attrs[name]) != {plain}}
+        square &= all(set(op.attrs[name]) == {value} for name, value in around.items())
+        if weight is None or not square or op.attrs["groups"] != 1:
+            raise Refused("a float convolution must be square (kernel, stride, padding, dilation) and have no groups")
+        if op.inputs[0] in self.image and not around:
             rows = self.emit("patches", [self.image[op.inputs[0]]], channels=c, height=h, width=w, kernel=k, stride=s)
             matrix = weight.reshape(weight.shape[0], -1)  # o, (c, ky, kx)
         else:
-            view, h, w = self.grid_view(op.inputs[0])
-            rows = self.emit("row_patches", [view.base], height=h, width=w, kernel=k, stride=s)
+            if op.inputs[0] in self.image:  # pixels as rows, which may have zeros around them
+                grid = self.emit("patches", [self.image[op.inputs[0]]], channels=c, height=h, width=w, kernel=1, stride=1)
+            else:
+                view, h, w = self.grid_view(op.inputs[0])
+                grid = view.base
+            rows = self.emit("row_patches", [grid], height=h, width=w, kernel=k, stride=s, **around)
             matrix = weight.transpose(0, 2, 3, 1).reshape(weight.shape[0], -1)  # o, (ky, kx, c)
         self.on_grid(op.out, self.emit("dense", [rows, self.graph.constant(np.ascontiguousarray(matrix.T)), *self.bias(op)]))
 

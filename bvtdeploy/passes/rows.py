@@ -112,8 +112,8 @@ class Views:
         return self.gathers[key]
 
     def side_by_side(self, sources: list[Value], at: Index) -> Value:
-        """The same of any number of sources: where there are more than a gather takes, each column of the table must be of one source,
-        and they are joined in halves."""
+        """The same of any number of sources. Where there are more than a gather takes, each column of the table must be of one
+        source, and they are joined in halves."""
         if len(sources) <= MOST_SOURCES:
             return self.gathered(sources, at)
         half = at.shape[1] // 2

@@ -193,7 +193,6 @@ class Known:
         self.arrays: dict[str, F64] = {}
         self.signs = self.zeros = self.moved = 0
         self._near: dict[str, Callable[[], Array]] = {}  # source value -> where the source itself is next to a threshold
-        self._sizes: dict[str, F64] = {}
         for op in source.trace.source.ops:
             for value in op.outputs:
                 if value.name in source.trace.views and (op.kind == "binarise" or not only_codes):
