@@ -26,7 +26,7 @@ def __getattr__(name: str) -> Any:
 
 
 class _Package(ModuleType):
-    """Importing the package `bvtdeploy.profile`, as the function `bvtdeploy.profile` does, must not put it in the function's place."""
+    """Importing the package `bvtdeploy.profile`, as the function of that name does, must not put it in its place."""
 
     def __setattr__(self, name: str, value: object) -> None:
         if name not in __all__ or not isinstance(value, ModuleType):

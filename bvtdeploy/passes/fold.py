@@ -6,6 +6,8 @@
     x / c          = x * (1/c)                 exact for powers of two, else within one rounding; left alone in front of a
                                                quantiser (softmax / clip), where the attention pass wants to see the clip
     -x             = x * (-1)                  exact
+    clamp(clamp(x)) = clamp(x)                 between the inner bounds, clamped to the outer ones (the way in which torch's ONNX
+                                               exporter writes a clamp to 0 .. 1): exact
     max(x, 0)      = prelu(x, slope 0)         exact for finite x, but for the sign of a zero, which no later op can tell
     sign(clamp(x)) = sign(x)                   where the bounds have 0 strictly between them: exact
     sign(gelu(x))  = sign(x)                   x * Phi(x) has the sign of x. (An fp32 gelu is flushed to -0 below x = -5.5, where
@@ -98,6 +100,20 @@ def _div(graph: Graph, op: Op, report: Report) -> bool:
 def _neg(graph: Graph, op: Op) -> bool:
     minus = graph.constant(np.array(-1.0, np.float32), before=op)
     graph.supersede(op.out, graph.append("mul", [op.inputs[0], minus], module=op.module, before=op))
+    return True
+
+
+def _clamps(graph: Graph, op: Op) -> bool:
+    """A clamp of a clamp is one."""
+    inner = op.inputs[0].producer
+    if inner is None or inner.kind != "clamp":
+        return False
+    ends = {"min": -np.inf, "max": np.inf}
+    outer = {name: end if op.attrs[name] is None else float(op.attrs[name]) for name, end in ends.items()}
+    both = {name: end if inner.attrs[name] is None else float(inner.attrs[name]) for name, end in ends.items()}
+    both = {name: min(max(bound, outer["min"]), outer["max"]) for name, bound in both.items()}
+    bounds = {name: None if np.isinf(bound) else bound for name, bound in both.items()}
+    graph.supersede(op.out, graph.append("clamp", [inner.inputs[0]], bounds, module=op.module, before=op))
     return True
 
 
@@ -358,6 +374,8 @@ def run(graph: Graph, report: Report) -> Graph:
     """Applies the identities above once to every op, then drops what is dead."""
     _merge_equal(graph)
     graph.drop_dead()
+    for op in graph.of_kind("clamp"):
+        _clamps(graph, op)
     for op in graph.of_kind("div", "mul"):
         _norm(graph, op, report)
     graph.drop_dead()

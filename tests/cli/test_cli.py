@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -140,7 +141,7 @@ def test_doctor_tells_what_is_missing_and_how_to_get_it(monkeypatch: pytest.Monk
     missing = {finding["name"]: finding["fix"] for finding in told["findings"] if not finding["present"]}
     assert missing["QEMU"] == "apt-get install qemu-user-static"
     assert missing["cross GCC"] == "apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
-    monkeypatch.setattr("bvtdeploy.doctor.sources_hash", lambda _: "other")
+    monkeypatch.setattr(importlib.import_module("bvtdeploy.doctor"), "sources_hash", lambda _: "other")
     told = call_json("doctor", code=1)  # a stale extension is not
     assert any("C sources have changed" in finding["found"] for finding in told["findings"])
 

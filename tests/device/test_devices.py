@@ -166,14 +166,21 @@ def test_an_interrupted_command_leaves_nothing(number: signal.Signals, artifact:
 
     api.build("host")  # so that the command gets to its runs at once
     command = [sys.executable, "-m", "bvtdeploy", "profile", artifact, "--runs", "10000000", "--json"]
-    process = subprocess.Popen(command, env={**os.environ, "TMPDIR": str(tmp_path)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("bvtdeploy-*/model.bvt")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=30)
+    process = subprocess.Popen(
+        command, env={**os.environ, "TMPDIR": str(tmp_path)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        # A shell starts what runs in the background with SIGINT ignored, and these tests hand that on.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("bvtdeploy-*/model.bvt")):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert process.returncode == 128 + number
     assert out == b""
     assert b"Traceback" not in err

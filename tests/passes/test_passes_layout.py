@@ -233,6 +233,16 @@ def test_binary_convolutions_with_padding_dilation_and_groups(padding: int, dila
     assert product.attrs.get("groups", 1) == patches.attrs.get("groups", 1) == groups
 
 
+@pytest.mark.parametrize(("padding", "dilation"), [(0, 1), (1, 1), (2, 2), (0, 3)])
+def test_float_convolutions_of_tokens_with_padding_and_dilation(padding: int, dilation: int) -> None:
+    def body(b: Builder, t: Value) -> Value:
+        attrs = CONV | {"padding": (padding,) * 2, "dilation": (dilation,) * 2}
+        return b.tokens(b.op("conv2d", b.grid(t, 4), b.shift(5, 6, 2, 2), **attrs, stride=(1, 1)))
+
+    (rows,) = close(body).of_kind("row_patches")
+    assert rows.out.type.shape == ((4 + 2 * padding - dilation) ** 2, 24)
+
+
 @pytest.mark.parametrize("count", [2, 4, 6])
 def test_heads_that_are_put_side_by_side(count: int) -> None:
     """Different tensors of equally many channels, as when every head is computed by itself."""
@@ -276,7 +286,9 @@ def test_a_sign_as_a_number_keeps_its_zero(zero: int) -> None:
         (lambda b, t: b.op("avg_pool1d", t, kernel=2, stride=1), "windows overlap"),
         (lambda b, t: b.op("avg_pool1d", b.op("reshape", t, shape=(1, 32, 3)), kernel=2, stride=2), "not rows x channels"),
         (lambda b, t: b.op("avg_pool1d", t, kernel=4, stride=4), "do not divide"),
-        (lambda b, t: b.op("conv2d", b.grid(t, 4), b.shift(5, 6, 2, 2), **CONV | {"padding": (1, 1)}, stride=(2, 2)), "float conv"),
+        (lambda b, t: b.op("conv2d", b.grid(t, 4), b.shift(5, 6, 2, 2), **CONV | {"padding": (1, 0)}, stride=(2, 2)), "float conv"),
+        (lambda b, t: b.op("conv2d", b.grid(t, 4), b.shift(5, 6, 2, 1), **CONV, stride=(2, 2)), "must be square"),
+        (lambda b, t: b.op("conv2d", b.grid(t, 4), b.shift(6, 3, 2, 2), **CONV | {"groups": 2}, stride=(2, 2)), "no groups"),
         (lambda b, t: b.op("avg_pool2d", b.op("reshape", t, shape=(1, 6, 4, 4)), kernel=(2, 2), stride=(2, 2), padding=(0, 0),
                            count_include_pad=True), "not rows x channels"),
         (lambda b, t: b.op("avg_pool2d", b.grid(t, 4), kernel=(2, 1), stride=(2, 1), padding=(0, 0), count_include_pad=True),

@@ -110,13 +110,15 @@ INLINE void tile_signs(signs *out, const tile *t, const unsigned set) {
     for (unsigned r = t->rows; r-- > 0; x -= t->x_stride) {
         quad v = dots ? load_dots((const int32_t *)(const void *)x) : load((const float *)(const void *)x);
         v = affine(set, BVT_EP_SCALE, v, p[BVT_EP_SCALE], p[BVT_EP_SHIFT]);
-        for (unsigned slot = 0; slot < 3; slot++)
-            if (set >> (BVT_EP_RES0 + slot) & 1) v = add(v, load(t->res[slot][r] + at[slot]));
+        /* Slots by hand: in a loop that is not unrolled the set is no constant. */
+#define RESIDUAL(slot) \
+    if (set >> (BVT_EP_RES0 + (slot)) & 1) v = add(v, load(t->res[slot][r] + at[slot]));
+        RESIDUAL(0) RESIDUAL(1) RESIDUAL(2)
         if (set >> BVT_EP_SLOPE & 1) v = prelu(v, p[BVT_EP_SLOPE]);
         if (set >> BVT_EP_POST & 1) v = add(v, p[BVT_EP_POST]);
         v = affine(set, BVT_EP_SCALE2, v, p[BVT_EP_SCALE2], p[BVT_EP_SHIFT2]);
-        for (unsigned slot = 3; slot < 6; slot++)
-            if (set >> (BVT_EP_RES0 + slot) & 1) v = add(v, load(t->res[slot][r] + at[slot]));
+        RESIDUAL(3) RESIDUAL(4) RESIDUAL(5)
+#undef RESIDUAL
         if (to) {
             store((float *)(void *)to, v);
             to -= t->out_stride;
