@@ -56,7 +56,7 @@ def show_compile(console: Console, report: Mapping[str, Any], *, explain: bool) 
             ),
             ("sign policy", f"{report['policy']}; integers that can be 0: {_ZEROS[report['zeros']]}"),
             ("weights that are 0", report["zeros_in_weights"]),
-            ("largest residue removed", f"{report['residue_max']:.3g}" if report["residue_max"] else "none"),
+            ("estimator residue", f"at most {report['residue_max']:.3g}, removed" if report["residue_max"] else "none"),
             ("real parameters", f"stored as {report['side']}"),
             ("time", f"{sum(p['seconds'] for p in report['passes']):.2f} s in {len(report['passes'])} passes"),
         ]
@@ -69,7 +69,8 @@ def show_compile(console: Console, report: Mapping[str, Any], *, explain: bool) 
     if declined and explain:
         console.table(["not fused", "line", "why"], [(d["site"], d["line"], d["why"]) for d in declined])
     elif declined:
-        console.note(f"passes declined {len(declined)} times: --explain lists where and why")
+        places = "1 place as they found it" if len(declined) == 1 else f"{len(declined)} places as they found them"
+        console.note(f"passes left {places}: --explain lists where and why")
 
 
 def show_inspect(console: Console, facts: Mapping[str, Any]) -> None:
@@ -85,11 +86,12 @@ def show_inspect(console: Console, facts: Mapping[str, Any]) -> None:
                 + (f"{amount(macs['mixed'])} mixed, " if macs["mixed"] else "")
                 + f"{amount(macs['float'])} float",
             ),
-            ("bytes", ", ".join(f"{KINDS[kind]} {size(count)}" for kind, count in facts["storage"].items() if count)),
             ("working memory", f"{size(facts['arena_bytes'])} for values, and {size(facts['tile_bytes'])} for each thread"),
             ("sections", ", ".join(f"{name} {size(count)}" for name, count in facts["sections"].items())),
         ]
     )
+    kinds = [(KINDS[kind], size(count)) for kind, count in facts["storage"].items() if count]
+    console.table(["bytes", "artifact"], kinds, align="nr")
     rows = [
         (
             i,
@@ -128,6 +130,10 @@ def show_verify(console: Console, report: Mapping[str, Any], *, ok: bool) -> Non
     agreement = f"the same class as the source model on {percent(report['top1_agreement'])} of {report['images']} inputs"
     detail = f"logit cosine at least {report['logit_cosine_min']:.6f}, error at most {report['logit_error_max']:.3g}"
     (console.good if ok or not report["exact"] else console.bad)(f"{agreement}; {detail}")
+    if report["exact"] and report["top1_agreement"] < report["min_agreement"]:
+        least = percent(report["min_agreement"])
+        console.say(f"      the bits are the same everywhere, but fewer than {least} of the inputs get the source's class")
+        console.say("      (with random weights logits are nearly equal, and any rounding decides)")
     accuracy = report.get("accuracy")
     if accuracy:
         console.say(f"      accuracy: source {percent(accuracy['source'])}, artifact {percent(accuracy['artifact'])}")

@@ -6,12 +6,13 @@ import contextlib
 import hashlib
 import io
 import json
+import logging
 import operator
 import re
 import traceback
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -517,7 +518,7 @@ def _from_module(
         if reference is not module:
             _logits(out, where, output)
         try:
-            with _DataIsDetach():
+            with _DataIsDetach(), _quiet():
                 program = torch.export.export(reference, (x,), strict=False)
         except Exception as error:  # torch.export has no common class of errors
             raise _untraceable(module, x, error, where) from error
@@ -526,6 +527,19 @@ def _from_module(
     imported = _from_program(program, kind, where, digest, size, name, module=reference, strip=strip)
     imported.parameters = sum(p.numel() for p in module.parameters())
     return imported
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps what torch prints and logs of a failed export (the graph so far) to itself: the error says it in a table."""
+    log = logging.getLogger("torch")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        log.setLevel(level)
 
 
 _DECIDES = {

@@ -74,7 +74,7 @@ class VerifyReport:
     def as_dict(self) -> dict[str, Any]:
         """The report as plain data."""
         result = {k: v for k, v in vars(self).items() if k not in OPTIONAL or v is not None}
-        return {"ok": self.ok, "exact": self.exact, **result}
+        return {"ok": self.ok, "exact": self.exact, "min_agreement": MIN_AGREEMENT, **result}
 
 
 def same_bits(a: Array, b: Array) -> bool:
@@ -222,7 +222,7 @@ def verify_model(
     if teacher_forced:
         say(f"comparing every op with the source, on {min(n, FORCED)} images")
         if not torch_side.same_graph:
-            why = f"parameters in {torch_side.side}" if torch_side.side != "fp32" else "another version of the compiler"
+            why = f"parameters in {torch_side.side}" if torch_side.side != "fp32" else "other ops (another source or compiler)"
             report.warnings.append(f"the artifact has {why}: compared op by op was what this source compiles to in fp32")
         forced_graph = graph if torch_side.same_graph else torch_side.graph
         report.teacher_forced = force_all(torch_side.known, data.inputs[:FORCED], forced_graph).as_dict()
