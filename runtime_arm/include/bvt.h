@@ -53,8 +53,8 @@ typedef struct {
 
 typedef struct bvt_model bvt_model;
 
-/* Opens and checks a file (mapped, not read into memory; constants stored as fp16 or int8 are widened here, once). `*out` is to be
- * closed with bvt_close. The file must not be changed while it is open. */
+/* Opens and checks a file (mapped, not read into memory; constants stored as fp16 or int8 are widened here, once, and
+ * weights laid out for another machine are laid out anew). `*out` is to be closed with bvt_close. The file must not be changed while it is open. */
 int bvt_open(const char *path, bvt_model **out, bvt_error *err);
 
 /* The same from memory. Memory that is aligned to 64 bytes is used in place and must outlive the model; other memory is copied. */

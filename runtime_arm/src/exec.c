@@ -170,6 +170,11 @@ static bvt_view resolve_value(const bvt_session *s, const worker *w, uint32_t in
     case BVT_STORAGE_CONST:
         view.base = v->stored ? s->model->widened + v->widened
                               : (uint8_t *)(uintptr_t)s->model->section[BVT_SECTION_CONSTANTS] + v->offset;
+        if (s->model->relaid && s->model->relaid[index]) {
+            view.base = s->model->relaid[index];
+            view.stride = bvt_lanes16_stride(v->cols);
+            view.layout = BVT_LAYOUT_LANES16;
+        }
         break;
     case BVT_STORAGE_ARENA: view.base = s->arena + v->offset; break;
     case BVT_STORAGE_TILE: view.base = w->tile + v->offset, view.tile = true; break;

@@ -52,6 +52,8 @@ struct bvt_model {
     const char **labels;  /* [n_labels] */
     const float **golden; /* [n_golden]: each pair's numbers in the file */
     uint8_t *widened;     /* header->widened_bytes: the f32 of the constants that are stored as F16 or I8 */
+    uint8_t **relaid;     /* [n_values], or NULL: weights in layouts that no kernel of this machine reads fast, as LANES16 */
+    uint8_t *relaid_memory;
 };
 
 /* ---- Widening (widen.c) -------------------------------------------------------------------------------------------------- */
@@ -60,6 +62,9 @@ struct bvt_model {
 uint64_t bvt_stored_bytes(const bvt_rec_value *v);
 /* Widens them to rows*cols floats. `from` is aligned to 4 bytes. */
 void bvt_widen(const bvt_rec_value *v, const uint8_t *from, float *to);
+/* A weight of any layout, rows and cols as in `v`, as LANES16. */
+void bvt_relay(const bvt_rec_value *v, const uint8_t *from, uint8_t *to);
+static inline uint64_t bvt_lanes16_stride(uint32_t cols) { return bvt_ceil_div(cols, 8) * 16; }
 /* The golden input of a seed, rows*cols floats. */
 void bvt_generate(uint64_t seed, uint32_t rows, uint32_t cols, float *to);
 

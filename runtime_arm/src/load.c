@@ -515,12 +515,49 @@ static int widen(bvt_model *m, bvt_error *err) {
     return BVT_OK;
 }
 
+/* Whether this machine has a fast kernel for a weight in its layout. */
+static bool reads_layout(const bvt_rec_value *v) {
+#if defined(__aarch64__)
+    (void)v;
+    return true;
+#else
+    return v->storage != BVT_STORAGE_CONST || v->dtype != BVT_DTYPE_BITS || v->layout < BVT_LAYOUT_CSA;
+#endif
+}
+
+/* Makes LANES16 of the weights that were laid out for another machine, once for all sessions. No layout holds much fewer bytes than
+ * LANES16 (whose tails are padded), so that a file whose weights do not overlap asks for no more than about its own size. */
+static int relay(bvt_model *m, bvt_error *err) {
+    uint64_t total = 0;
+    for (uint32_t i = 0; i < m->n_values; i++) {
+        const bvt_rec_value *v = &m->values[i];
+        if (!reads_layout(v)) total += bvt_align64(bvt_ceil_div(v->rows, 16) * bvt_lanes16_stride(v->cols));
+    }
+    if (!total) return BVT_OK;
+    if (total > 2 * (uint64_t)m->bytes) return bvt_fail(err, BVT_E_FORMAT, "values: weights share their bytes");
+    void *memory;
+    m->relaid = calloc(m->n_values, sizeof *m->relaid);
+    if (!m->relaid || posix_memalign(&memory, BVT_ALIGN, (size_t)total))
+        return bvt_fail(err, BVT_E_MEMORY, "no %llu bytes of memory for the weights", (unsigned long long)total);
+    m->relaid_memory = memory;
+    uint8_t *to = m->relaid_memory;
+    for (uint32_t i = 0; i < m->n_values; i++) {
+        const bvt_rec_value *v = &m->values[i];
+        if (reads_layout(v)) continue;
+        bvt_relay(v, m->section[BVT_SECTION_CONSTANTS] + v->offset, to);
+        m->relaid[i] = to;
+        to += bvt_align64(bvt_ceil_div(v->rows, 16) * bvt_lanes16_stride(v->cols));
+    }
+    return BVT_OK;
+}
+
 /* ---- Opening and closing ------------------------------------------------------------------------------------------------- */
 
 /* Checks m->data; on success passes `m` on, else closes it. */
 static int check_model(bvt_model *m, bvt_model **out, bvt_error *err) {
     int (*const steps[])(bvt_model *, bvt_error *) = {check_header, check_sections, check_meta,   check_values,    check_ops,
-                                                      check_memory, check_labels,   check_preprocess, check_golden, widen};
+                                                      check_memory, check_labels,   check_preprocess, check_golden, widen,
+                                                      relay};
     for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
         int code = steps[i](m, err);
         if (code) {
@@ -590,6 +627,8 @@ void bvt_close(bvt_model *m) {
     free(m->labels);
     free(m->golden);
     free(m->widened);
+    free(m->relaid);
+    free(m->relaid_memory);
     free(m);
 }
 

@@ -1,9 +1,10 @@
-/* What a file holds in fewer bytes than it is computed with: constants stored as fp16 or int8, golden inputs that are only a seed.
- * The same numbers as bvtdeploy/lower/pack.py and bvtdeploy/artifact/golden.py make, bit for bit.
+/* What a file holds in another form than it is computed with: constants stored as fp16 or int8, golden inputs that are only a seed,
+ * and weights laid out for another machine. The same numbers as bvtdeploy/lower/pack.py, bvtdeploy/lower/weights.py and
+ * bvtdeploy/artifact/golden.py make, bit for bit.
  */
 #include <fenv.h>
 
-#include "internal.h"
+#include "ops/bgemm.h"
 
 /* IEEE 754 binary16 to binary32, which holds each of them: no rounding. */
 static uint32_t half_to_float_bits(uint16_t half) {
@@ -40,6 +41,21 @@ void bvt_widen(const bvt_rec_value *v, const uint8_t *from, float *to) {
     for (size_t r = 0; r < v->rows; r++, codes += v->cols, to += v->cols)
         for (size_t c = 0; c < v->cols; c++) to[c] = (float)codes[c] * scales[c];
     fesetenv(&env);
+}
+
+void bvt_relay(const bvt_rec_value *v, const uint8_t *from, uint8_t *to) {
+    const bvt_view weight = {.base = (uint8_t *)(uintptr_t)from,
+                             .stride = v->stride,
+                             .rows = v->rows,
+                             .cols = v->cols,
+                             .dtype = v->dtype,
+                             .layout = v->layout};
+    const uint64_t stride = bvt_lanes16_stride(v->cols);
+    memset(to, 0, (size_t)(bvt_ceil_div(v->rows, 16) * stride));
+    for (uint32_t r = 0; r < v->rows; r++) {
+        uint8_t *lane = to + r / 16 * stride + r % 16;
+        for (uint32_t c = 0; c < v->cols; c++) lane[c / 8 * 16] |= (uint8_t)(bvt_weight_bit(&weight, r, c) << c % 8);
+    }
 }
 
 void bvt_generate(uint64_t seed, uint32_t rows, uint32_t cols, float *to) {
