@@ -13,7 +13,8 @@ enum {
     RES1 = 1 << (BVT_EP_RES0 + 1),
     POST_RES0 = 1 << BVT_EP_POST_RES0,
     POST_RES1 = 1 << (BVT_EP_POST_RES0 + 1),
-    AFFINE = 1 << BVT_EP_SCALE | 1 << BVT_EP_SHIFT,
+    SCALE = 1 << BVT_EP_SCALE,
+    AFFINE = SCALE | 1 << BVT_EP_SHIFT,
     SLOPE = 1 << BVT_EP_SLOPE,
     POST = 1 << BVT_EP_POST,
     AFFINE2 = 1 << BVT_EP_SCALE2 | 1 << BVT_EP_SHIFT2,
@@ -22,6 +23,8 @@ enum {
 #define COMMON_SETS(X)                             \
     X(0)                                           \
     X(RES0)                                        \
+    X(SCALE)                                       \
+    X(SCALE | RES0)                                \
     X(AFFINE)                                      \
     X(AFFINE | RES0)                               \
     X(AFFINE | SLOPE | POST)                       \
