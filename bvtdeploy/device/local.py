@@ -74,6 +74,8 @@ class LocalDevice(Device):
 
     def run(self, argv: Sequence[str], *, timeout: float = DEFAULT_TIMEOUT) -> Completed:
         command = self.command(argv)
+        # An interrupt between the start of the program and the `try` that ends it would leave it running: it waits until then.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         try:
             # Its own process group: what it started ends with it, and Ctrl-C reaches it through us only, when we tidy up.
             process = subprocess.Popen(
@@ -83,10 +85,13 @@ class LocalDevice(Device):
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
+                preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, mask),
             )
         except OSError as error:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             raise UserError(f"the program cannot be started on {self.name}", where=command[0], why=str(error)) from error
         try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             out, err = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired as error:
             raise UserError(

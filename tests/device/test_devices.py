@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -185,6 +186,27 @@ def test_an_interrupted_command_leaves_nothing(number: signal.Signals, artifact:
     assert out == b""
     assert b"Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_while_a_program_starts_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Interrupted(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, *args: Any, **how: Any) -> None:
+            super().__init__(*args, **how)
+            started.append(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with open_device("local") as device:
+        monkeypatch.setattr(subprocess, "Popen", Interrupted)
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                device.run(["/bin/sleep", "60"])
+        finally:
+            signal.signal(signal.SIGINT, before)
+        assert started[0].returncode == -signal.SIGKILL
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
 
 
 def test_probe_tells_what_is_there() -> None:
