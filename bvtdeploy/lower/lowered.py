@@ -221,64 +221,52 @@ class _Lowering:
             return DEFAULT
         return choose(self.costs, x.shape[0], weight.shape[1], weight.shape[0], self.measured)
 
-    def _weight(self, value: Value, layout: str) -> None:
-        """A bgemm's weight, in its layout."""
-        if (value, layout) in self.weights:
-            return
-        assert value.data is not None
-        raw = pack_weight(value.data, layout).tobytes()
-        key = (value.type, layout, raw)
-        if key not in self.constants:
-            self.constants[key] = self._store(value, layout, raw)
-        self.weights[value, layout] = self.constants[key]
-
-    def _store(self, value: Value, layout: str, raw: bytes) -> int:
-        self.data += bytes(align(len(self.data)) - len(self.data))
-        rows, cols = value.type.shape
-        dtype = _DTYPE[value.type.elem]
-        record = LoweredValue(value.name, dtype, "CONST", layout, rows, cols, _stride(value, layout), len(self.data))
-        record.bytes = _size(record, rows)
-        self.data += raw
-        self.result.values.append(record)
-        return len(self.result.values) - 1
-
-    def _add(self, value: Value, storage: str) -> int:
-        layout = _layout(value)
+    def _record(self, value: Value, storage: str, layout: str) -> int:
+        """A new value record."""
         rows, cols = value.type.shape
         dtype = "TRITS" if value.type.alphabet == TERNARY else _DTYPE[value.type.elem]
         record = LoweredValue(value.name, dtype, storage, layout, rows, cols, _stride(value, layout))
         record.bytes = _size(record, rows)
-        self.index[value] = len(self.result.values)
         self.result.values.append(record)
-        return self.index[value]
+        return len(self.result.values) - 1
+
+    def _add(self, value: Value, storage: str) -> None:
+        self.index[value] = self._record(value, storage, _layout(value))
 
     def _constant(self, value: Value) -> None:
-        if value in self.index:
-            return
+        """A constant that is no bgemm's weight."""
+        if value not in self.index:
+            self.index[value] = self._stored(value, _layout(value))
+
+    def _weight(self, value: Value, layout: str) -> None:
+        """A bgemm's weight, in its layout."""
+        if (value, layout) not in self.weights:
+            self.weights[value, layout] = self._stored(value, layout)
+
+    def _stored(self, value: Value, layout: str) -> int:
+        """The record of a constant whose bytes are in CONSTANTS; equal ones are there once."""
         data = value.data
-        assert data is not None
-        assert value.producer is not None
+        assert data is not None and value.producer is not None
         marks = value.producer.attrs
         stored = marks.get("stored", "AS_IS")
         if stored != "AS_IS":
             raw = pack_stored(data, stored, marks.get("codes"), marks.get("scales"))
         elif value.type.elem == "bits":
-            raw = pack_weight(data, DEFAULT).tobytes()
+            raw = pack_weight(data, layout).tobytes()
         else:
             raw = np.ascontiguousarray(data).tobytes()
-        key = (value.type, stored, raw)
+        key = (value.type, layout, stored, raw)
         if key not in self.constants:
-            i = self._add(value, "CONST")
+            self.constants[key] = self._record(value, "CONST", layout)
+            record = self.result.values[self.constants[key]]
             self.data += bytes(align(len(self.data)) - len(self.data))
-            record = self.result.values[i]
             record.offset, record.stored = len(self.data), stored
             if stored != "AS_IS":
                 record.widened = self.result.widened_bytes
                 self.result.widened_bytes += align(record.bytes)
                 record.bytes = len(raw)
             self.data += raw
-            self.constants[key] = i
-        self.index[value] = self.constants[key]
+        return self.constants[key]
 
     def _op(self, op: Op) -> LoweredOp:
         if op.kind == "epilogue":

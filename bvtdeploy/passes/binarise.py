@@ -36,11 +36,10 @@ from bvtdeploy.ir.types import bits
 from bvtdeploy.ops import REGISTRY
 from bvtdeploy.passes.base import REASSOCIATES, Pass, Report, scalar
 from bvtdeploy.passes.binary_weights import BinaryWeight, binary_rows
-from bvtdeploy.passes.lattice import can_be_zero
+from bvtdeploy.passes.lattice import LAYOUT, can_be_zero
 
 MOST_TERMS: Final = 3
 LONELY: Final = 256
-LAYOUT = ("permute", "reshape", "expand", "slice", "take", "roll")
 
 
 def codes_of(graph: Graph, value: Value, memo: dict[Value, Value | None], report: Report) -> Value | None:

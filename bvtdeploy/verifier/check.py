@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bvtdeploy.artifact.reader import Artifact, read, to_graph
-from bvtdeploy.ir.graph import Graph, Op
+from bvtdeploy.ir.graph import Op
 from bvtdeploy.ir.interp import run as interpret
 from bvtdeploy.lower.pack import logical_bytes
 from bvtdeploy.verifier.forced import Source, site_of
@@ -98,17 +98,15 @@ def _flips(report: VerifyReport, source: Source, x: F32, codes: dict[str, Array]
         total[1] += int(told.sum())
 
 
-def _side_loss(kind: str, graph: Graph, source: Source, flat: F32, reference: list[Array]) -> dict[str, Any]:
-    """What rounded parameters change: the interpreter of the artifact against that of the fp32 compilation, on the same images."""
+def _side_loss(kind: str, source: Source, flat: F32, reference: list[Array], coded: list[dict[str, Array]]) -> dict[str, Any]:
+    """What rounded parameters change: the artifact's results and codes in the interpreter against those of the fp32 compilation."""
     errors, agree, changed, total = [], 0, 0, 0
-    for x, ours in zip(flat[:SIDE_IMAGES], reference, strict=False):
+    for x, ours, second in zip(flat, reference, coded, strict=False):
         seen: list[dict[str, Array]] = []
         (exact,) = interpret(source.graph, {source.graph.inputs[0].name: x}, _codes_into(seen))
-        interpret(graph, {graph.inputs[0].name: x}, _codes_into(seen))
         errors.append(np.abs(ours.reshape(-1) - exact.reshape(-1)))
         agree += int(ours.argmax() == exact.argmax())
-        first, second = seen
-        for name, codes in first.items():
+        for name, codes in seen[0].items():
             if name in second and second[name].shape == codes.shape:
                 changed += int((second[name] != codes).sum())
                 total += codes.size
@@ -209,16 +207,18 @@ def verify_model(
     say(f"running the interpreter on {min(n, INTERPRETED)} images")
     graph = to_graph(parsed)
     totals: dict[str, list[int]] = {}
-    reference = []
+    reference: list[Array] = []
+    coded: list[dict[str, Array]] = []  # the codes of the first images
     for i, x in enumerate(flat[:INTERPRETED]):
         codes: list[dict[str, Array]] = []
         reference.append(interpret(graph, {graph.inputs[0].name: x}, _codes_into(codes))[0])
         _flips(report, torch_side.known, data.inputs[i], codes[0], totals)
+        coded += codes if i < SIDE_IMAGES else []
     modules = torch_side.known.sites
     report.flips = [{"op": name, "module": modules[name], "rate": bad / max(size, 1)} for name, (bad, size) in totals.items()]
     if torch_side.side != "fp32":
         say("comparing with parameters in fp32")
-        report.side = _side_loss(torch_side.side, graph, torch_side.known, flat, reference)
+        report.side = _side_loss(torch_side.side, torch_side.known, flat, reference, coded)
     if teacher_forced:
         say(f"comparing every op with the source, on {min(n, FORCED)} images")
         if not torch_side.same_graph:

@@ -525,13 +525,17 @@ static bool reads_layout(const bvt_rec_value *v) {
 #endif
 }
 
+static uint64_t relaid_bytes(const bvt_rec_value *v) {
+    return bvt_align64(bvt_ceil_div(v->rows, 16) * bvt_lanes16_stride(v->cols));
+}
+
 /* Makes LANES16 of the weights that were laid out for another machine, once for all sessions. No layout holds much fewer bytes than
  * LANES16 (whose tails are padded), so that a file whose weights do not overlap asks for no more than about its own size. */
 static int relay(bvt_model *m, bvt_error *err) {
     uint64_t total = 0;
     for (uint32_t i = 0; i < m->n_values; i++) {
         const bvt_rec_value *v = &m->values[i];
-        if (!reads_layout(v)) total += bvt_align64(bvt_ceil_div(v->rows, 16) * bvt_lanes16_stride(v->cols));
+        if (!reads_layout(v)) total += relaid_bytes(v);
     }
     if (!total) return BVT_OK;
     if (total > 2 * (uint64_t)m->bytes) return bvt_fail(err, BVT_E_FORMAT, "values: weights share their bytes");
@@ -546,7 +550,7 @@ static int relay(bvt_model *m, bvt_error *err) {
         if (reads_layout(v)) continue;
         bvt_relay(v, m->section[BVT_SECTION_CONSTANTS] + v->offset, to);
         m->relaid[i] = to;
-        to += bvt_align64(bvt_ceil_div(v->rows, 16) * bvt_lanes16_stride(v->cols));
+        to += relaid_bytes(v);
     }
     return BVT_OK;
 }

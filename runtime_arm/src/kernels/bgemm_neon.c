@@ -12,14 +12,7 @@ INLINE void flush(int32_t *y, uint8x16_t count, bool first, int32_t k, unsigned 
     int32_t *to = n == 16 ? y : part;
     if (n < 16 && !first) memcpy(part, y, n * sizeof *y);
     if (n < 16 && first) memset(part, 0, sizeof part);
-    const uint16x8_t twice[2] = {vshll_n_u8(vget_low_u8(count), 1), vshll_n_u8(vget_high_u8(count), 1)};
-    for (int i = 0; i < 2; i++) {
-        int32x4_t low = first ? vdupq_n_s32(k) : vld1q_s32(to + 8 * i), high = first ? low : vld1q_s32(to + 8 * i + 4);
-        low = vreinterpretq_s32_u32(vsubw_u16(vreinterpretq_u32_s32(low), vget_low_u16(twice[i])));
-        high = vreinterpretq_s32_u32(vsubw_high_u16(vreinterpretq_u32_s32(high), twice[i]));
-        vst1q_s32(to + 8 * i, low);
-        vst1q_s32(to + 8 * i + 4, high);
-    }
+    subtract_twice(to, count, first, k);
     if (n < 16) memcpy(y, part, n * sizeof *y);
 }
 

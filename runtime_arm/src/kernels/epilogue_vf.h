@@ -1,38 +1,9 @@
 /* epilogue over vectors of channels: 8 rows x VF_LANES channels at a time, so that parameters are loaded once for 8 rows and the signs
  * of a step are 8 x 8 bit matrices: their rows are bytes of layout ROWS, their columns bytes of layout COLS.
- *
- * Which operands are there is a bit set over the input slots. run() is compiled once for every set in COMMON_SETS, where all tests
- * on it vanish, and once for a set that is only known at run time.
  */
 #include "../ops/bits.h"
-#include "../ops/epilogue.h"
+#include "epilogue_sets.h"
 #include "vf.h"
-
-enum {
-    RES0 = 1 << BVT_EP_RES0,
-    RES1 = 1 << (BVT_EP_RES0 + 1),
-    POST_RES0 = 1 << BVT_EP_POST_RES0,
-    POST_RES1 = 1 << (BVT_EP_POST_RES0 + 1),
-    SCALE = 1 << BVT_EP_SCALE,
-    AFFINE = SCALE | 1 << BVT_EP_SHIFT,
-    SLOPE = 1 << BVT_EP_SLOPE,
-    POST = 1 << BVT_EP_POST,
-    AFFINE2 = 1 << BVT_EP_SCALE2 | 1 << BVT_EP_SHIFT2,
-};
-/* The sets that compiled models have. Outputs and thresholds are not among them, they are tested at run time. */
-#define COMMON_SETS(X)                             \
-    X(0)                                           \
-    X(RES0)                                        \
-    X(SCALE)                                       \
-    X(SCALE | RES0)                                \
-    X(AFFINE)                                      \
-    X(AFFINE | RES0)                               \
-    X(AFFINE | SLOPE | POST)                       \
-    X(AFFINE | RES0 | SLOPE | POST)                \
-    X(AFFINE | RES0 | RES1 | SLOPE | POST)         \
-    X(AFFINE | RES0 | SLOPE | POST | POST_RES0)    \
-    X(AFFINE | RES0 | SLOPE | AFFINE2 | POST_RES0) \
-    X(AFFINE | RES0 | SLOPE | AFFINE2 | POST_RES0 | POST_RES1)
 
 /* Transposes an 8 x 8 bit matrix whose row i is byte i (Hacker's Delight 7-3). */
 VF_INLINE uint64_t transpose8(uint64_t x) {
