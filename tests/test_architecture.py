@@ -96,11 +96,11 @@ def test_only_the_console_knows_rich_and_only_the_command_line_knows_the_console
             if module.split(".")[0] == "rich":
                 assert name == "console.py", f"{name} imports {module}"
             if module.startswith("bvtdeploy.console"):
-                assert name in FRONT, f"{name} imports the console"
+                assert name.split("/")[0] in FRONT, f"{name} imports the console"
 
 
 # The command line and what it consists of.
-FRONT = {"cli.py", "console.py", "__main__.py", "views.py", "demo.py"}
+FRONT = {"cli", "console.py", "__main__.py", "views", "demo.py"}
 
 
 def test_the_library_prints_nothing() -> None:
@@ -112,7 +112,7 @@ def test_the_library_prints_nothing() -> None:
             for n in ast.walk(ast.parse(file.read_text()))
             if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id == "print"
         ]
-        assert not calls or name in FRONT | {"artifact/spec.py"}, f"{name} prints"
+        assert not calls or name.split("/")[0] in FRONT or name == "artifact/spec.py", f"{name} prints"
 
 
 def test_every_op_has_a_file_in_the_runtime() -> None:
