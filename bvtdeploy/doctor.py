@@ -11,9 +11,10 @@ from importlib import metadata
 from typing import Any
 
 from bvtdeploy.boards import load_board
+from bvtdeploy.build.engines import BASE, GET_DOCKER, engine_version, find_engine
 from bvtdeploy.build.files import cache_folder
 from bvtdeploy.build.sources import runtime_folder, sources_hash
-from bvtdeploy.build.toolchains import GET_CC, GET_GCC, GET_ZIG, find_toolchain, has_zig
+from bvtdeploy.build.toolchains import GET_CC, GET_GCC, GET_GCC_ARM, GET_ZIG, find_toolchain, has_zig
 from bvtdeploy.device.local import GET_QEMU, find_qemu, qemu_cpus
 from bvtdeploy.errors import UserError
 
@@ -85,8 +86,17 @@ def diagnose() -> Diagnosis:
         _finding(
             "cross GCC", "builds the runtime for 64-bit ARM boards", GET_GCC, lambda: _compiler("generic", "gcc"), needed=False
         ),
+        _finding(
+            "32-bit cross GCC",
+            "builds the runtime for 32-bit ARM boards",
+            GET_GCC_ARM,
+            lambda: _compiler("generic-32", "gcc"),
+            needed=False,
+        ),
         _finding("zig", "the same without apt", GET_ZIG, _zig, needed=False),
-        _finding("QEMU", "emulated boards (--device qemu:cortex-a72)", GET_QEMU, _qemu, needed=False),
+        _finding("container engine", "builds in a container (--toolchain docker)", GET_DOCKER, _container, needed=False),
+        _finding("QEMU", "emulated boards (--device qemu:cortex-a72)", GET_QEMU, lambda: _qemu("aarch64"), needed=False),
+        _finding("32-bit QEMU", "emulated 32-bit boards (--device qemu:cortex-a7)", GET_QEMU, lambda: _qemu("arm"), needed=False),
         _finding(
             "cache folder", "keeps built runtimes", "set BVTDEPLOY_CACHE to a folder that can be written", _cache, needed=True
         ),
@@ -103,7 +113,9 @@ def _finding(name: str, purpose: str, fix: str, look: Callable[[], str], *, need
         return Finding(name, True, needed, look(), purpose, "")
     except metadata.PackageNotFoundError:
         return Finding(name, False, needed, "not installed", purpose, fix)
-    except (_MissingError, UserError, OSError) as error:
+    except UserError as error:  # it knows best what would help
+        return Finding(name, False, needed, error.what, purpose, error.fix or fix)
+    except (_MissingError, OSError) as error:
         return Finding(name, False, needed, str(error).split("\n")[0], purpose, fix)
 
 
@@ -135,11 +147,17 @@ def _zig() -> str:
     return f"ziglang {metadata.version('ziglang')}"
 
 
-def _qemu() -> str:
-    path = find_qemu()
+def _container() -> str:
+    engine = find_engine()
+    base = os.environ.get(BASE)
+    return f"{engine.name} {engine_version(engine)}" + (f", base image {base}" if base else "")
+
+
+def _qemu(machine: str) -> str:
+    path = find_qemu(machine)
     if not path:
         raise _MissingError("not installed")
-    return f"{path}: {' '.join(qemu_cpus(path))}"
+    return f"{path}: {' '.join(cpu for cpu in qemu_cpus(path) if machine != 'arm' or cpu.startswith('cortex-a'))}"
 
 
 def _cache() -> str:

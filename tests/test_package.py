@@ -38,7 +38,9 @@ def test_functions_stay_functions_when_the_packages_of_their_names_are_imported(
     assert bvtdeploy.api is sys.modules["bvtdeploy.api"]
 
 
-@pytest.mark.parametrize("script", ["examples/setup.sh", "examples/demo.sh", "tests/run.sh", "runtime_arm/tests/run.sh"])
+@pytest.mark.parametrize(
+    "script", ["examples/setup.sh", "examples/demo.sh", "tests/run.sh", "runtime_arm/tests/run.sh", "docker/make-base.sh"]
+)
 def test_scripts_are_plain_shell(script: str) -> None:
     subprocess.run(["sh", "-n", ROOT / script], check=True)
 

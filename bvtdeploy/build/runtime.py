@@ -1,4 +1,5 @@
-"""Compiling the C runtime for a board: `bvt_run` (what is pushed), `libbvt.a` and `bvt.h` (to link into a program of one's own).
+"""Building the C runtime for a board: a bundle of `bvt_run` (what is pushed) and `libbvt.a` with what a program of one's own needs
+to link it (bundle.py).
 
 The result is kept in a cache, under a name made of everything that went into it, and is the same bytes for the same compiler: no
 paths of this machine, no times, no random section names.
@@ -6,14 +7,11 @@ paths of this machine, no times, no random section names.
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import hashlib
 import json
-import os
 import shlex
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,29 +19,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import bvtdeploy
 from bvtdeploy.boards import Board
+from bvtdeploy.build.bundle import FACTS, HEADER, LIBRARY, PROGRAM, side_files
+from bvtdeploy.build.compile import CFLAGS, LINK, OPTIMISE, SCALAR, commands, run_here
+from bvtdeploy.build.container import Container, find_container
 from bvtdeploy.build.elf import ElfFacts, check_elf
 from bvtdeploy.build.files import cache_folder, sha256, write_whole
-from bvtdeploy.build.sources import Source, read_sources, runtime_folder, sources_hash
+from bvtdeploy.build.sources import read_sources, runtime_folder, sources_hash
 from bvtdeploy.build.toolchains import Toolchain, find_toolchain
 from bvtdeploy.errors import UserError
 
-PROGRAM, LIBRARY, HEADER, FACTS = "bvt_run", "libbvt.a", "bvt.h", "build.json"
-COMPILE_TIMEOUT = 600.0  # one file; zig's very first one builds a C library before
+__all__ = ["CFLAGS", "FACTS", "HEADER", "LIBRARY", "PROGRAM", "Build", "build_runtime"]
 
-# The contract of the numbers: a multiply and an add are fused where the source says so and nowhere else.
-CFLAGS = (
-    "-std=c11",
-    "-D_GNU_SOURCE",
-    "-O3",
-    "-DNDEBUG",
-    "-ffp-contract=off",
-    "-fno-math-errno",
-    "-ffunction-sections",
-    "-fdata-sections",
-    "-pthread",
-)
-LINK = ("-s", "-Wl,--gc-sections")
+_HOW = ".how.json"  # in the cache only: what differs from one build of the same bytes to the next
 
 
 @dataclass(frozen=True)
@@ -54,8 +43,9 @@ class Build:
         board: the board's name.
         folder: where the files are.
         toolchain: kind, version, target and flags of the compiler.
-        files: name -> bytes and sha256.
+        files: path in the folder -> bytes and sha256.
         elf: what `bvt_run` needs of the target.
+        container: engine and image that it was built in; None where it was built on this machine.
         seconds: how long the build took; of a cached one, how long it took then.
         cached: whether it was there already.
     """
@@ -65,6 +55,7 @@ class Build:
     toolchain: dict[str, Any]
     files: dict[str, dict[str, Any]]
     elf: ElfFacts
+    container: dict[str, str] | None
     seconds: float
     cached: bool
     warnings: tuple[str, ...] = field(default=())
@@ -82,6 +73,7 @@ class Build:
             "toolchain": self.toolchain,
             "files": self.files,
             "elf": self.elf.as_dict(),
+            "container": self.container,
             "seconds": self.seconds,
             "cached": self.cached,
         }
@@ -91,6 +83,8 @@ def build_runtime(
     board: Board,
     *,
     toolchain: str = "auto",
+    dynamic: bool = False,
+    glibc: str = "",
     output: Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Build:
@@ -98,31 +92,44 @@ def build_runtime(
 
     Args:
         board: the target.
-        toolchain: "auto", "gcc", "zig", or the path of a C compiler.
+        toolchain: "auto", "gcc", "zig", "docker" (GCC in a container), or the path of a C compiler.
+        dynamic: link the program dynamically.
+        glibc: the glibc that a dynamic program must do with; "": that of the board's usual system.
         output: folder that also gets the files; without it they are only in the cache.
         progress: told what is being done.
+
+    Raises:
+        UserError: there is no compiler, it refuses the sources, or what it made does not fit the board.
     """
     say = progress or (lambda _: None)
     if output is not None and output.exists() and not output.is_dir():
         raise UserError(
             "the output is no folder", where=str(output), why="a file has that name", fix="give another name to --output"
         )
-    compiler = find_toolchain(board, toolchain)
     root = runtime_folder()
-    key = _key(root, compiler)
-    folder = cache_folder() / "runtime" / f"{board.name}-{key[:16]}"
-    facts = _cached(folder)
-    if facts is None:
-        patience = " (for each core it first builds a C library: a minute or two)" if "musl" in " ".join(compiler.flags) else ""
-        say(f"compiling the runtime for {board.name} with {compiler.version}{patience}")
-        _build(root, read_sources(root), compiler, folder)
-        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        cached = False
+    container: Container | None = None
+    if toolchain == "docker":
+        container = find_container(board, dynamic=dynamic, glibc=glibc)
+        compiler = container.compiler
     else:
-        cached = True
+        compiler = find_toolchain(board, toolchain, dynamic=dynamic, glibc=glibc)
+    side = side_files(root, compiler.machine)
+    folder = cache_folder() / "runtime" / f"{board.name}-{_key(root, compiler, side, container)[:16]}"
+    facts = _cached(folder)
+    cached = facts is not None
+    if facts is None:
+        if container is not None:
+            container.prepare(say)
+            say(f"compiling the runtime for {board.name} in a container ({container.engine.name})")
+        else:
+            patience = " (for each core it first builds a C library: a minute or two)" if "musl" in " ".join(compiler.flags) else ""
+            say(f"compiling the runtime for {board.name} with {compiler.version}{patience}")
+        _build(root, compiler, board, side, folder, container)
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    how = json.loads((folder / _HOW).read_text(encoding="utf-8"))
     if output is not None:
         try:
-            for name in (PROGRAM, LIBRARY, HEADER, FACTS):
+            for name in (*facts["files"], FACTS):
                 write_whole(output / name, (folder / name).read_bytes(), mode=0o755 if name == PROGRAM else 0o644)
         except OSError as error:
             fix = "give a folder to --output that can be written"
@@ -130,11 +137,15 @@ def build_runtime(
                 "the runtime cannot be written", where=str(output), why=error.strerror or str(error), fix=fix
             ) from error
         folder = output
-    elf = check_elf(folder / PROGRAM, machine=compiler.machine, static=compiler.static)
-    return Build(board.name, folder, facts["toolchain"], facts["files"], elf, facts["seconds"], cached)
+    elf = _check(folder / PROGRAM, compiler, board)
+    return Build(board.name, folder, facts["toolchain"], facts["files"], elf, how["container"], how["seconds"], cached)
 
 
-def _key(root: Path, compiler: Toolchain) -> str:
+def _check(program: Path, compiler: Toolchain, board: Board) -> ElfFacts:
+    return check_elf(program, machine=compiler.machine, static=compiler.static, glibc_has=compiler.glibc, float_abi=board.float_abi)
+
+
+def _key(root: Path, compiler: Toolchain, side: dict[str, bytes], container: Container | None) -> str:
     """A name for everything that the result depends on."""
     parts = (
         sources_hash(root),
@@ -144,7 +155,11 @@ def _key(root: Path, compiler: Toolchain) -> str:
         *compiler.flags,
         *CFLAGS,
         *LINK,
+        repr((OPTIMISE, SCALAR)),
         str(compiler.static),
+        compiler.glibc,
+        container.image if container is not None else "",
+        *(name + hashlib.sha256(content).hexdigest() for name, content in side.items()),
     )
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
@@ -153,16 +168,19 @@ def _cached(folder: Path) -> dict[str, Any] | None:
     """The facts of a build in the cache, if its files are still what they were."""
     try:
         facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        how = json.loads((folder / _HOW).read_text(encoding="utf-8"))
         whole = all(sha256(folder / name) == entry["sha256"] for name, entry in facts["files"].items())
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return facts if whole else None
+    return facts if whole and {"seconds", "container"} <= set(how) else None
 
 
-def _build(root: Path, sources: list[Source], compiler: Toolchain, folder: Path) -> None:
+def _build(
+    root: Path, compiler: Toolchain, board: Board, side: dict[str, bytes], folder: Path, container: Container | None
+) -> None:
     """Compile into a folder beside `folder`, which then takes its place."""
     started = time.monotonic()
-    wanted = [source for source in sources if source.machine in ("", compiler.machine)]
+    sources = read_sources(root)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -170,41 +188,47 @@ def _build(root: Path, sources: list[Source], compiler: Toolchain, folder: Path)
         fix = "set BVTDEPLOY_CACHE to a folder that can be written"
         raise UserError("the cache folder cannot be written", where=str(folder.parent), why=str(error), fix=fix) from error
     try:
-        objects = work / "objects"
-        objects.mkdir()
-        # Relative paths and the prefix map keep this machine's folders out of the result, in __FILE__ too.
-        common = [*compiler.cc, *CFLAGS, *compiler.flags, f"-ffile-prefix-map={root}=.", "-Iinclude"]
-
-        def compile_one(source: Source) -> Path:
-            result = objects / (source.path.replace("/", "_").removesuffix(".c") + ".o")
-            _call([*common, *source.isa_flags, "-c", source.path, "-o", str(result)], root, compiler)
-            return result
-
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            made = list(pool.map(compile_one, wanted))
-        library = [str(path) for path, source in zip(made, wanted, strict=True) if source.target == "bvt"]
-        program = [str(path) for path, source in zip(made, wanted, strict=True) if source.target == "bvt_run"]
-        _call([*compiler.ar, "rcsD", str(work / LIBRARY), *library], root, compiler)
-        link = [*compiler.cc, *compiler.flags, "-pthread", *(["-static"] if compiler.static else [])]
-        identity = [] if compiler.kind == "zig" else ["-Wl,--build-id=none"]
-        _call([*link, *LINK, *identity, "-o", str(work / PROGRAM), *program, str(work / LIBRARY), "-lm"], root, compiler)
-        shutil.rmtree(objects)
-        (work / HEADER).write_bytes((root / "include" / HEADER).read_bytes())
-        check_elf(work / PROGRAM, machine=compiler.machine, static=compiler.static)
+        for name, content in side.items():
+            write_whole(work / name, content)
+        version = compiler.version
+        if container is not None:
+            version = container.compile(root, sources, library=work / LIBRARY, program=work / PROGRAM)
+        else:
+            objects = work / "objects"
+            objects.mkdir()
+            todo = commands(
+                str(root),
+                sources,
+                compiler,
+                objects=str(objects),
+                library=str(work / LIBRARY),
+                program=str(work / PROGRAM),
+            )
+            run_here(todo, root, compiler)
+            shutil.rmtree(objects)
+        _check(work / PROGRAM, compiler, board)
+        names = sorted([*side, LIBRARY, PROGRAM])
         facts = {
+            "bvtdeploy": bvtdeploy.__version__,
+            "board": board.name,
+            "machine": compiler.machine,
+            "sources": sources_hash(root),
             "toolchain": {
                 "kind": compiler.kind,
-                "version": compiler.version,
+                "version": version,
                 "command": shlex.join(compiler.cc),
                 "flags": [*CFLAGS, *compiler.flags],
                 "static": compiler.static,
+                "glibc": compiler.glibc,
             },
-            "files": {
-                name: {"bytes": (work / name).stat().st_size, "sha256": sha256(work / name)} for name in (PROGRAM, LIBRARY, HEADER)
-            },
+            "files": {name: {"bytes": (work / name).stat().st_size, "sha256": sha256(work / name)} for name in names},
+        }
+        how = {
             "seconds": round(time.monotonic() - started, 3),
+            "container": container.as_dict() if container is not None else None,
         }
         (work / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        (work / _HOW).write_text(json.dumps(how) + "\n", encoding="utf-8")
         work.chmod(0o755)
         if folder.exists():  # damaged, or another process was as quick: ours is whole
             shutil.rmtree(folder, ignore_errors=True)
@@ -214,30 +238,3 @@ def _build(root: Path, sources: list[Source], compiler: Toolchain, folder: Path)
             raise UserError("the built runtime could not be put into the cache", where=str(folder))
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-def _call(command: list[str], cwd: Path, compiler: Toolchain) -> None:
-    """Run the compiler; what it says goes into the error."""
-    try:
-        done = subprocess.run(
-            command,
-            cwd=cwd,
-            env=compiler.environ(),
-            capture_output=True,
-            text=True,
-            timeout=COMPILE_TIMEOUT,
-            stdin=subprocess.DEVNULL,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise UserError(
-            "the compiler did not finish", where=shlex.join(command), why=f"stopped after {COMPILE_TIMEOUT:.0f} s"
-        ) from error
-    except OSError as error:
-        raise UserError("the compiler cannot be run", where=shlex.join(command), why=str(error)) from error
-    if done.returncode:
-        raise UserError(
-            "the runtime does not compile with this compiler",
-            where=shlex.join(command),
-            why="\n       ".join(done.stderr.strip().splitlines()[:12]) or f"it ended with code {done.returncode}",
-            fix="try --toolchain zig (pip install ziglang)" if compiler.kind != "zig" else "try --toolchain gcc",
-        )

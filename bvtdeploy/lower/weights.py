@@ -18,7 +18,7 @@ from bvtdeploy.lower.pack import Codes, pack_rows, unpack_rows
 
 Bytes = npt.NDArray[np.uint8]
 DEFAULT: Final = "LANES16"
-MOST_COLUMNS: Final = 32767  # of every layout but LANES16
+MOST_COLUMNS: Final = 32766  # of every layout but LANES16, and of dots in 16 bits: thresholds beyond are then -+32768
 ROWS: Final = 4  # of every layout but LANES16: their kernels make so many rows at a time
 TABLE_ROWS: Final = 128  # most rows of a call that use a table of LUT before it is overwritten
 
