@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ def describe(artifact: Artifact) -> dict[str, Any]:
     """The keys of `bvtdeploy inspect --json` and what else is known.
 
     `bytes` of an op are those of its constants, a shared constant counted where it is read first; `layout` is that of its +-1
-    weight, "" where it has none.
+    weight, "" where it has none; `live_bytes` is the working memory that holds something while its group runs.
     """
     kinds = {number: kind for kind, number in spec.OPCODES.items()}
     dtypes = {number: dtype.lower() for dtype, number in spec.DTYPES.items()}
@@ -22,6 +24,7 @@ def describe(artifact: Artifact) -> dict[str, Any]:
     seen: set[int] = set()
     ops = []
     group_of = {g["first_op"] + i: n for n, g in enumerate(artifact.groups) for i in range(g["n_ops"])}
+    live = live_bytes(artifact, group_of)
     for number, op in enumerate(artifact.ops):
         constants = [i for i in op["inputs"] if i != spec.NONE and artifact.values[i]["storage"] == spec.STORAGES["CONST"]]
         own = [i for i in dict.fromkeys(constants) if i not in seen]
@@ -38,6 +41,7 @@ def describe(artifact: Artifact) -> dict[str, Any]:
                 "layout": next((layouts[v["layout"]] for v in map(artifact.values.__getitem__, constants) if _is_weight(v)), ""),
                 "macs": {"binary": op["macs_binary"], "float": op["macs_float"]},
                 "bytes": sum(artifact.values[i]["bytes"] for i in own),
+                "live_bytes": live[group_of[number]],
             }
         )
     macs = {k: sum(op[f"macs_{k}"] for op in artifact.ops) for k in ("binary", "float")}
@@ -67,6 +71,35 @@ def describe(artifact: Artifact) -> dict[str, Any]:
         p = artifact.preprocess
         result["preprocess"] = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(p).items()}
     return result
+
+
+def live_bytes(artifact: Artifact, group_of: Mapping[int, int]) -> list[int]:
+    """Of each group, the bytes of the arena whose values are needed while or after it runs, and those of one thread's tile.
+
+    Values may lie in one place one after the other, and a result in that of an operand: places count once.
+    """
+    groups: dict[int, list[int]] = defaultdict(list)  # of each value, where it is written or read
+    for number, op in enumerate(artifact.ops):
+        for i in (*op["inputs"], *op["outputs"]):
+            if i != spec.NONE:
+                groups[i].append(group_of[number])
+    places: list[dict[str, list[tuple[int, int]]]] = [{"ARENA": [], "TILE": []} for _ in artifact.groups]
+    for i, where in groups.items():
+        value = artifact.values[i]
+        for name in ("ARENA", "TILE"):
+            if value["storage"] == spec.STORAGES[name]:
+                for group in range(min(where), max(where) + 1):
+                    places[group][name].append((value["offset"], value["offset"] + value["bytes"]))
+    return [sum(_union(parts) for parts in place.values()) for place in places]
+
+
+def _union(parts: Iterable[tuple[int, int]]) -> int:
+    """How many numbers are in at least one of the ranges."""
+    total = end = 0
+    for first, last in sorted(parts):
+        total += max(0, last - max(first, end))
+        end = max(end, last)
+    return total
 
 
 def _is_weight(value: Record) -> bool:

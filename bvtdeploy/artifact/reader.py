@@ -20,7 +20,8 @@ from bvtdeploy.artifact.golden import golden_input
 from bvtdeploy.artifact.writer import Preprocess
 from bvtdeploy.errors import UserError
 from bvtdeploy.ir.graph import Graph, Value
-from bvtdeploy.ir.types import TERNARY, Type, bits
+from bvtdeploy.ir.types import Type, bits
+from bvtdeploy.lower.lowered import record_dtype
 from bvtdeploy.lower.pack import unpack_stored
 from bvtdeploy.lower.weights import TILES, unpack_weight
 from bvtdeploy.ops.activation import KINDS as ACTIVATIONS
@@ -394,7 +395,7 @@ def to_graph(artifact: Artifact) -> Graph:
             for i, value in zip(out_ids, created.outputs, strict=True):
                 record = artifact.values[i]
                 said = (_key(spec.DTYPES, record["dtype"]).lower(), (record["rows"], record["cols"]))
-                if ("trits" if value.type.alphabet == TERNARY else value.type.elem, value.type.shape) != said:
+                if (record_dtype(value).lower(), value.type.shape) != said:
                     raise ValueError(f"%{value.name} is {value.type}, its record says {said[0]}[{said[1][0]}x{said[1][1]}]")
                 at[i] = value
         graph.set_outputs([at[i] for i, v in enumerate(artifact.values) if v["storage"] == spec.STORAGES["OUTPUT"]])

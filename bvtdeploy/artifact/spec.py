@@ -23,7 +23,7 @@ from __future__ import annotations
 from typing import Final
 
 MAGIC: Final = b"\x89BVT\r\n\x1a\n"
-VERSION: Final = 3
+VERSION: Final = 4
 ALIGN: Final = 64
 NONE: Final = 0xFFFFFFFF  # "no value" in an op record
 
@@ -128,8 +128,9 @@ SECTIONS: Final = {
     "PREPROCESS": 9,  # one preprocess record; may be absent
 }
 META_TYPES: Final = {"U64": 1, "F64": 2, "STR": 3, "BYTES": 4}
-DTYPES: Final = {"F32": 1, "I32": 2, "BITS": 3, "U64": 4, "F64": 5, "TRITS": 6}
+DTYPES: Final = {"F32": 1, "I32": 2, "BITS": 3, "U64": 4, "F64": 5, "TRITS": 6, "I16": 7}
 STORAGES: Final = {"CONST": 1, "ARENA": 2, "TILE": 3, "INPUT": 4, "OUTPUT": 5}
+# I16 are i32 of the graph that fit: dots of up to 32766 columns. Only results have this type.
 # TRITS are codes -1, 0, +1 in two planes of bits: plane 1 has the bits of the codes +1, plane 2 those of the codes that are not 0.
 LAYOUTS: Final = {
     "ROWS": 1,     # row after row; of BITS: column c of a row is bit c%8 of byte c/8, the row's last bytes zeros up to the stride;
@@ -161,7 +162,7 @@ FILTERS: Final = {"BILINEAR": 0, "BICUBIC": 1, "NEAREST": 2}
 OPCODES: Final = {
     "patches": 1,       # image -> rows of flattened patches
     "dense": 2,         # f32 rows x f32 weights (+ bias)
-    "bgemm": 3,         # +-1 or {-1,0,+1} rows x +-1 weights -> i32 dots
+    "bgemm": 3,         # +-1 or {-1,0,+1} rows x +-1 weights -> i16 dots; i32 beyond 32766 columns
     "epilogue": 4,      # scale/shift, residuals, RPReLU, scale/shift, residuals -> f32, sign bits, trits
     "row_patches": 5,   # rows on a grid, packed or f32 -> rows of k x k neighbourhoods
     "avg_pool": 6,      # f32 rows on a grid -> rows on the smaller grid

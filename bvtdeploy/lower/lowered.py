@@ -14,7 +14,7 @@ from bvtdeploy.ir.types import BIPOLAR, TERNARY
 from bvtdeploy.lower.memory import Request, align, plan
 from bvtdeploy.lower.pack import pack_stored, trit_stride
 from bvtdeploy.lower.schedule import Group, schedule, whole_inputs
-from bvtdeploy.lower.weights import DEFAULT, TILES, Costs, Measured, choose, pack_weight, table_rows
+from bvtdeploy.lower.weights import DEFAULT, MOST_COLUMNS, TILES, Costs, Measured, choose, pack_weight, table_rows
 from bvtdeploy.lower.weights import scratch_bytes as bgemm_scratch
 from bvtdeploy.ops import REGISTRY, attention
 from bvtdeploy.ops.activation import KINDS as ACTIVATIONS
@@ -27,7 +27,7 @@ MIN_BLOCKS: Final = 4  # so that a few threads have something to share
 TABLE_BUDGET: Final = 128 * 1024  # likewise where a table of weights is built for each block: they should stay in L2
 
 _DTYPE = {"f32": "F32", "i32": "I32", "bits": "BITS", "u64": "U64", "f64": "F64"}
-_BYTES = {"f32": 4, "i32": 4, "u64": 8, "f64": 8}
+_BYTES = {"F32": 4, "I32": 4, "I16": 2, "U64": 8, "F64": 8}
 
 
 @dataclass
@@ -144,6 +144,14 @@ def scratch_bytes(op: Op, layout: str = DEFAULT) -> int:
     return 0
 
 
+def record_dtype(value: Value) -> str:
+    """The dtype of a value's record: i32 dots are in 16 bits where they fit."""
+    op = value.producer
+    if op is not None and op.kind == "bgemm" and op.inputs[1].type.shape[1] <= MOST_COLUMNS:
+        return "I16"
+    return "TRITS" if value.type.alphabet == TERNARY else _DTYPE[value.type.elem]
+
+
 def _stride(value: Value, layout: str) -> int:
     rows, cols = value.type.shape
     if layout in TILES:
@@ -151,7 +159,7 @@ def _stride(value: Value, layout: str) -> int:
     if value.type.elem == "bits":
         line = rows if layout == "COLS" else cols
         return trit_stride(line) if value.type.alphabet == TERNARY else align(-(-line // 8), 8)
-    return cols * _BYTES[value.type.elem]
+    return cols * _BYTES[record_dtype(value)]
 
 
 def _layout(value: Value) -> str:
@@ -224,8 +232,7 @@ class _Lowering:
     def _record(self, value: Value, storage: str, layout: str) -> int:
         """A new value record."""
         rows, cols = value.type.shape
-        dtype = "TRITS" if value.type.alphabet == TERNARY else _DTYPE[value.type.elem]
-        record = LoweredValue(value.name, dtype, storage, layout, rows, cols, _stride(value, layout))
+        record = LoweredValue(value.name, record_dtype(value), storage, layout, rows, cols, _stride(value, layout))
         record.bytes = _size(record, rows)
         self.result.values.append(record)
         return len(self.result.values) - 1

@@ -62,6 +62,7 @@ def show_compile(console: Console, report: Mapping[str, Any], *, explain: bool) 
 def show_inspect(console: Console, facts: Mapping[str, Any]) -> None:
     """The contents of an artifact."""
     macs = facts["macs"]
+    most = max(facts["ops"], key=lambda op: op["live_bytes"])
     console.facts(
         [
             ("format", facts["format"]),
@@ -73,6 +74,7 @@ def show_inspect(console: Console, facts: Mapping[str, Any]) -> None:
                 + f"{amount(macs['float'])} float",
             ),
             ("working memory", f"{size(facts['arena_bytes'])} for values, and {size(facts['tile_bytes'])} for each thread"),
+            ("most of it in use", f"{size(most['live_bytes'])}, at {most['module'] or most['name']}"),
             ("sections", ", ".join(f"{name} {size(count)}" for name, count in facts["sections"].items())),
         ]
     )
@@ -88,14 +90,15 @@ def show_inspect(console: Console, facts: Mapping[str, Any]) -> None:
             amount(op["macs"]["binary"]),
             amount(op["macs"]["float"]),
             size(op["bytes"]),
+            size(op["live_bytes"]),
         )
         for i, op in enumerate(facts["ops"])
     ]
     console.table(
-        ["#", "source module", "op", "kind", "output", "binary MACs", "float MACs", "constants"],
+        ["#", "source module", "op", "kind", "output", "binary MACs", "float MACs", "constants", "live"],
         rows,
-        align="rlnnrrrr",
-        optional=("binary MACs", "float MACs", "constants"),
+        align="rlnnrrrrr",
+        optional=("binary MACs", "float MACs", "constants", "live"),
     )
 
 

@@ -36,8 +36,8 @@ int main(int argc, char **argv) {
     call.in[1].base = random_bytes((outputs + channels - 1) / channels * call.in[1].stride);
     /* Indices of TBL2 have 5 bits. */
     for (size_t i = 0; layout == BVT_LAYOUT_TBL2 && i < (outputs + 63) / 64 * call.in[1].stride; i++) call.in[1].base[i] &= 31;
-    call.out[0] = (bvt_view){.rows = rows, .cols = outputs, .dtype = BVT_DTYPE_I32, .layout = BVT_LAYOUT_ROWS};
-    call.out[0].stride = outputs * 4;
+    call.out[0] = (bvt_view){.rows = rows, .cols = outputs, .dtype = BVT_DTYPE_I16, .layout = BVT_LAYOUT_ROWS};
+    call.out[0].stride = outputs * 2;
     call.out[0].base = random_bytes(rows * call.out[0].stride);
     bvt_kernel kernel = NULL;
     for (unsigned i = 0; i < bvt_n_kernels; i++)

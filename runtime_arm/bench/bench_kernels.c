@@ -20,7 +20,7 @@ typedef struct {
 static bvt_view make(int dtype, int layout, uint32_t rows, uint32_t cols) {
     bvt_view v = {.rows = rows, .cols = cols, .dtype = (uint8_t)dtype, .layout = (uint8_t)layout, .by_cols = layout == BVT_LAYOUT_COLS};
     size_t count = rows;
-    v.stride = dtype == BVT_DTYPE_BITS ? (cols + 63) / 64 * 8 : cols * (dtype >= BVT_DTYPE_U64 ? 8u : 4u);
+    v.stride = dtype == BVT_DTYPE_BITS ? (cols + 63) / 64 * 8 : cols * (dtype == BVT_DTYPE_I16 ? 2u : dtype >= BVT_DTYPE_U64 ? 8u : 4u);
     if (layout == BVT_LAYOUT_COLS) v.stride = (rows + 63) / 64 * 8, count = cols;
     if (layout == BVT_LAYOUT_LANES16) v.stride = (cols + 7) / 8 * 16, count = (rows + 15) / 16;
     if (posix_memalign((void **)&v.base, 64, v.stride * count)) abort();
@@ -32,6 +32,7 @@ static bvt_view make(int dtype, int layout, uint32_t rows, uint32_t cols) {
 
 #define F32(rows, cols) make(BVT_DTYPE_F32, BVT_LAYOUT_ROWS, rows, cols)
 #define I32(rows, cols) make(BVT_DTYPE_I32, BVT_LAYOUT_ROWS, rows, cols)
+#define I16(rows, cols) make(BVT_DTYPE_I16, BVT_LAYOUT_ROWS, rows, cols)
 #define BITS(layout, rows, cols) make(BVT_DTYPE_BITS, BVT_LAYOUT_##layout, rows, cols)
 
 static job prepare(int opcode) {
@@ -48,10 +49,10 @@ static job prepare(int opcode) {
         in[0] = F32(N, 768), in[1] = F32(768, C), in[2] = F32(1, C), out[0] = F32(N, C), j.work = N * 768.0 * C, j.unit = "MAC";
         break;
     case BVT_OP_BGEMM:
-        in[0] = BITS(ROWS, N, C), in[1] = BITS(LANES16, 768, C), out[0] = I32(N, 768), j.work = N * 768.0 * C, j.unit = "MAC";
+        in[0] = BITS(ROWS, N, C), in[1] = BITS(LANES16, 768, C), out[0] = I16(N, 768), j.work = N * 768.0 * C, j.unit = "MAC";
         break;
     case BVT_OP_EPILOGUE: /* scale, shift, residual, RPReLU -> f32 and bits */
-        in[0] = I32(N, C), in[1] = F32(N, C), out[0] = F32(N, C), out[1] = BITS(ROWS, N, C), j.work = N * C;
+        in[0] = I16(N, C), in[1] = F32(N, C), out[0] = F32(N, C), out[1] = BITS(ROWS, N, C), j.work = N * C;
         for (int i = 7; i <= 10; i++) in[i] = F32(1, C);
         in[13] = F32(1, C);
         for (int i = 1; i <= 6; i++) a[i] = 1;

@@ -88,7 +88,7 @@ typedef struct {
 
 typedef struct {
     const char *name;
-    const char *dtype;   /* "f32", "i32", "bits", "u64", "f64" */
+    const char *dtype;   /* "f32", "i32", "i16", "bits", "trits", "u64", "f64" */
     const char *storage; /* "const", "arena", "tile", "input", "output" */
     const char *layout;  /* "rows", "cols", or of weights "lanes16", "csa", "tbl2", "lut" */
     const char *stored;  /* how the file holds a constant: "as_is", "f16", "i8" */
@@ -161,14 +161,14 @@ typedef void (*bvt_observer)(void *user, uint32_t op, uint32_t output, uint32_t 
                              size_t stride);
 
 /* Binds the calling thread to cores; threads that it starts later, those of a session among them, inherit that. `cpus` is a list
- * such as "0-3,6", or "fast": of a big.LITTLE processor the fastest cores that are enough for `threads` threads. Results do not
- * depend on it. BVT_E_ARGUMENT: no list, or not all of its cores are this process's; BVT_E_UNSUPPORTED: not on this system. */
+ * such as "0-3,6", "all", or of a big.LITTLE processor "fast" or "slow": its fastest or slowest cores, as many kinds of them as are
+ * enough for `threads` threads. Results do not depend on it. BVT_E_ARGUMENT: no list, or not all of its cores are this process's; BVT_E_UNSUPPORTED: not on this system. */
 int bvt_use_cpus(const char *cpus, uint32_t threads, bvt_error *err);
 
 typedef struct {
     uint32_t threads;      /* 1 .. BVT_MAX_THREADS, including the caller's; 0 is 1 */
     const char *isa;       /* NULL or "auto": the best of this CPU; "ref": portable kernels only; else a name of bvt_isa_name */
-    int profile;           /* count the time of every op and group */
+    int profile;           /* 1: count the time of every op and group; 2: also keep the spans of the last run */
     int op_crc;            /* checksum the outputs of every op (1 thread only) */
     bvt_observer observer; /* or NULL (1 thread only) */
     void *observer_user;
@@ -199,8 +199,19 @@ uint32_t bvt_session_threads(const bvt_session *session);
 void bvt_profile_get(const bvt_session *session, uint64_t *op_ns, uint64_t *group_ns);
 void bvt_profile_reset(bvt_session *session);
 
+/* What one thread did from start to end, in ns since the run began: op `op` on rows row0 .. row0+rows-1, or, with op = UINT32_MAX,
+ * waiting for the others at the end of group `row0` (rows = 0). */
+typedef struct {
+    uint64_t start_ns, end_ns;
+    uint32_t thread, op, row0, rows;
+} bvt_span;
+
+/* The spans of the last run (option `profile` = 2), thread by thread, of each in order of time. Writes at most `room` of them to
+ * `spans` (NULL where room is 0) and returns how many there are. */
+size_t bvt_profile_spans(const bvt_session *session, bvt_span *spans, size_t room);
+
 /* CRC-32 (zlib's) of the last run's outputs of every op (option `op_crc`, else zeros): n_ops * BVT_MAX_OUTPUTS entries, 0 where
- * an op has no such output. Over the logical bytes in row order: f32 and i32 cols*4 bytes a row (a NaN counts as 0x7FC00000);
+ * an op has no such output. Over the logical bytes in row order: f32, i32 and i16 (as i32) cols*4 bytes a row (a NaN counts as 0x7FC00000);
  * bits in layout "rows" ceil(cols/8) bytes a row; bits in layout "cols" ceil(rows/8) bytes a column. */
 const uint32_t *bvt_op_crcs(const bvt_session *session);
 

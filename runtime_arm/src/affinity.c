@@ -1,5 +1,6 @@
 /* Which cores threads run on. */
 #include <errno.h>
+#include <limits.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,23 +26,30 @@ static unsigned long speed(const char *root, unsigned cpu) {
     return capacity ? capacity : read_number(root, cpu, "cpufreq/cpuinfo_max_freq");
 }
 
-void bvt_fast_cpus(const char *root, uint32_t threads, cpu_set_t *set) {
-    unsigned long speeds[CPU_SETSIZE] = {0}, least = 0;
+/* Leaves in `set` its cores of the kinds that come first, the fastest or (with `slow`) the slowest, down to the kind at which they
+ * are enough for `threads`. Everything stays where cores are too few or nothing is known of them. */
+static void choose_cpus(const char *root, uint32_t threads, bool slow, cpu_set_t *set) {
+    unsigned long ranks[CPU_SETSIZE] = {0}, rank = 0; /* the higher, the sooner it is taken; 0: unknown */
     uint32_t chosen = 0;
-    for (unsigned cpu = 0; cpu < CPU_SETSIZE; cpu++)
-        if (CPU_ISSET(cpu, set)) speeds[cpu] = speed(root, cpu);
-    /* The speed of the core that is the last to be needed, from the fastest down. */
+    for (unsigned cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        const unsigned long s = CPU_ISSET(cpu, set) ? speed(root, cpu) : 0;
+        ranks[cpu] = !s ? 0 : slow ? ULONG_MAX - s : s;
+    }
     for (unsigned long below = 0; chosen < threads;) {
-        least = 0;
+        rank = 0;
         for (unsigned cpu = 0; cpu < CPU_SETSIZE; cpu++)
-            if (CPU_ISSET(cpu, set) && (!below || speeds[cpu] < below) && speeds[cpu] > least) least = speeds[cpu];
-        if (!least) return; /* too few cores, or nothing is known of them: all */
-        for (unsigned cpu = 0; cpu < CPU_SETSIZE; cpu++) chosen += CPU_ISSET(cpu, set) && speeds[cpu] == least;
-        below = least;
+            if (CPU_ISSET(cpu, set) && (!below || ranks[cpu] < below) && ranks[cpu] > rank) rank = ranks[cpu];
+        if (!rank) return;
+        for (unsigned cpu = 0; cpu < CPU_SETSIZE; cpu++) chosen += CPU_ISSET(cpu, set) && ranks[cpu] == rank;
+        below = rank;
     }
     for (unsigned cpu = 0; cpu < CPU_SETSIZE; cpu++)
-        if (CPU_ISSET(cpu, set) && speeds[cpu] < least) CPU_CLR(cpu, set);
+        if (CPU_ISSET(cpu, set) && ranks[cpu] < rank) CPU_CLR(cpu, set);
 }
+
+void bvt_fast_cpus(const char *root, uint32_t threads, cpu_set_t *set) { choose_cpus(root, threads, false, set); }
+
+void bvt_slow_cpus(const char *root, uint32_t threads, cpu_set_t *set) { choose_cpus(root, threads, true, set); }
 
 /* A list such as "0-3,6". */
 static bool parse_list(const char *text, cpu_set_t *set) {
@@ -71,11 +79,11 @@ int bvt_use_cpus(const char *cpus, uint32_t threads, bvt_error *err) {
     cpu_set_t set, wanted;
     if (!cpus) return bvt_fail(err, BVT_E_ARGUMENT, "cpus: no list of cores");
     if (sched_getaffinity(0, sizeof set, &set)) return bvt_fail(err, BVT_E_UNSUPPORTED, "cpus: %s", strerror(errno));
-    if (!strcmp(cpus, "fast")) {
-        bvt_fast_cpus("/sys/devices/system/cpu", threads, &set);
-    } else {
+    if (!strcmp(cpus, "fast") || !strcmp(cpus, "slow")) {
+        choose_cpus("/sys/devices/system/cpu", threads, cpus[0] == 's', &set);
+    } else if (strcmp(cpus, "all")) {
         if (!parse_list(cpus, &wanted))
-            return bvt_fail(err, BVT_E_ARGUMENT, "cpus: '%.60s' is neither 'fast' nor a list such as 0-3,6", cpus);
+            return bvt_fail(err, BVT_E_ARGUMENT, "cpus: '%.60s' is neither 'fast', 'slow', 'all' nor a list such as 0-3,6", cpus);
         CPU_AND(&set, &set, &wanted);
         if (!CPU_EQUAL(&set, &wanted)) return bvt_fail(err, BVT_E_ARGUMENT, "cpus: this process has not all of '%.60s'", cpus);
     }

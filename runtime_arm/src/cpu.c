@@ -10,6 +10,13 @@
 
 #include "internal.h"
 
+/* As /proc/cpuinfo spells it. */
+#if defined(__arm__)
+#define NEON_NAME "neon"
+#else
+#define NEON_NAME "asimd"
+#endif
+
 static bvt_cpu the_cpu;
 static char features[128];
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -44,11 +51,15 @@ static void detect(void) {
         the_cpu.in_order = maker == 0x41 && (part == 0xD03 || part == 0xD04 || part == 0xD05); /* Cortex-A53, A35, A55 */
     }
 #endif
+#elif defined(__arm__) && defined(__linux__)
+    const unsigned long caps = getauxval(AT_HWCAP);
+    the_cpu.neon = caps >> 12 & 1;  /* HWCAP_ARM_NEON */
+    the_cpu.vfpv4 = caps >> 16 & 1; /* HWCAP_ARM_VFPv4 */
 #endif
     const struct {
         bool has;
         const char *name;
-    } list[] = {{the_cpu.neon, "asimd"}, {the_cpu.dotprod, "asimddp"}, {the_cpu.fp16, "asimdhp"},
+    } list[] = {{the_cpu.neon, NEON_NAME}, {the_cpu.vfpv4, "vfpv4"}, {the_cpu.dotprod, "asimddp"}, {the_cpu.fp16, "asimdhp"},
                 {the_cpu.avx2, "avx2"},  {the_cpu.fma, "fma"},         {the_cpu.popcnt, "popcnt"}, {the_cpu.avx512, "avx512"}};
     size_t at = 0;
     for (size_t i = 0; i < sizeof list / sizeof *list; i++)
@@ -70,7 +81,7 @@ bool bvt_isa_available(int isa) {
     (void)cpu;
     switch (isa) {
     case BVT_ISA_REF: return true;
-#if defined(__aarch64__)
+#if defined(__aarch64__) || defined(__arm__)
     case BVT_ISA_NEON: return cpu->neon;
 #elif defined(__x86_64__)
     case BVT_ISA_AVX2: return cpu->avx2 && cpu->fma && cpu->popcnt;

@@ -9,6 +9,8 @@ typedef struct {
     uint8_t *tile;
     bvt_call *calls; /* [max_group_ops]: the ops of the group at hand, resolved */
     uint64_t *op_ns; /* [n_ops], or NULL */
+    bvt_span *spans; /* [max_spans()] of the run at hand, or NULL */
+    size_t n_spans;
 } worker;
 
 struct bvt_session {
@@ -24,6 +26,7 @@ struct bvt_session {
     uint32_t *crcs;     /* [n_ops * BVT_N_OUT] */
     const float *input; /* of the run at hand */
     float *output;
+    uint64_t start; /* of the run at hand, for spans */
 };
 
 static uint64_t now_ns(void) {
@@ -36,7 +39,7 @@ static uint64_t now_ns(void) {
 
 /* Offsets of the parts of a session's memory. */
 typedef struct {
-    uint64_t pool, kernels, workers, group_ns, crcs, arena, per_thread, thread_calls, thread_op_ns, thread_bytes, total;
+    uint64_t pool, kernels, workers, group_ns, crcs, arena, per_thread, thread_calls, thread_op_ns, thread_spans, thread_bytes, total;
 } layout;
 
 static uint64_t take(uint64_t *at, uint64_t bytes) {
@@ -45,7 +48,17 @@ static uint64_t take(uint64_t *at, uint64_t bytes) {
     return here;
 }
 
-/* The loader bounds arena and tile_bytes * BVT_MAX_THREADS by SIZE_MAX/16, the rest is of the size of the file: no overflow. */
+/* A thread's spans of one run, at most: its blocks of every op, and one wait a group. */
+static uint64_t max_spans(const bvt_model *m, uint32_t threads) {
+    uint64_t n = 0;
+    for (uint32_t g = 0; g < m->n_groups; g++) {
+        const bvt_rec_group *group = &m->groups[g];
+        n += 1 + group->n_ops * bvt_ceil_div(bvt_ceil_div(group->rows, group->block), threads);
+    }
+    return n;
+}
+
+/* In 64 bits: the loader bounds arena and tile memory, the rest is of the size of the file, so that nothing overflows. */
 static layout plan(const bvt_model *m, const bvt_options *o) {
     layout l;
     uint64_t at = 0;
@@ -61,6 +74,7 @@ static layout plan(const bvt_model *m, const bvt_options *o) {
     take(&thread, m->header->tile_bytes); /* first: at 0 */
     l.thread_calls = take(&thread, m->max_group_ops * sizeof(bvt_call));
     l.thread_op_ns = take(&thread, o->profile ? m->n_ops * sizeof(uint64_t) : 0);
+    l.thread_spans = take(&thread, o->profile == 2 ? max_spans(m, o->threads) * sizeof(bvt_span) : 0);
     take(&thread, 64); /* neighbouring threads never share a cache line, also where lines are 128 bytes */
     l.thread_bytes = thread;
     l.total = at + thread * o->threads;
@@ -141,6 +155,7 @@ int bvt_session_create(const bvt_model *model, const bvt_options *options, bvt_s
         s->workers[t].tile = base;
         s->workers[t].calls = (bvt_call *)(void *)(base + l.thread_calls);
         s->workers[t].op_ns = o.profile ? (uint64_t *)(void *)(base + l.thread_op_ns) : NULL;
+        s->workers[t].spans = o.profile == 2 ? (bvt_span *)(void *)(base + l.thread_spans) : NULL;
     }
     int code = bvt_pool_create(memory + l.pool, o.threads, &s->pool, err);
     if (code) {
@@ -211,6 +226,10 @@ static uint32_t crc_planes(uint32_t crc, const uint8_t *line, uint32_t n) {
 
 static uint32_t crc_row(uint32_t crc, const bvt_view *v, const uint8_t *row) {
     if (v->dtype == BVT_DTYPE_TRITS) return crc_planes(crc, row, v->cols);
+    if (v->dtype == BVT_DTYPE_I16) { /* as the i32 that it is in the graph */
+        for (uint32_t c = 0; c < v->cols; c++) crc = bvt_crc32(crc, &(int32_t){((const int16_t *)(const void *)row)[c]}, 4);
+        return crc;
+    }
     if (v->dtype != BVT_DTYPE_F32) return bvt_crc32(crc, row, v->dtype == BVT_DTYPE_BITS ? (v->cols + 7) / 8 : (size_t)v->cols * 4);
     /* Payloads and signs of NaNs differ between CPUs. */
     for (uint32_t c = 0; c < v->cols; c++) {
@@ -247,11 +266,19 @@ static void observe(bvt_session *s, uint32_t op, const bvt_call *call, uint32_t 
     }
 }
 
+static void add_span(const bvt_session *s, worker *w, bvt_span span, uint64_t start, uint64_t end) {
+    span.thread = (uint32_t)(w - s->workers);
+    span.start_ns = start - s->start;
+    span.end_ns = end - s->start;
+    w->spans[w->n_spans++] = span;
+}
+
 static void run_worker(void *arg, uint32_t thread) {
     bvt_session *s = arg;
     const bvt_model *m = s->model;
     worker *w = &s->workers[thread];
     const bool watched = s->options.op_crc || s->options.observer, profile = s->options.profile;
+    w->n_spans = 0;
     for (uint32_t g = 0; g < m->n_groups; g++) {
         const bvt_rec_group *group = &m->groups[g];
         const uint64_t start = profile && thread == 0 ? now_ns() : 0;
@@ -269,6 +296,7 @@ static void run_worker(void *arg, uint32_t thread) {
                 if (profile) {
                     uint64_t end = now_ns();
                     w->op_ns[op] += end - at;
+                    if (w->spans) add_span(s, w, (bvt_span){.op = op, .row0 = row0, .rows = row1 - row0}, at, end);
                     at = end;
                 }
                 if (watched) {
@@ -279,7 +307,9 @@ static void run_worker(void *arg, uint32_t thread) {
         }
         if (watched)
             for (uint32_t i = 0; i < group->n_ops; i++) observe(s, group->first_op + i, &w->calls[i], 0, 0, true);
-        bvt_pool_barrier(s->pool);
+        const uint64_t arrived = w->spans ? now_ns() : 0;
+        bvt_pool_barrier(s->pool, thread);
+        if (w->spans) add_span(s, w, (bvt_span){.op = UINT32_MAX, .row0 = g}, arrived, now_ns());
         if (profile && thread == 0) s->group_ns[g] += now_ns() - start;
     }
 }
@@ -288,6 +318,7 @@ int bvt_run(bvt_session *s, const float *input, float *output) {
     if (!s || !input || !output) return BVT_E_ARGUMENT;
     s->input = input;
     s->output = output;
+    if (s->options.profile == 2) s->start = now_ns();
     bvt_pool_run(s->pool, run_worker, s);
     return BVT_OK;
 }
@@ -318,6 +349,14 @@ void bvt_profile_reset(bvt_session *s) {
     for (uint32_t t = 0; t < s->options.threads && s->options.profile; t++)
         memset(s->workers[t].op_ns, 0, s->model->n_ops * sizeof(uint64_t));
     memset(s->group_ns, 0, s->model->n_groups * sizeof *s->group_ns);
+}
+
+size_t bvt_profile_spans(const bvt_session *s, bvt_span *spans, size_t room) {
+    size_t n = 0;
+    for (uint32_t t = 0; t < s->options.threads; t++)
+        for (size_t i = 0; i < s->workers[t].n_spans; i++, n++)
+            if (n < room) spans[n] = s->workers[t].spans[i];
+    return n;
 }
 
 const uint32_t *bvt_op_crcs(const bvt_session *s) { return s->crcs; }

@@ -81,7 +81,9 @@ static uint8_t clip(int32_t sum) {
 }
 
 static bool allocate(picture *p, uint32_t width, uint32_t height, uint32_t channels) {
-    *p = (picture){.width = width, .height = height, .channels = channels, .pixels = malloc((size_t)width * height * channels)};
+    const uint64_t bytes = (uint64_t)width * height * channels; /* sides are below 2^20; a size_t of 32 bits may not hold it */
+    *p = (picture){.width = width, .height = height, .channels = channels};
+    if (bytes <= SIZE_MAX / 2) p->pixels = malloc((size_t)bytes);
     return p->pixels != NULL;
 }
 

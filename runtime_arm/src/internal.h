@@ -149,7 +149,7 @@ enum {
 };
 
 typedef struct {
-    bool neon, dotprod, fp16, avx2, fma, popcnt, avx512; /* avx512: F, BW, DQ, VL, VBMI, VPOPCNTDQ, BITALG */
+    bool neon, vfpv4, dotprod, fp16, avx2, fma, popcnt, avx512; /* avx512: F, BW, DQ, VL, VBMI, VPOPCNTDQ, BITALG */
     bool in_order;                                       /* an ARM core that issues in order */
 } bvt_cpu;
 const bvt_cpu *bvt_cpu_get(void);
@@ -187,14 +187,15 @@ size_t bvt_pool_bytes(uint32_t threads);
 int bvt_pool_create(void *memory, uint32_t threads, bvt_pool **out, bvt_error *err);
 void bvt_pool_destroy(bvt_pool *pool);
 void bvt_pool_run(bvt_pool *pool, void (*work)(void *arg, uint32_t thread), void *arg);
-void bvt_pool_barrier(bvt_pool *pool);
+void bvt_pool_barrier(bvt_pool *pool, uint32_t thread);
 
 /* affinity.c: how many cores the calling thread may run on, 0 where that is not known. */
 long bvt_usable_cpus(void);
 #if defined(CPU_SETSIZE)
-/* Leaves in `set` the fastest of its cores, as `root` (the kernel's folder of cores) says: so many that `threads` threads have one
- * each, and all that are as fast as the last of them. Where speeds are not known, or cores too few: all. */
+/* Leaves in `set` the fastest (slowest) of its cores, as `root` (the kernel's folder of cores) says: so many that `threads` threads
+ * have one each, and all that are as fast as the last of them. Where speeds are not known, or cores too few: all. */
 void bvt_fast_cpus(const char *root, uint32_t threads, cpu_set_t *set);
+void bvt_slow_cpus(const char *root, uint32_t threads, cpu_set_t *set);
 #endif
 
 #endif

@@ -3,6 +3,7 @@
  * All sizes of the format are 32 bits wide or bounded by MAX_BYTES before they are multiplied, so that no 64-bit product or sum
  * below can overflow; the comment beside a computation says why where that is not obvious.
  */
+#define _FILE_OFFSET_BITS 64 /* before any header: a 32-bit system else refuses files with large inode numbers */
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
@@ -17,7 +18,9 @@
 
 #define MAX_SECTIONS 32u
 #define MAX_SIDE (1u << 24)                 /* rows or cols of a value: keeps every popcount dot exact in fp32 */
-#define MAX_BYTES ((uint64_t)SIZE_MAX / 16) /* file, arena, tile memory */
+#define MAX_BYTES ((uint64_t)SIZE_MAX / 16) /* file, arena; 256 MiB where addresses have 32 bits */
+/* Tile memory of a thread, so that that of all threads is below 2^64. */
+#define MAX_TILE (MAX_BYTES > UINT32_MAX ? MAX_BYTES / BVT_MAX_THREADS : MAX_BYTES)
 
 int bvt_fail(bvt_error *err, int code, const char *format, ...) {
     if (err) {
@@ -96,7 +99,7 @@ static int check_header(bvt_model *m, bvt_error *err) {
         return bvt_fail(err, BVT_E_FORMAT, "the file has %llu bytes and should have %llu: truncated or damaged",
                         (unsigned long long)m->bytes, (unsigned long long)h->file_bytes);
     if (h->file_bytes % BVT_ALIGN) return bvt_fail(err, BVT_E_FORMAT, "header: the file size is not a multiple of 64");
-    if (h->arena_bytes > MAX_BYTES || h->tile_bytes > MAX_BYTES / BVT_MAX_THREADS)
+    if (h->arena_bytes > MAX_BYTES || h->tile_bytes > MAX_TILE)
         return bvt_fail(err, BVT_E_FORMAT, "header: arena or tile memory beyond the address space");
     if (h->tile_bytes % BVT_ALIGN) return bvt_fail(err, BVT_E_FORMAT, "header: tile_bytes is not a multiple of 64");
     return BVT_OK;
@@ -302,6 +305,7 @@ static int check_value(bvt_model *m, uint32_t index, bvt_error *err) {
     switch (v->dtype) {
     case BVT_DTYPE_F32:
     case BVT_DTYPE_I32: row = (uint64_t)v->cols * 4, element = 4; break;
+    case BVT_DTYPE_I16: row = (uint64_t)v->cols * 2, element = 2; break;
     case BVT_DTYPE_U64:
     case BVT_DTYPE_F64: row = (uint64_t)v->cols * 8, element = 8; break;
     case BVT_DTYPE_BITS: row = bvt_ceil_div(v->cols, 8); break;
@@ -682,7 +686,7 @@ bvt_op_info bvt_get_op(const bvt_model *m, uint32_t index) {
 }
 
 bvt_value_info bvt_get_value(const bvt_model *m, uint32_t index) {
-    static const char *const dtypes[] = {"?", "f32", "i32", "bits", "u64", "f64", "trits"};
+    static const char *const dtypes[] = {"?", "f32", "i32", "bits", "u64", "f64", "trits", "i16"};
     static const char *const storages[] = {"?", "const", "arena", "tile", "input", "output"};
     static const char *const layouts[] = {"?", "rows", "cols", "lanes16", "csa", "tbl2", "lut"};
     static const char *const forms[] = {"as_is", "f16", "i8"};

@@ -1,7 +1,9 @@
 /* The thread pool: epochs and barriers that spin for a short while, then sleep.
  *
  * A group of ops lasts tens to hundreds of microseconds, so waiting threads spin for about that long before they go to sleep on
- * the condition variable. Everything that is waited for is a counter that only grows (modulo 2^32).
+ * the condition variable. Where spinning does not help, since other programs have the cores and the thread that is waited for may
+ * even want this one's, a thread learns to go to sleep soon. Everything that is waited for is a counter that only grows (modulo
+ * 2^32).
  */
 #include <fenv.h>
 #include <pthread.h>
@@ -10,9 +12,12 @@
 
 #include "internal.h"
 
+#define MOST_SPINS 4000u
+#define LEAST_SPINS 64u
+
 struct bvt_pool {
     uint32_t threads, started;
-    unsigned spins;
+    bool spin;
     atomic_uint epoch;      /* runs that were started */
     atomic_uint generation; /* barriers that were passed */
     atomic_uint arrived;    /* threads that wait at the current barrier */
@@ -24,8 +29,9 @@ struct bvt_pool {
     struct bvt_worker {
         bvt_pool *pool;
         uint32_t index;
+        unsigned spins; /* its own budget */
         pthread_t thread;
-    } workers[]; /* [threads], 0 unused */
+    } workers[]; /* [threads]; of 0, which the caller is, only the budget */
 };
 
 size_t bvt_pool_bytes(uint32_t threads) { return sizeof(bvt_pool) + threads * sizeof(struct bvt_worker); }
@@ -39,11 +45,16 @@ static void relax(void) {
 }
 
 /* Waits until *counter is not `old` any more. */
-static void wait_change(bvt_pool *pool, atomic_uint *counter, unsigned old) {
-    for (unsigned i = 0; i < pool->spins; i++) {
-        if (atomic_load_explicit(counter, memory_order_acquire) != old) return;
+static void wait_change(bvt_pool *pool, uint32_t thread, atomic_uint *counter, unsigned old) {
+    unsigned *spins = &pool->workers[thread].spins;
+    for (unsigned i = 0; i < *spins; i++) {
+        if (atomic_load_explicit(counter, memory_order_acquire) != old) {
+            *spins = *spins + *spins / 2 < MOST_SPINS ? *spins + *spins / 2 : MOST_SPINS;
+            return;
+        }
         relax();
     }
+    if (pool->spin) *spins = *spins / 2 > LEAST_SPINS ? *spins / 2 : LEAST_SPINS;
     pthread_mutex_lock(&pool->mutex);
     while (atomic_load_explicit(counter, memory_order_acquire) == old) pthread_cond_wait(&pool->changed, &pool->mutex);
     pthread_mutex_unlock(&pool->mutex);
@@ -57,14 +68,14 @@ static void advance(bvt_pool *pool, atomic_uint *counter) {
     pthread_mutex_unlock(&pool->mutex);
 }
 
-void bvt_pool_barrier(bvt_pool *pool) {
+void bvt_pool_barrier(bvt_pool *pool, uint32_t thread) {
     if (pool->threads == 1) return;
     unsigned generation = atomic_load_explicit(&pool->generation, memory_order_acquire);
     if (atomic_fetch_add_explicit(&pool->arrived, 1, memory_order_acq_rel) + 1 == pool->threads) {
         atomic_store_explicit(&pool->arrived, 0, memory_order_relaxed); /* before advance(): nobody can arrive until then */
         advance(pool, &pool->generation);
     } else {
-        wait_change(pool, &pool->generation, generation);
+        wait_change(pool, thread, &pool->generation, generation);
     }
 }
 
@@ -73,10 +84,10 @@ static void *worker_main(void *arg) {
     bvt_pool *pool = worker->pool;
     fesetenv(FE_DFL_ENV); /* round to nearest, no flush to zero, whatever the creating thread had set */
     for (unsigned epoch = 0;; epoch++) {
-        wait_change(pool, &pool->epoch, epoch);
+        wait_change(pool, worker->index, &pool->epoch, epoch);
         if (pool->quit) return NULL;
         pool->work(pool->arg, worker->index);
-        bvt_pool_barrier(pool);
+        bvt_pool_barrier(pool, worker->index);
     }
 }
 
@@ -88,7 +99,7 @@ void bvt_pool_run(bvt_pool *pool, void (*work)(void *arg, uint32_t thread), void
     pool->arg = arg;
     if (pool->threads > 1) advance(pool, &pool->epoch);
     work(arg, 0);
-    bvt_pool_barrier(pool);
+    bvt_pool_barrier(pool, 0);
     fesetenv(&env);
 }
 
@@ -98,7 +109,8 @@ int bvt_pool_create(void *memory, uint32_t threads, bvt_pool **out, bvt_error *e
     *out = NULL;
     pool->threads = threads;
     const long cpus = bvt_usable_cpus();
-    pool->spins = cpus > 0 && threads <= (unsigned long)cpus ? 4000 : 0; /* more threads than cores: spinning only steals time */
+    pool->spin = cpus > 0 && threads <= (unsigned long)cpus; /* more threads than cores: spinning only steals time */
+    for (uint32_t t = 0; t < threads; t++) pool->workers[t].spins = pool->spin ? MOST_SPINS : 0;
     atomic_init(&pool->epoch, 0);
     atomic_init(&pool->generation, 0);
     atomic_init(&pool->arrived, 0);

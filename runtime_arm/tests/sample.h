@@ -23,7 +23,7 @@ static uint32_t sample_value(sample *s, int dtype, int storage, int layout, uint
     *v = (bvt_rec_value){
         .name = 1, .dtype = (uint8_t)dtype, .storage = (uint8_t)storage, .layout = (uint8_t)layout, .rows = rows, .cols = cols};
     uint32_t count = rows;
-    v->stride = dtype == BVT_DTYPE_BITS ? (cols + 7) / 8 : cols * (dtype == BVT_DTYPE_U64 || dtype == BVT_DTYPE_F64 ? 8 : 4);
+    v->stride = dtype == BVT_DTYPE_BITS ? (cols + 7) / 8 : cols * (dtype == BVT_DTYPE_U64 || dtype == BVT_DTYPE_F64 ? 8 : dtype == BVT_DTYPE_I16 ? 2 : 4);
     if (layout == BVT_LAYOUT_COLS) v->stride = (rows + 63) / 64 * 8, count = cols;
     if (layout == BVT_LAYOUT_LANES16) v->stride = (cols + 7) / 8 * 16, count = (rows + 15) / 16;
     v->bytes = (uint64_t)v->stride * count;
@@ -102,7 +102,7 @@ static uint8_t *sample_write(const sample *s, size_t *bytes);
 
 /* The file, aligned to 64, to be freed. block: rows of a block, 0 for all rows. */
 static uint8_t *sample_model(size_t *bytes, uint32_t block) {
-    enum { F32 = BVT_DTYPE_F32, I32 = BVT_DTYPE_I32, BITS = BVT_DTYPE_BITS, ROWS = BVT_LAYOUT_ROWS, COLS = BVT_LAYOUT_COLS };
+    enum { F32 = BVT_DTYPE_F32, I32 = BVT_DTYPE_I32, I16 = BVT_DTYPE_I16, BITS = BVT_DTYPE_BITS, ROWS = BVT_LAYOUT_ROWS, COLS = BVT_LAYOUT_COLS };
     enum { ARENA = BVT_STORAGE_ARENA, TILE = BVT_STORAGE_TILE };
     enum { N = 36, C = 32, HEADS = 2, D = C / HEADS };
     sample *s = calloc(1, sizeof *s);
@@ -121,7 +121,7 @@ static uint8_t *sample_model(size_t *bytes, uint32_t block) {
     sample_epilogue(s, embedded, h, h_bits);
     uint32_t qkv[3];
     for (int i = 0; i < 3; i++) {
-        uint32_t dots = sample_value(s, I32, TILE, ROWS, N, C);
+        uint32_t dots = sample_value(s, I16, TILE, ROWS, N, C);
         qkv[i] = sample_value(s, BITS, ARENA, i == 2 ? COLS : ROWS, N, C);
         SAMPLE_OP(s, BVT_OP_BGEMM, dots, h_bits, sample_weight(s, C, C));
         sample_epilogue(s, dots, BVT_NONE, qkv[i]);
@@ -143,7 +143,7 @@ static uint8_t *sample_model(size_t *bytes, uint32_t block) {
 
     sample_group(s, 9); /* the smaller grid */
     uint32_t small = sample_value(s, F32, TILE, ROWS, 9, C), windows = sample_value(s, BITS, TILE, ROWS, 9, 4 * C),
-             dots = sample_value(s, I32, TILE, ROWS, 9, C);
+             dots = sample_value(s, I16, TILE, ROWS, 9, C);
     uint32_t merged = sample_value(s, F32, TILE, ROWS, 9, C), pooled = sample_value(s, F32, ARENA, ROWS, 9, C / 2);
     op = SAMPLE_OP(s, BVT_OP_AVG_POOL, small, mixed);
     memcpy(op->attr, (int32_t[]){6, 6, 2, 2}, 16);

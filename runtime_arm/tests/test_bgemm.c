@@ -93,11 +93,11 @@ static void run(const bvt_kernel_entry *e, const shape *s) {
                 CHECK(false, "layout %d K %u O %u: bit %u of channel %u", s->layout, s->k, s->outputs, k, o);
                 o = s->outputs - 1, k = s->k;
             }
-    call.out[0] = (bvt_view){.rows = s->rows, .cols = s->outputs, .dtype = BVT_DTYPE_I32, .layout = BVT_LAYOUT_ROWS};
-    call.out[0].stride = (s->outputs + pad_out) * 4;
+    call.out[0] = (bvt_view){.rows = s->rows, .cols = s->outputs, .dtype = BVT_DTYPE_I16, .layout = BVT_LAYOUT_ROWS};
+    call.out[0].stride = (s->outputs + pad_out) * 2;
     const size_t words = (size_t)s->rows * (s->outputs + pad_out);
-    int32_t *y = malloc(words * 4);
-    for (size_t i = 0; i < words; i++) y[i] = 0x5A5A5A5A;
+    int16_t *y = malloc(words * 2);
+    for (size_t i = 0; i < words; i++) y[i] = 0x5A5A;
     call.out[0].base = (uint8_t *)y;
     op.scratch = (uint32_t)bvt_bgemm_scratch(s->layout, s->k);
     if (op.scratch && posix_memalign(&call.scratch, 64, op.scratch)) abort();
@@ -111,7 +111,7 @@ static void run(const bvt_kernel_entry *e, const shape *s) {
             for (uint32_t k = 0; k < s->k; k++) sum += a[k] * b[k];
             wrong += y[r * (s->outputs + pad_out) + o] != sum;
         }
-        for (uint32_t o = s->outputs; o < s->outputs + pad_out; o++) wrong += y[r * (s->outputs + pad_out) + o] != 0x5A5A5A5A;
+        for (uint32_t o = s->outputs; o < s->outputs + pad_out; o++) wrong += y[r * (s->outputs + pad_out) + o] != 0x5A5A;
     }
     CHECK(!wrong, "%s layout %d rows %u K %u O %u groups %u block %u trits %d pattern %d: %u are wrong", e->name, s->layout,
           s->rows, s->k, s->outputs, s->groups, s->block, s->trits, s->pattern, wrong);

@@ -42,6 +42,12 @@ int main(void) {
     CHECK(bvt_preprocess(model, pixels, 40000, 10, 3, x, &err) == BVT_E_ARGUMENT, "too wide");
     CHECK(bvt_preprocess(model, NULL, 10, 10, 3, x, &err) == BVT_E_ARGUMENT, "no pixels");
     bvt_close(model);
+    /* 3 * 2^34 bytes: 0 in a size_t of 32 bits. (Where addresses have 64, there may really be so much.) */
+    p->filter = BVT_FILTER_BILINEAR, p->resize = BVT_RESIZE_SHORT_CROP, p->resize_short = 32768;
+    sample_seal(file, bytes);
+    CHECK(!bvt_open_memory(file, bytes, &model, &err), "%s", err.text);
+    if (sizeof(size_t) == 4) CHECK(bvt_preprocess(model, pixels, 16, 1, 3, x, &err) == BVT_E_MEMORY, "a huge image: %s", err.text);
+    bvt_close(model);
     free(pixels);
     free(file);
     return finish("test_image");

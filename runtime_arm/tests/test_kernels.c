@@ -8,6 +8,7 @@
 
 #include "../src/ops/activation.h"
 #include "../src/ops/attention.h"
+#include "../src/ops/epilogue.h"
 #include "harness.h"
 #include "internal.h"
 
@@ -31,7 +32,7 @@ static bool all_small; /* all floats of the case are small integers: zeros, ties
 static int coin(void) { return (int)(rng() >> 40 & 1); }
 
 static size_t value_bytes(bvt_view *v, int layout, uint32_t pad) {
-    const uint32_t element = v->dtype == BVT_DTYPE_U64 || v->dtype == BVT_DTYPE_F64 ? 8 : 4;
+    const uint32_t element = v->dtype == BVT_DTYPE_U64 || v->dtype == BVT_DTYPE_F64 ? 8 : v->dtype == BVT_DTYPE_I16 ? 2 : 4;
     v->by_cols = layout == BVT_LAYOUT_COLS;
     v->layout = (uint8_t)layout;
     if (v->dtype == BVT_DTYPE_TRITS) {
@@ -69,9 +70,10 @@ static bvt_view *add_in(test_case *t, unsigned slot, int dtype, int layout, uint
         below(8); /* bits: all 0, all 1, or random; floats: small integers, which are often 0 or equal, or random */
     for (uint32_t r = 0; r < rows; r++)
         for (uint32_t c = 0; c < cols; c++) {
-            uint8_t *at = v->base + r * v->stride + (size_t)c * 4;
+            uint8_t *at = v->base + r * v->stride + (size_t)c * (dtype == BVT_DTYPE_I16 ? 2 : 4);
             float f;
             int32_t i;
+            int16_t dot;
             switch (dtype) {
             case BVT_DTYPE_BITS:
                 if (kind == 1 || (kind > 1 && coin())) set_bit(v, layout, r, c);
@@ -84,6 +86,9 @@ static bvt_view *add_in(test_case *t, unsigned slot, int dtype, int layout, uint
             case BVT_DTYPE_F32: f = kind < 3 || all_small ? (float)range(0, 4) - 2.0f : random_float(), memcpy(at, &f, 4); break;
             case BVT_DTYPE_I32:
                 i = kind < 3 || all_small ? (int32_t)range(0, 4) - 2 : (int32_t)range(0, 2000) - 1000, memcpy(at, &i, 4);
+                break;
+            case BVT_DTYPE_I16: /* as far as dots go */
+                dot = (int16_t)(kind < 3 || all_small ? (int)range(0, 4) - 2 : (int)range(0, 65532) - 32766), memcpy(at, &dot, 2);
                 break;
             default: break;
             }
@@ -112,7 +117,7 @@ static void case_bgemm(test_case *t, uint32_t size) {
     }
     add_in(t, 0, below(3) ? BVT_DTYPE_BITS : BVT_DTYPE_TRITS, BVT_LAYOUT_ROWS, n, groups * k);
     add_in(t, 1, BVT_DTYPE_BITS, BVT_LAYOUT_LANES16, o, k);
-    add_out(t, 0, BVT_DTYPE_I32, BVT_LAYOUT_ROWS, n, o);
+    add_out(t, 0, BVT_DTYPE_I16, BVT_LAYOUT_ROWS, n, o);
     snprintf(t->text, sizeof t->text, "N %u K %u O %u groups %u dtype %u", n, k, o, groups, t->call.in[0].dtype);
 }
 
@@ -431,7 +436,8 @@ static void case_epilogue(test_case *t, uint32_t size) {
     static const uint32_t common[] = {0, 0x200, 0x2, 0x180, 0x182, 0x780, 0x782, 0x786, 0x792, 0x1B92, 0x1BB2, 0x1FFE, 0x80};
     const uint32_t f = range(1, 3), width = f * range(1, 3), n = width * f * range(1, 5), c = range(1, size ? 100 : 30);
     const uint32_t set = coin() ? (uint32_t)rng() : common[below(13)]; /* bits 1..12: residuals and parameters */
-    add_in(t, 0, coin() ? BVT_DTYPE_I32 : BVT_DTYPE_F32, BVT_LAYOUT_ROWS, n, c);
+    static const int dtypes[] = {BVT_DTYPE_I16, BVT_DTYPE_I16, BVT_DTYPE_I32, BVT_DTYPE_F32};
+    add_in(t, 0, dtypes[below(4)], BVT_LAYOUT_ROWS, n, c);
     const uint32_t table_rows = range(1, 9);
     t->op.attr[0] = (int32_t)width;
     for (unsigned slot = 0; slot < 6; slot++) {
@@ -448,6 +454,8 @@ static void case_epilogue(test_case *t, uint32_t size) {
     }
     for (unsigned i = 7; i < 13; i++)
         if (set >> i & 1) add_in(t, i, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, 1, c);
+    if (set >> BVT_EP_SLOPE & 1 && coin()) /* as a PReLU's mostly are */
+        for (uint32_t i = 0; i < c; i++) ((float *)bvt_row(&t->call.in[BVT_EP_SLOPE], 0))[i] = (float)range(1, 8) / 8;
     bool any = false;
     for (unsigned i = 0; i < 4; i++) {
         if (below(3)) continue;

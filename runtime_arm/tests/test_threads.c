@@ -18,6 +18,28 @@ static bvt_model *open_sample(uint32_t block, uint8_t **file) {
     return model;
 }
 
+/* Every row of every op is in exactly one span, the spans of a thread follow each other, and each thread waits once a group. */
+static void check_spans(const bvt_session *session, const bvt_model *model, bool kept) {
+    const size_t n = bvt_profile_spans(session, NULL, 0);
+    CHECK((n > 0) == kept, "%zu spans", n);
+    if (!n) return;
+    bvt_span *spans = calloc(n, sizeof *spans);
+    uint32_t rows[20] = {0}, waits = 0;
+    CHECK(bvt_profile_spans(session, spans, n) == n, "spans");
+    for (size_t i = 0; i < n; i++) {
+        const bvt_span *s = &spans[i], *last = i && spans[i - 1].thread == s->thread ? s - 1 : NULL;
+        CHECK(s->start_ns <= s->end_ns && (!last || last->end_ns <= s->start_ns), "span %zu is out of order", i);
+        CHECK(s->thread < bvt_session_threads(session), "thread %u", s->thread);
+        if (s->op == UINT32_MAX) waits++;
+        else rows[s->op] += s->rows;
+    }
+    const bvt_model_info info = bvt_info(model);
+    CHECK(waits == info.n_groups * bvt_session_threads(session), "%u waits", waits);
+    for (uint32_t op = 0; op < info.n_ops; op++)
+        CHECK(rows[op] == bvt_get_group(model, bvt_get_op(model, op).group).rows, "op %u: %u rows", op, rows[op]);
+    free(spans);
+}
+
 static void test_results(void) {
     static const uint32_t blocks[] = {0, 8, 16, 24};
     for (size_t b = 0; b < 4; b++) {
@@ -25,7 +47,7 @@ static void test_results(void) {
         bvt_model *model = open_sample(blocks[b], &file);
         for (uint32_t i = 0; i < bvt_isa_count(); i++)
             for (size_t t = 0; t < sizeof THREADS / sizeof *THREADS; t++) {
-                const bvt_options options = {.threads = THREADS[t], .isa = bvt_isa_name(i), .profile = t % 2 == 0};
+                const bvt_options options = {.threads = THREADS[t], .isa = bvt_isa_name(i), .profile = (int)t % 3};
                 bvt_session *session;
                 bvt_error err;
                 float output[10];
@@ -44,6 +66,7 @@ static void test_results(void) {
                 bvt_profile_get(session, op_ns, group_ns);
                 for (int op = 0; op < 20; op++) sum += op_ns[op];
                 CHECK((sum > 0) == (options.profile != 0), "profile");
+                check_spans(session, model, options.profile == 2);
                 bvt_profile_reset(session);
                 bvt_profile_get(session, op_ns, NULL);
                 CHECK(op_ns[1] == 0, "reset");
@@ -130,8 +153,12 @@ static void watch(void *user, uint32_t op, uint32_t output, uint32_t row0, uint3
     CHECK(row0 == w->next[i] && row0 + rows <= v.rows, "op %u: rows %u.. after %u", op, row0, w->next[i]);
     w->next[i] += rows;
     const size_t bytes = cols ? (v.rows + 7) / 8 : !strcmp(v.dtype, "bits") ? (v.cols + 7) / 8 : (size_t)v.cols * 4;
-    for (uint32_t r = 0; r < (cols ? v.cols : rows); r++)
-        w->crc[i] = bvt_crc32(w->crc[i], (const uint8_t *)data + r * stride, bytes);
+    for (uint32_t r = 0; r < (cols ? v.cols : rows); r++) {
+        const uint8_t *row = (const uint8_t *)data + r * stride;
+        if (strcmp(v.dtype, "i16")) w->crc[i] = bvt_crc32(w->crc[i], row, bytes);
+        for (uint32_t c = 0; !strcmp(v.dtype, "i16") && c < v.cols; c++) /* as i32 */
+            w->crc[i] = bvt_crc32(w->crc[i], &(int32_t){((const int16_t *)(const void *)row)[c]}, 4);
+    }
 }
 
 static void test_observer(void) {
@@ -172,14 +199,23 @@ static void write_core(const char *root, unsigned cpu, const char *name, unsigne
     fclose(f);
 }
 
-static unsigned long fast_cpus(const char *root, unsigned cores, uint32_t threads) {
+static uint64_t chosen_cpus(void (*choose)(const char *, uint32_t, cpu_set_t *), const char *root, unsigned cores,
+                                 uint32_t threads) {
     cpu_set_t set;
-    unsigned long bits = 0;
+    uint64_t bits = 0;
     CPU_ZERO(&set);
     for (unsigned i = 0; i < cores; i++) CPU_SET(i, &set);
-    bvt_fast_cpus(root, threads, &set);
-    for (unsigned i = 0; i < CPU_SETSIZE; i++) bits |= (unsigned long)(CPU_ISSET(i, &set) != 0) << i % 64;
+    choose(root, threads, &set);
+    for (unsigned i = 0; i < CPU_SETSIZE; i++) bits |= (uint64_t)(CPU_ISSET(i, &set) != 0) << i % 64;
     return bits;
+}
+
+static unsigned long fast_cpus(const char *root, unsigned cores, uint32_t threads) {
+    return chosen_cpus(bvt_fast_cpus, root, cores, threads);
+}
+
+static unsigned long slow_cpus(const char *root, unsigned cores, uint32_t threads) {
+    return chosen_cpus(bvt_slow_cpus, root, cores, threads);
 }
 
 static void test_affinity(void) {
@@ -190,12 +226,13 @@ static void test_affinity(void) {
     for (unsigned i = 0; i < 8; i++) write_core(root, i, "cpu_capacity", capacity[i]);
     CHECK(fast_cpus(root, 8, 1) == 0x80 && fast_cpus(root, 8, 2) == 0xF0 && fast_cpus(root, 8, 4) == 0xF0, "the fast cores");
     CHECK(fast_cpus(root, 8, 5) == 0xFF && fast_cpus(root, 8, 9) == 0xFF && fast_cpus(root, 7, 3) == 0x70, "all cores");
+    CHECK(slow_cpus(root, 8, 1) == 0x0F && slow_cpus(root, 8, 5) == 0x7F && slow_cpus(root, 8, 8) == 0xFF, "the slow cores");
     snprintf(command, sizeof command, "rm -r %s", root);
     CHECK(!system(command), "%s", command);
 
     cpu_set_t before, after;
     bvt_error err;
-    static const char *const malformed[] = {"", "x", "0,", "1-", "3-2", "0-99999", "-1", "0 ", "slow"};
+    static const char *const malformed[] = {"", "x", "0,", "1-", "3-2", "0-99999", "-1", "0 ", "slowest"};
     sched_getaffinity(0, sizeof before, &before);
     for (size_t i = 0; i < sizeof malformed / sizeof *malformed; i++)
         CHECK(bvt_use_cpus(malformed[i], 1, &err) == BVT_E_ARGUMENT, "'%s' is a list", malformed[i]);
@@ -203,6 +240,11 @@ static void test_affinity(void) {
     CHECK(bvt_use_cpus(NULL, 1, &err) == BVT_E_ARGUMENT, "no list");
     sched_getaffinity(0, sizeof after, &after);
     CHECK(CPU_EQUAL(&before, &after), "a refusal moved the thread");
+    CHECK(!bvt_use_cpus("all", 1, &err), "all: %s", err.text);
+    sched_getaffinity(0, sizeof after, &after);
+    CHECK(CPU_EQUAL(&before, &after), "all cores are others");
+    CHECK(!bvt_use_cpus("slow", 1, &err), "slow: %s", err.text);
+    sched_setaffinity(0, sizeof before, &before);
     CHECK(!bvt_use_cpus("fast", 1, &err), "fast: %s", err.text);
     unsigned first = 0;
     while (!CPU_ISSET(first, &before)) first++;

@@ -11,11 +11,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
+#if defined(__linux__)
+#include <sched.h>
+#endif
 
 #include "bvt.h"
+#include "counters.h"
 #include "image_file.h"
+#include "timing.h"
 
 static const char usage[] = "usage: bvt_run MODEL [IMAGE...] [options]\n"
                             "  IMAGE            PNG, JPEG, BMP or PNM; preprocessed as the model says\n"
@@ -23,12 +27,18 @@ static const char usage[] = "usage: bvt_run MODEL [IMAGE...] [options]\n"
                             "  --raw FILE       f32 inputs from a raw little-endian file (one or more)\n"
                             "  --out FILE       write the outputs of all inputs, raw f32\n"
                             "  --golden         compare with the golden outputs in the model, bit for bit\n"
-                            "  --runs N         timed runs of the first input (without one: of a golden input, or zeros)\n"
-                            "  --warmup N       runs before the timed ones\n"
+                            "  --runs N         timed runs of the first input (without one: of a golden input, or zeros);\n"
+                            "                   auto: about 2 s of them, 20 to 500\n"
+                            "  --warmup N       runs before the timed ones; auto: until the medians of three windows of 0.1 s are\n"
+                            "                   within 3 % of each other, for 3 s at most\n"
                             "  --threads N      default 1\n"
-                            "  --cpus CORES     cores to run on: a list such as 0-3,6, or 'fast': the fastest that --threads need\n"
+                            "  --cpus CORES     cores to run on: a list such as 0-3,6, or all, or fast or slow: the fastest or slowest\n"
+                            "                   that --threads need\n"
                             "  --isa NAME       auto (default), ref, neon, avx2, avx512\n"
                             "  --profile        time of every op and group\n"
+                            "  --spans          also what every thread did when, in one inference of a usual time\n"
+                            "  --counters       cycles, instructions and cache misses of the timed runs, where the kernel grants them\n"
+                            "  --watch FILE     read a line of this file before, during (every 0.5 s, between runs) and after the runs\n"
                             "  --op-crc         checksum of every op's outputs for the first input\n"
                             "  --top K          classes to show (default 5; 0: none)\n"
                             "  --info           describe the model and this machine, run nothing\n"
@@ -44,18 +54,6 @@ static _Noreturn void die(const char *format, ...) {
     vfprintf(stderr, format, args);
     fputc('\n', stderr);
     exit(2);
-}
-
-static void *allocate(size_t count, size_t size) {
-    void *p = calloc(count ? count : 1, size ? size : 1);
-    if (!p) die("out of memory");
-    return p;
-}
-
-static uint64_t now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 /* ---- JSON ---------------------------------------------------------------------------------------------------------------- */
@@ -219,8 +217,18 @@ static void json_model(const bvt_model *m, bool full) {
     printf("}");
 }
 
+/* The rate of the CPU's own timer; 0 where a program cannot ask for it. A board's is its crystal's, an emulator has one of its own. */
+static uint64_t timer_hz(void) {
+    uint64_t hz = 0;
+#if defined(__aarch64__)
+    __asm__ volatile("mrs %0, cntfrq_el0" : "=r"(hz));
+#endif
+    return hz;
+}
+
 static void json_machine(void) {
-    printf("\"runtime\":\"%s\",\"format\":%u,\"cpu\":\"%s\",\"isas\":[", bvt_version(), bvt_format_version(), bvt_cpu_features());
+    printf("\"runtime\":\"%s\",\"format\":%u,\"cpu\":\"%s\",", bvt_version(), bvt_format_version(), bvt_cpu_features());
+    printf("\"timer_hz\":%llu,\"isas\":[", (unsigned long long)timer_hz());
     for (uint32_t i = 0; i < bvt_isa_count(); i++) printf("%s\"%s\"", i ? "," : "", bvt_isa_name(i));
     printf("]");
 }
@@ -268,11 +276,6 @@ static bool same_floats(const float *a, const float *b, size_t n) {
     return true;
 }
 
-static int compare_u64(const void *a, const void *b) {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return (x > y) - (x < y);
-}
-
 static long number(const char *option, const char *text, long least, long most) {
     char *end;
     errno = 0;
@@ -282,12 +285,16 @@ static long number(const char *option, const char *text, long least, long most) 
     return n;
 }
 
+static long number_or_auto(const char *option, const char *text, long least) {
+    return text && !strcmp(text, "auto") ? TIMING_AUTO : number(option, text, least, 10000000);
+}
+
 typedef struct {
     const char *model, *out, *isa, *cpus;
-    const char **images, **raw, **npy;
-    size_t n_images, n_raw, n_npy;
+    const char **images, **raw, **npy, **watch;
+    size_t n_images, n_raw, n_npy, n_watch;
     long runs, warmup, threads, top;
-    bool golden, profile, op_crc, json, info;
+    bool golden, profile, spans, counters, op_crc, json, info;
 } arguments;
 
 static arguments parse(int argc, char **argv) {
@@ -295,10 +302,11 @@ static arguments parse(int argc, char **argv) {
     a.images = allocate((size_t)argc, sizeof *a.images);
     a.raw = allocate((size_t)argc, sizeof *a.raw);
     a.npy = allocate((size_t)argc, sizeof *a.npy);
+    a.watch = allocate((size_t)argc, sizeof *a.watch);
     for (int i = 1; i < argc; i++) {
         const char *o = argv[i], *next = i + 1 < argc ? argv[i + 1] : NULL;
         const bool value = !strcmp(o, "--npy") || !strcmp(o, "--raw") || !strcmp(o, "--out") || !strcmp(o, "--isa") ||
-                           !strcmp(o, "--cpus");
+                           !strcmp(o, "--cpus") || !strcmp(o, "--watch");
         if (value && !next) die("%s needs a value", o);
         if (!strcmp(o, "--help") || !strcmp(o, "-h")) fputs(usage, stdout), exit(0);
         else if (!strcmp(o, "--version"))
@@ -308,12 +316,15 @@ static arguments parse(int argc, char **argv) {
         else if (!strcmp(o, "--out")) a.out = argv[++i];
         else if (!strcmp(o, "--isa")) a.isa = argv[++i];
         else if (!strcmp(o, "--cpus")) a.cpus = argv[++i];
-        else if (!strcmp(o, "--runs")) a.runs = number(o, next, 1, 10000000), i++;
-        else if (!strcmp(o, "--warmup")) a.warmup = number(o, next, 0, 10000000), i++;
+        else if (!strcmp(o, "--watch")) a.watch[a.n_watch++] = argv[++i];
+        else if (!strcmp(o, "--runs")) a.runs = number_or_auto(o, next, 1), i++;
+        else if (!strcmp(o, "--warmup")) a.warmup = number_or_auto(o, next, 0), i++;
         else if (!strcmp(o, "--threads")) a.threads = number(o, next, 1, BVT_MAX_THREADS), i++;
         else if (!strcmp(o, "--top")) a.top = number(o, next, 0, 1000000), i++;
         else if (!strcmp(o, "--golden")) a.golden = true;
         else if (!strcmp(o, "--profile")) a.profile = true;
+        else if (!strcmp(o, "--spans")) a.profile = a.spans = true;
+        else if (!strcmp(o, "--counters")) a.counters = true;
         else if (!strcmp(o, "--op-crc")) a.op_crc = true;
         else if (!strcmp(o, "--json")) a.json = true;
         else if (!strcmp(o, "--info")) a.info = true;
@@ -335,8 +346,12 @@ typedef struct {
     inputs in;
     float *outputs; /* [in.count][output elements] */
     size_t out_elements;
-    uint64_t *samples;
-    size_t n_samples;
+    timing timing;
+    counter counters[COUNTERS];
+    uint64_t open_ns, session_ns; /* what opening the file and making the session took */
+    bvt_span *spans;
+    size_t n_spans;
+    uint64_t spans_ns; /* what the inference took that they are of */
     uint32_t golden_checked, golden_equal;
     const uint32_t *crcs;
     uint64_t *op_ns, *group_ns;
@@ -370,17 +385,127 @@ static void run_inputs(state *s) {
 static void run_samples(state *s) {
     float *made = allocate(s->in.elements, sizeof *made), *out = allocate(s->out_elements, sizeof *out);
     const float *input = first_input(s, made); /* the time does not depend on the values */
-    for (long i = 0; i < s->a.warmup; i++) bvt_run(s->session, input, out);
-    bvt_profile_reset(s->session);
-    s->n_samples = (size_t)s->a.runs;
-    s->samples = allocate(s->n_samples, sizeof *s->samples);
-    for (size_t i = 0; i < s->n_samples; i++) {
-        const uint64_t start = now_ns();
-        bvt_run(s->session, input, out);
-        s->samples[i] = now_ns() - start;
-    }
+    const timing_options options = {.runs = s->a.runs,
+                                    .warmup = s->a.warmup,
+                                    .watch = s->a.watch,
+                                    .n_watch = s->a.n_watch,
+                                    .counters = s->a.counters ? s->counters : NULL,
+                                    .profile = s->a.profile};
+    time_runs(s->session, s->info.n_ops, input, out, &options, &s->timing);
     free(made);
     free(out);
+}
+
+/* The spans of one inference: of several, the one that took nearest to the median of the timed runs. */
+static void run_spans(state *s) {
+    float *made = allocate(s->in.elements, sizeof *made), *out = allocate(s->out_elements, sizeof *out);
+    const float *input = first_input(s, made);
+    const uint64_t usual = median_ns(s->timing.timed.ns, s->timing.timed.n);
+    uint64_t best = UINT64_MAX;
+    bvt_session *session;
+    bvt_error err;
+    const bvt_options options = {.threads = (uint32_t)s->a.threads, .isa = s->a.isa, .profile = 2};
+    if (bvt_session_create(s->model, &options, &session, &err)) die("%s", err.text);
+    bvt_run(session, input, out);
+    s->n_spans = bvt_profile_spans(session, NULL, 0);
+    s->spans = allocate(s->n_spans, sizeof *s->spans);
+    const uint64_t begun = now_ns();
+    for (int i = 0; i < 10 && (i < 2 || now_ns() - begun < 1000000000u); i++) {
+        const uint64_t start = now_ns();
+        bvt_run(session, input, out);
+        const uint64_t ns = now_ns() - start, off = ns > usual ? ns - usual : usual - ns;
+        if (off >= best) continue;
+        best = off;
+        s->spans_ns = ns;
+        bvt_profile_spans(session, s->spans, s->n_spans);
+    }
+    bvt_session_destroy(session);
+    free(made);
+    free(out);
+}
+
+/* ---- Times as JSON ------------------------------------------------------------------------------------------------------- */
+
+static void json_numbers(const char *name, const uint64_t *x, size_t n) {
+    printf(",\"%s\":[", name);
+    for (size_t i = 0; i < n; i++) printf("%s%llu", i ? "," : "", (unsigned long long)x[i]);
+    printf("]");
+}
+
+static void json_cores(const state *s) {
+    const char *comma = "";
+    printf(",\"cores\":{\"allowed\":[");
+#if defined(__linux__)
+    cpu_set_t set;
+    if (!sched_getaffinity(0, sizeof set, &set))
+        for (unsigned i = 0; i < CPU_SETSIZE; i++)
+            if (CPU_ISSET(i, &set)) printf("%s%u", comma, i), comma = ",";
+#endif
+    printf("],\"seen\":[");
+    comma = "";
+    for (unsigned i = 0; i < sizeof s->timing.core_seen / sizeof *s->timing.core_seen; i++)
+        if (s->timing.core_seen[i]) printf("%s%u", comma, i), comma = ",";
+    printf("]}");
+}
+
+static void json_timing(const state *s) {
+    const timing *t = &s->timing;
+    printf(",\"open_ns\":%llu,\"session_ns\":%llu", (unsigned long long)s->open_ns, (unsigned long long)s->session_ns);
+    json_numbers("samples_ns", t->timed.ns, t->timed.n);
+    json_numbers("warmup_ns", t->warmup.ns, t->warmup.n);
+    printf(",\"settled\":%s", !t->timed.n || s->a.warmup != TIMING_AUTO ? "null" : t->settled ? "true" : "false");
+    json_cores(s);
+    printf(",\"usage\":{\"user_ns\":%llu,\"system_ns\":%llu,\"waited_ns\":", (unsigned long long)t->used.user_ns,
+           (unsigned long long)t->used.system_ns);
+    if (t->used.waited_ns == UINT64_MAX) printf("null");
+    else printf("%llu", (unsigned long long)t->used.waited_ns);
+    printf(",\"preempted\":%llu,\"yielded\":%llu,\"page_faults\":%llu,\"major_faults\":%llu}",
+           (unsigned long long)t->used.preempted, (unsigned long long)t->used.yielded, (unsigned long long)t->used.page_faults,
+           (unsigned long long)t->used.major_faults);
+    printf(",\"counters\":{");
+    for (int i = 0; s->a.counters && i < COUNTERS; i++) {
+        const counter *c = &s->counters[i];
+        printf("%s\"%s\":{\"value\":", i ? "," : "", c->name);
+        if (*c->why) printf("null,\"why\":"), json_string(c->why);
+        else printf("%llu,\"running\":%.4f", (unsigned long long)c->value, c->running);
+        printf("}");
+    }
+    printf("},\"looks\":[");
+    for (size_t i = 0; i < t->n_looks; i++) {
+        printf("%s{\"at_ns\":%llu,\"run\":%zu,\"values\":[", i ? "," : "", (unsigned long long)t->looks[i].at_ns, t->looks[i].run);
+        for (size_t j = 0; j < s->a.n_watch; j++) {
+            if (j) putchar(',');
+            json_string(t->looks[i].values[j]);
+        }
+        printf("]}");
+    }
+    printf("],\"spans_ns\":%llu,\"spans\":[", (unsigned long long)s->spans_ns); /* thread, op (-1: waits), start, end, first row, rows */
+    for (size_t i = 0; i < s->n_spans; i++) {
+        const bvt_span *x = &s->spans[i];
+        printf("%s[%u,%lld,%llu,%llu,%u,%u]", i ? "," : "", x->thread, x->op == UINT32_MAX ? -1ll : (long long)x->op,
+               (unsigned long long)x->start_ns, (unsigned long long)x->end_ns, x->row0, x->rows);
+    }
+    printf("]");
+}
+
+static void json_ops(const state *s) {
+    printf(",\"profile_runs\":%llu,\"ops\":[", (unsigned long long)s->profile_runs);
+    for (uint32_t i = 0; s->op_ns && i < s->info.n_ops; i++) {
+        const bvt_op_info op = bvt_get_op(s->model, i);
+        printf("%s{\"name\":", i ? "," : "");
+        json_string(op.name);
+        printf(",\"kind\":\"%s\",\"module\":", op.kind);
+        json_string(op.module);
+        printf(",\"group\":%u,\"ns\":%llu}", op.group, (unsigned long long)s->op_ns[i]);
+    }
+    printf("],\"blocks\":[");
+    for (size_t b = 0; b < s->timing.n_blocks; b++) {
+        printf("%s{\"runs\":%zu", b ? "," : "", s->timing.block_end[b] - (b ? s->timing.block_end[b - 1] : 0));
+        json_numbers("ops_ns", s->timing.block_ops + b * s->info.n_ops, s->info.n_ops);
+        printf("}");
+    }
+    printf("]");
+    json_numbers("groups_ns", s->group_ns, s->group_ns ? s->info.n_groups : 0);
 }
 
 static void print_json(const state *s) {
@@ -408,21 +533,10 @@ static void print_json(const state *s) {
         printf("]}");
     }
     free(top);
-    printf("],\"samples_ns\":[");
-    for (size_t i = 0; i < s->n_samples; i++) printf("%s%llu", i ? "," : "", (unsigned long long)s->samples[i]);
-    printf("],\"profile_runs\":%llu,\"ops\":[", (unsigned long long)s->profile_runs);
-    for (uint32_t i = 0; s->op_ns && i < s->info.n_ops; i++) {
-        const bvt_op_info op = bvt_get_op(s->model, i);
-        printf("%s{\"name\":", i ? "," : "");
-        json_string(op.name);
-        printf(",\"kind\":\"%s\",\"module\":", op.kind);
-        json_string(op.module);
-        printf(",\"group\":%u,\"ns\":%llu}", op.group, (unsigned long long)s->op_ns[i]);
-    }
-    printf("],\"groups_ns\":[");
-    for (uint32_t i = 0; s->group_ns && i < s->info.n_groups; i++)
-        printf("%s%llu", i ? "," : "", (unsigned long long)s->group_ns[i]);
-    printf("],\"golden\":");
+    printf("]");
+    json_timing(s);
+    json_ops(s);
+    printf(",\"golden\":");
     if (s->a.golden) printf("{\"checked\":%u,\"equal\":%u}", s->golden_checked, s->golden_equal);
     else printf("null");
     printf(",\"crcs\":[");
@@ -456,11 +570,20 @@ static void print_text(const state *s) {
     }
     free(top);
     if (s->a.golden) printf("golden: %u of %u equal\n", s->golden_equal, s->golden_checked);
-    if (s->n_samples) {
-        qsort(s->samples, s->n_samples, sizeof *s->samples, compare_u64);
-        printf("%zu runs, isa %s, %u threads: min %.3f ms, median %.3f ms, max %.3f ms\n", s->n_samples,
-               bvt_session_isa(s->session), bvt_session_threads(s->session), (double)s->samples[0] / 1e6,
-               (double)s->samples[s->n_samples / 2] / 1e6, (double)s->samples[s->n_samples - 1] / 1e6);
+    const samples *timed = &s->timing.timed;
+    if (timed->n) {
+        uint64_t least = timed->ns[0], most = timed->ns[0];
+        for (size_t i = 1; i < timed->n; i++) {
+            least = timed->ns[i] < least ? timed->ns[i] : least;
+            most = timed->ns[i] > most ? timed->ns[i] : most;
+        }
+        printf("%zu runs, isa %s, %u threads: min %.3f ms, median %.3f ms, max %.3f ms\n", timed->n, bvt_session_isa(s->session),
+               bvt_session_threads(s->session), (double)least / 1e6, (double)median_ns(timed->ns, timed->n) / 1e6, (double)most / 1e6);
+    }
+    for (int i = 0; s->a.counters && i < COUNTERS; i++) {
+        const counter *c = &s->counters[i];
+        if (*c->why) printf("%s: %s\n", c->name, c->why);
+        else printf("%s: %.0f for one inference\n", c->name, (double)c->value / (double)timed->n);
     }
     for (uint32_t i = 0; s->op_ns && i < s->info.n_ops; i++) {
         const bvt_op_info op = bvt_get_op(s->model, i);
@@ -479,7 +602,9 @@ int main(int argc, char **argv) {
     state s = {.a = parse(argc, argv)};
     bvt_error err;
     bvt_model *model;
+    const uint64_t start = now_ns();
     if (bvt_open(s.a.model, &model, &err)) die("%s", err.text);
+    s.open_ns = now_ns() - start;
     s.model = model;
     s.info = bvt_info(model);
     s.in.elements = (size_t)s.info.input_rows * s.info.input_cols;
@@ -495,20 +620,25 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < s.a.n_raw; i++) add_raw(&s.in, s.a.raw[i]);
     if (s.a.golden && !s.info.n_golden) die("%s: it has no golden outputs", s.a.model);
     if (s.a.op_crc && !s.in.count && !s.info.n_golden) die("--op-crc needs an input");
-    if (s.a.profile && !s.a.runs) s.a.runs = 1;
+    if ((s.a.profile || s.a.counters || s.a.n_watch) && !s.a.runs) s.a.runs = 1;
     if (!s.a.runs && !s.in.count && !s.a.golden && !s.a.op_crc) s.a.runs = 1;
     if (s.a.cpus && bvt_use_cpus(s.a.cpus, (uint32_t)s.a.threads, &err)) die("%s", err.text);
     const bvt_options options = {.threads = (uint32_t)s.a.threads, .isa = s.a.isa, .profile = s.a.profile};
+    if (s.a.counters) counters_open(s.counters); /* the session's threads inherit them */
+    const uint64_t creating = now_ns();
     if (bvt_session_create(model, &options, &s.session, &err)) die("%s", err.text);
+    s.session_ns = now_ns() - creating;
     if (s.a.golden) run_golden(&s);
     run_inputs(&s);
     if (s.a.runs) run_samples(&s);
+    if (s.a.counters) counters_read(s.counters);
     if (s.a.profile) {
-        s.profile_runs = (uint64_t)s.a.runs;
+        s.profile_runs = (uint64_t)s.timing.timed.n;
         s.op_ns = allocate(s.info.n_ops, sizeof *s.op_ns);
         s.group_ns = allocate(s.info.n_groups, sizeof *s.group_ns);
         bvt_profile_get(s.session, s.op_ns, s.group_ns);
     }
+    if (s.a.spans) run_spans(&s);
     bvt_session *crc_session = NULL;
     if (s.a.op_crc) { /* its own session: checksums need one thread and take time */
         const bvt_options watched = {.threads = 1, .isa = s.a.isa, .op_crc = 1};
@@ -534,11 +664,13 @@ int main(int argc, char **argv) {
     free(s.in.data);
     free(s.in.names);
     free(s.outputs);
-    free(s.samples);
+    timing_free(&s.timing);
+    free(s.spans);
     free(s.op_ns);
     free(s.group_ns);
     free(s.a.images);
     free(s.a.raw);
     free(s.a.npy);
+    free(s.a.watch);
     return s.a.golden && s.golden_equal != s.golden_checked ? 1 : 0;
 }

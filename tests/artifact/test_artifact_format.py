@@ -21,6 +21,7 @@ from bvtdeploy.artifact.writer import Content, Preprocess, to_bytes, write_aside
 from bvtdeploy.errors import UserError
 from bvtdeploy.ir.verify import verify
 from bvtdeploy.lower.lowered import lower
+from bvtdeploy.lower.schedule import schedule
 
 CONFIG = Config(image=8, patch=2, dim=8, ratio=2)
 GRAPH, _ = compiled(CONFIG)
@@ -128,6 +129,27 @@ def test_inspect(folder: Path) -> None:
     assert sum(g["ops"] for g in d["groups"]) == len(d["ops"]) and d["preprocess"]["mean"] == [0.25]
     constants = sum(op["bytes"] for op in d["ops"])
     assert 0 < constants <= d["sections"]["CONSTANTS"] < constants + 64 * len(GRAPH.ops)
+    # Values that are needed at the same time fill the arena, but for their alignment; never more than there is is in use.
+    live = [op["live_bytes"] for op in d["ops"]]
+    assert 0.9 * d["arena_bytes"] <= max(live) <= d["arena_bytes"] + d["tile_bytes"] and min(live) < max(live)
+
+
+def test_live_bytes(folder: Path) -> None:
+    """Of every group those of the values that it writes or reads, or that are read later; places count once."""
+    low = lower(GRAPH)
+    group = {op.outputs[0].name: n for n, g in enumerate(schedule(GRAPH)) for op in g.ops}
+    want = []
+    for n in range(len(low.groups)):
+        places: set[tuple[str, int]] = set()
+        for value in (v for op in GRAPH.ops if op.kind != "const" for v in op.outputs):
+            record = next(v for v in low.values if v.name == value.name)
+            where = [group[op.outputs[0].name] for op in (value.producer, *value.users) if op is not None]
+            if record.storage in ("ARENA", "TILE") and min(where) <= n <= max(where):
+                places |= {(record.storage, i) for i in range(record.offset, record.offset + record.bytes)}
+        want.append(len(places))
+    load(folder, DATA)
+    d = inspect(folder / "m.bvt")
+    assert [want[op["group"]] for op in d["ops"]] == [op["live_bytes"] for op in d["ops"]]
 
 
 # -- damage -----------------------------------------------------------------------------------------------------------

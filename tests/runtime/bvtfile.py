@@ -146,7 +146,8 @@ class File:
         elif layout == "COLS":
             stride, count = align(-(-rows // 8), 8), cols
         else:
-            stride, count = (-(-cols // 8) if dtype == "BITS" else 4 * cols) + pad, min(block or rows, rows)
+            row = -(-cols // 8) if dtype == "BITS" else 2 * cols if dtype == "I16" else 4 * cols
+            stride, count = row + pad, min(block or rows, rows)
         size = stride * count
         if storage == "TILE":
             at, self.tile = self.tile, align(self.tile + size)

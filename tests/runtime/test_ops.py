@@ -91,7 +91,7 @@ def bgemm(f: File, want: Expected, rng: Rng) -> None:
     ternary = bool(rng.random() < 0.4)
     x, w = (trits if ternary else codes)(rng, n, groups * k), codes(rng, o, k)
     operands = {0: (x, "TRITS" if ternary else "ROWS"), 1: (w, "LANES16")}
-    add(f, want, "bgemm", {"groups": groups}, operands, [x, w], [(0, "I32", "ROWS")], [groups if groups > 1 else 0], rng)
+    add(f, want, "bgemm", {"groups": groups}, operands, [x, w], [(0, "I16", "ROWS")], [groups if groups > 1 else 0], rng)
 
 
 def dense(f: File, want: Expected, rng: Rng) -> None:

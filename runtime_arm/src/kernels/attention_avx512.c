@@ -1,4 +1,4 @@
-/* attention for AVX-512 with VPOPCNTDQ, with heads of one 64-bit word: the head's keys are an array of words and its value columns
+/* attention for AVX-512 with VPOPCNTDQ and VBMI, with heads of one 64-bit word: the head's keys are an array of words and its value columns
  * words side by side, made once for all rows of the call; then eight keys, or eight channels, are one register.
  *
  * In the plain form scores are bytes, so that 64 compares with the row's threshold are one mask word; the other forms go through
@@ -12,7 +12,44 @@
 #define INLINE static inline __attribute__((always_inline))
 #define MOST_KEYS 1024u /* 8 KiB of keys, as much of values a 64 channels: little enough for the smallest stacks that threads have */
 
+/* ---- Sums over a table of u64 --------------------------------------------------------------------------------------------- */
+
+/* A table of up to 128 entries as bytes: plane p has byte p of each, so that two registers look up 64 at a time. */
+#define MOST_ENTRIES 128u
 typedef struct {
+    _Alignas(64) uint8_t bytes[8][MOST_ENTRIES];
+    unsigned planes; /* that are not 0 */
+} byte_planes;
+
+static void split_table(byte_planes *to, const uint64_t *table, uint32_t entries) {
+    uint64_t any = 0;
+    memset(to->bytes, 0, sizeof to->bytes);
+    for (uint32_t i = 0; i < entries; i++) {
+        any |= table[i];
+        for (unsigned p = 0; p < 8; p++) to->bytes[p][i] = (uint8_t)(table[i] >> 8 * p);
+    }
+    for (to->planes = 0; to->planes < 8 && any >> 8 * to->planes; to->planes++) {}
+}
+
+/* Adds the entries at 64 indices, of which those in `there` count: sums of eight bytes of every plane. */
+INLINE void add_entries(__m512i sum[8], const byte_planes *t, __m512i index, __mmask64 there) {
+    for (unsigned p = 0; p < t->planes; p++) {
+        const __m512i low = _mm512_load_si512(t->bytes[p]), high = _mm512_load_si512(t->bytes[p] + 64);
+        const __m512i entry = _mm512_maskz_permutex2var_epi8(there, low, index, high);
+        sum[p] = _mm512_add_epi64(sum[p], _mm512_sad_epu8(entry, _mm512_setzero_si512()));
+    }
+}
+
+INLINE uint64_t whole_sum(const __m512i sum[8], unsigned planes) {
+    __m512i whole = _mm512_setzero_si512();
+    for (unsigned p = planes; p-- > 0;) whole = _mm512_add_epi64(_mm512_slli_epi64(whole, 8), sum[p]);
+    return (uint64_t)_mm512_reduce_add_epi64(whole);
+}
+
+/* ---- The plain form -------------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    byte_planes table;
     _Alignas(64) uint64_t keys[MOST_KEYS], values[MOST_KEYS]; /* values: [word of 64 keys][channel] */
     _Alignas(64) uint8_t score[MOST_KEYS];
 } head_words;
@@ -49,18 +86,14 @@ static void relative_scores(head_words *w, uint64_t query, uint32_t m) {
         _mm512_store_si512(w->score + j, _mm512_sub_epi8(_mm512_load_si512(w->score + j), _mm512_set1_epi8((char)low)));
 }
 
-/* The sum of the scores' table entries, eight of them at a time. */
-static uint64_t table_sum(const uint8_t *score, const uint64_t *table, uint32_t m) {
-    uint64_t a = 0, b = 0;
-    uint32_t j = 0;
-    for (; j + 8 <= m; j += 8) {
-        uint64_t x;
-        memcpy(&x, score + j, 8);
-        a += table[x & 255] + table[x >> 16 & 255] + table[x >> 32 & 255] + table[x >> 48 & 255];
-        b += table[x >> 8 & 255] + table[x >> 24 & 255] + table[x >> 40 & 255] + table[x >> 56];
+/* The sum of the scores' table entries. */
+static uint64_t table_sum(const head_words *w, uint32_t m) {
+    __m512i sum[8] = {0};
+    for (uint32_t j = 0; j < m; j += 64) {
+        const __mmask64 there = m - j < 64 ? ((__mmask64)1 << (m - j)) - 1 : ~(__mmask64)0;
+        add_entries(sum, &w->table, _mm512_load_si512(w->score + j), there);
     }
-    for (; j < m; j++) a += table[score[j]];
-    return a + b;
+    return whole_sum(sum, w->table.planes);
 }
 
 /* out[c] = (values of the keys with score <= last) = 2 * (how many of them are +1) - (how many). */
@@ -86,13 +119,15 @@ static void context(int32_t *out, const head_words *w, int last, uint32_t d, uin
 
 /* ---- The other forms ----------------------------------------------------------------------------------------------------- */
 
-/* Value columns of a head, [plane of trits][word of 64 keys][channel]. */
+/* Value columns of a head, [plane of trits][word of 64 keys][channel], and its table if it has at most MOST_ENTRIES. */
 typedef struct {
+    byte_planes table;
     _Alignas(64) uint64_t values[2][MOST_KEYS];
 } head_values;
 
 static void general_head_512(const general_attention *a, const general_head *g) {
     head_values *w = a->own;
+    if (a->entries <= MOST_ENTRIES && general_needs_sum(a)) split_table(&w->table, g->table, a->entries);
     for (unsigned plane = 0; plane < 1u + (a->call->in[2].dtype == BVT_DTYPE_TRITS); plane++) {
         memset(w->values[plane], 0, 64 * sizeof(uint64_t) * a->key_words);
         for (uint32_t c = 0; c < a->d; c++)
@@ -153,25 +188,29 @@ INLINE uint64_t reached(const int32_t *score, uint32_t n, int32_t from) {
     return bits;
 }
 
-/* 16 indices at a time, of which a table has far fewer than 2^16. */
-INLINE uint64_t table_sum_512(const uint64_t *table, const int32_t *score, uint32_t n, int32_t most, unsigned shift) {
-    uint64_t a = 0, b = 0;
-    uint32_t j = 0;
-    for (; j + 16 <= n; j += 16) {
-        const __m512i distance = _mm512_sub_epi32(_mm512_set1_epi32(most), _mm512_loadu_si512(score + j));
-        uint64_t x[4];
-        _mm256_storeu_si256((__m256i *)(void *)x, _mm512_cvtepi32_epi16(_mm512_srli_epi32(distance, shift)));
-        for (unsigned i = 0; i < 4; i++) {
-            a += table[x[i] & 0xFFFF] + table[x[i] >> 32 & 0xFFFF];
-            b += table[x[i] >> 16 & 0xFFFF] + table[x[i] >> 48];
+/* See general_sum. */
+static uint64_t table_sum_512(const byte_planes *table, const int32_t *score, uint32_t n, int32_t most, unsigned shift) {
+    __m512i sum[8] = {0};
+    for (uint32_t j = 0; j < n; j += 64) {
+        _Alignas(64) uint8_t index[64] = {0};
+        const uint32_t left = bvt_min_u32(n - j, 64);
+        for (uint32_t i = 0; i < left; i += 16) {
+            const __mmask16 there = left - i < 16 ? (__mmask16)((1u << (left - i)) - 1) : 0xFFFF;
+            const __m512i distance = _mm512_sub_epi32(_mm512_set1_epi32(most), _mm512_maskz_loadu_epi32(there, score + j + i));
+            _mm_store_si128((__m128i *)(void *)(index + i), _mm512_cvtepi32_epi8(_mm512_srli_epi32(distance, shift)));
         }
+        add_entries(sum, table, _mm512_load_si512(index), left < 64 ? ((__mmask64)1 << left) - 1 : ~(__mmask64)0);
     }
-    return a + b + general_sum(table, score + j, n - j, most, shift);
+    return whole_sum(sum, table->planes);
 }
 
 static void general_thresholds_512(const general_attention *a, const general_head *g, uint64_t *mask, const int32_t *score,
                                    int32_t most, const unsigned shift) {
-    threshold_masks_by(a, g, mask, score, most, shift, reached, table_sum_512);
+    const head_values *w = a->own;
+    double sum;
+    if (general_needs_sum(a) && a->entries <= MOST_ENTRIES) sum = (double)table_sum_512(&w->table, score, a->nk, most, shift);
+    else sum = general_row_sum(a, g, score, most, shift);
+    threshold_masks_by(a, g, mask, score, most, shift, sum, reached);
 }
 
 /* Eight channels at a time; see general_context_of. */
@@ -225,7 +264,7 @@ static void general_rows_512(const bvt_call *call, uint32_t row0, uint32_t row1)
     static const general_parts parts = {general_head_512, general_scores_512, general_thresholds_512, general_context_512};
     general_attention a = general_start(call);
     head_values own;
-    if (a.head_words > 1 || a.nk > MOST_KEYS || a.entries > 65536) {
+    if (a.head_words > 1 || a.nk > MOST_KEYS) {
         attention_general(call, row0, row1);
         return;
     }
@@ -248,9 +287,10 @@ void bvt_attention_avx512(const bvt_call *call, uint32_t row0, uint32_t row1) {
     for (uint32_t h = 0; h < heads; h++) {
         const uint64_t *table = bvt_attention_table(call, h);
         load_head(&w, &call->in[1], &call->in[2], h, d, m);
+        split_table(&w.table, table, d + 1);
         for (uint32_t i = row0; i < row1; i++) {
             relative_scores(&w, load_word(bvt_row_bits(&call->in[0], i) + h * (d / 8), d / 8), m);
-            const int last = bvt_attention_last(table, d, limit[h] * (double)table_sum(w.score, table, m));
+            const int last = bvt_attention_last(table, d, limit[h] * (double)table_sum(&w, m));
             context((int32_t *)bvt_row(&call->out[0], i) + (size_t)h * d, &w, last, d, m);
         }
     }

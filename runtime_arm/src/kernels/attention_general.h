@@ -232,14 +232,20 @@ static inline uint64_t general_sum(const uint64_t *table, const int32_t *score, 
     return z;
 }
 
-/* The masks of the planes where the weights are integers: m is compared with one threshold a plane. */
+/* Whether a plane's threshold is relative to the sum of the weights. */
+static inline bool general_needs_sum(const general_attention *a) { return a->max_planes != (1u << a->planes) - 1; }
+
+/* A row's sum of the weights; 0 where nobody needs it. */
+static inline double general_row_sum(const general_attention *a, const general_head *g, const int32_t *score, int32_t most,
+                                     unsigned shift) {
+    return general_needs_sum(a) ? (double)general_sum(g->table, score, a->nk, most, shift) : 0;
+}
+
+/* The masks of the planes where the weights are integers, of this sum: m is compared with one threshold a plane. */
 ATT_INLINE void threshold_masks_by(const general_attention *a, const general_head *g, uint64_t *mask, const int32_t *score,
-                                   int32_t most, const unsigned shift, uint64_t (*reached)(const int32_t *, uint32_t, int32_t),
-                                   uint64_t (*sum_of)(const uint64_t *, const int32_t *, uint32_t, int32_t, unsigned)) {
+                                   int32_t most, const unsigned shift, double sum,
+                                   uint64_t (*reached)(const int32_t *, uint32_t, int32_t)) {
     int32_t last[BVT_ATTENTION_PLANES];
-    const unsigned all = (1u << a->planes) - 1;
-    double sum = 0;
-    if (a->max_planes != all) sum = (double)sum_of(g->table, score, a->nk, most, shift);
     for (unsigned t = 0; t < a->planes; t++) {
         last[t] = a->max_planes >> t & 1 ? g->static_last[t] : general_last(a, g->table, t, general_limit(a, t, g->head, sum));
         const int32_t from = most - last[t] * (1 << shift); /* none is above `most`, where last is -1 */
@@ -250,7 +256,7 @@ ATT_INLINE void threshold_masks_by(const general_attention *a, const general_hea
 
 static inline void threshold_masks(const general_attention *a, const general_head *g, uint64_t *mask, const int32_t *score,
                                    int32_t most, const unsigned shift) {
-    threshold_masks_by(a, g, mask, score, most, shift, general_reached, general_sum);
+    threshold_masks_by(a, g, mask, score, most, shift, general_row_sum(a, g, score, most, shift), general_reached);
 }
 
 /* The masks of the planes with a bias on the scores. */

@@ -17,15 +17,13 @@ INLINE __m256i popcount_bytes(__m256i x) {
 }
 
 /* y = (first ? k : y) - 2*count, for the first n of 16 channels. */
-INLINE void flush(int32_t *y, __m128i count, bool first, int32_t k, unsigned n) {
-    int32_t part[16] = {0};
-    int32_t *to = n == 16 ? y : part;
+INLINE void flush(int16_t *y, __m128i count, bool first, int16_t k, unsigned n) {
+    int16_t part[16] = {0};
+    int16_t *to = n == 16 ? y : part;
     if (n < 16 && !first) memcpy(part, y, n * sizeof *y);
-    for (int i = 0; i < 2; i++, count = _mm_srli_si128(count, 8)) {
-        const __m256i twice = _mm256_slli_epi32(_mm256_cvtepu8_epi32(count), 1);
-        const __m256i old = first ? _mm256_set1_epi32(k) : _mm256_loadu_si256((const __m256i *)(const void *)(to + 8 * i));
-        _mm256_storeu_si256((__m256i *)(void *)(to + 8 * i), _mm256_sub_epi32(old, twice));
-    }
+    const __m256i twice = _mm256_slli_epi16(_mm256_cvtepu8_epi16(count), 1);
+    const __m256i old = first ? _mm256_set1_epi16(k) : _mm256_loadu_si256((const __m256i *)(const void *)to);
+    _mm256_storeu_si256((__m256i *)(void *)to, _mm256_sub_epi16(old, twice));
     if (n < 16) memcpy(y, part, n * sizeof *y);
 }
 
@@ -35,12 +33,12 @@ INLINE void bgemm_tile(const bvt_call *call, uint32_t row, uint32_t tile, uint32
                         const bool trits) {
     const uint32_t k = call->in[1].cols, steps = (k + 7) / 8;
     const uint8_t *x[4], *some[4] = {NULL}, *w[4];
-    int32_t *y[4], ones[4];
+    int16_t *y[4], ones[4];
     for (unsigned r = 0; r < R; r++) {
         x[r] = bvt_row_bits(&call->in[0], row + r) + bvt_bgemm_segment(call, tile);
         if (trits) some[r] = x[r] + bvt_plane(call->in[0].cols);
-        ones[r] = trits ? bvt_bgemm_ones(some[r], k) : (int32_t)k;
-        y[r] = (int32_t *)bvt_row(&call->out[0], row + r) + 16 * (size_t)tile;
+        ones[r] = (int16_t)(trits ? bvt_bgemm_ones(some[r], k) : (int32_t)k);
+        y[r] = (int16_t *)bvt_row(&call->out[0], row + r) + 16 * (size_t)tile;
     }
     for (unsigned t = 0; t < 2 * P; t++) w[t] = call->in[1].base + (tile + (t * 16 < n ? t : 0)) * call->in[1].stride;
     for (uint32_t done = 0; done < steps;) {
@@ -90,7 +88,7 @@ INLINE void bgemm_all(const bvt_call *call, uint32_t row0, uint32_t row1, const 
 }
 
 void bvt_bgemm_avx2(const bvt_call *call, uint32_t row0, uint32_t row1) {
-    if (call->in[1].layout != BVT_LAYOUT_LANES16 || !bvt_bgemm_tiles(call)) bvt_bgemm_ref(call, row0, row1);
+    if (!bvt_bgemm_tiles(call)) bvt_bgemm_ref(call, row0, row1);
     else if (call->in[0].dtype == BVT_DTYPE_TRITS) bgemm_all(call, row0, row1, true);
     else bgemm_all(call, row0, row1, false);
 }

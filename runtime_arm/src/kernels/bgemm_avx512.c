@@ -61,11 +61,12 @@ INLINE void bgemm_tile(const bvt_call *call, uint32_t row, uint32_t tile, uint32
 #undef STEP
     for (unsigned r = 0; r < R; r++) {
         const __m512i ones = _mm512_set1_epi32(trits ? bvt_bgemm_ones(some[r], k) : (int32_t)k);
-        int32_t *y = (int32_t *)bvt_row(&call->out[0], row + r) + 16 * (size_t)tile;
+        int16_t *y = (int16_t *)bvt_row(&call->out[0], row + r) + 16 * (size_t)tile;
         for (unsigned t = 0; t < T; t++) {
             const uint32_t left = n - 16 * t;
             const __mmask16 valid = left >= 16 ? 0xFFFF : (__mmask16)((1u << left) - 1);
-            _mm512_mask_storeu_epi32(y + 16 * t, valid, _mm512_sub_epi32(ones, _mm512_slli_epi32(count[r][t], 1)));
+            const __m512i dots = _mm512_sub_epi32(ones, _mm512_slli_epi32(count[r][t], 1));
+            _mm256_mask_storeu_epi16(y + 16 * t, valid, _mm512_cvtepi32_epi16(dots));
         }
     }
 }
@@ -87,7 +88,7 @@ INLINE void bgemm_all(const bvt_call *call, uint32_t row0, uint32_t row1, const 
 }
 
 void bvt_bgemm_avx512(const bvt_call *call, uint32_t row0, uint32_t row1) {
-    if (call->in[1].layout != BVT_LAYOUT_LANES16 || !bvt_bgemm_tiles(call)) bvt_bgemm_ref(call, row0, row1);
+    if (!bvt_bgemm_tiles(call)) bvt_bgemm_ref(call, row0, row1);
     else if (call->in[0].dtype == BVT_DTYPE_TRITS) bgemm_all(call, row0, row1, true);
     else bgemm_all(call, row0, row1, false);
 }

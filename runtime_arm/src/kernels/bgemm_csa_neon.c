@@ -143,12 +143,12 @@ INLINE void prepare(uint8_t *to, unsigned r, const uint8_t *row, size_t bytes, u
 }
 
 /* y = (first ? k : y) - 2 * (2*carries + ones of the last sum), of 16 channels. */
-INLINE void flush(int32_t *y, uint8x16_t carry, uint8x16_t sum, uint8x16_t bias, bool first, int32_t k) {
+INLINE void flush(int16_t *y, uint8x16_t carry, uint8x16_t sum, uint8x16_t bias, bool first, int32_t k) {
     const uint8x16_t c = vaddq_u8(carry, bias), ones = vcntq_u8(sum), twice = vaddq_u8(ones, ones);
     subtract(y, vaddw_u8(vshll_n_u8(vget_low_u8(c), 2), vget_low_u8(twice)), vaddw_high_u8(vshll_high_n_u8(c, 2), twice), first, k);
 }
 
-INLINE void flush_tile(int32_t *const y[4], const uint8x16_t carry[8], const uint8x16_t sum[8], uint8x16_t bias, bool first,
+INLINE void flush_tile(int16_t *const y[4], const uint8x16_t carry[8], const uint8x16_t sum[8], uint8x16_t bias, bool first,
                        int32_t k) {
     flush(y[0], carry[0], sum[0], bias, first, k), flush(y[0] + 16, carry[1], sum[1], bias, first, k);
     flush(y[1], carry[2], sum[2], bias, first, k), flush(y[1] + 16, carry[3], sum[3], bias, first, k);

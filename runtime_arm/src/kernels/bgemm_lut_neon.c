@@ -46,13 +46,23 @@ static void build_tables(uint8_t *to, const uint8_t *w, uint32_t columns) {
 }
 
 /* clang-format off */
-/* Three look-ups of a row: its word in `x`, temporaries; the sum goes to all and high. Then the word moves on by 15 bits. */
-#define LOOK_UP(x, i, j, k, n0, n1, n2, all, high)                                                              \
-    "and " i ", x9, " x ", lsl #4\n\t" "and " j ", x9, " x ", lsr #1\n\t" "and " k ", x9, " x ", lsr #6\n\t"     \
+/* Three look-ups of a row; its word in `x`, of which the groups are at s0, s1, s2; temporaries. The sum goes to all and high. */
+#define LOOK_UP(x, s0, s1, s2, i, j, k, n0, n1, n2, all, high)                                                  \
+    "and " i ", x9, " x ", " s0 "\n\t" "and " j ", x9, " x ", " s1 "\n\t" "and " k ", x9, " x ", " s2 "\n\t"     \
     "ldr q" n0 ", [x6, " i "]\n\t" "ldr q" n1 ", [x7, " j "]\n\t" "ldr q" n2 ", [x8, " k "]\n\t"                 \
-    "lsr " x ", " x ", #15\n\t"                                                                                 \
     "add v" n0 ".16b, v" n0 ".16b, v" n1 ".16b\n\t" "add v" n0 ".16b, v" n0 ".16b, v" n2 ".16b\n\t"              \
     "add v" all ".16b, v" all ".16b, v" n0 ".16b\n\t" "usra v" high ".16b, v" n0 ".16b, #4\n\t"
+/* The same of all rows; then the tables of the next three groups. */
+#define TRIPLE(s0, s1, s2)                                                                   \
+    LOOK_UP("x20", s0, s1, s2, "x10", "x11", "x12", "16", "17", "18", "0", "8")               \
+    LOOK_UP("x21", s0, s1, s2, "x13", "x14", "x15", "19", "20", "21", "1", "9")               \
+    LOOK_UP("x22", s0, s1, s2, "x10", "x11", "x12", "22", "23", "24", "2", "10")              \
+    LOOK_UP("x23", s0, s1, s2, "x13", "x14", "x15", "25", "26", "27", "3", "11")              \
+    LOOK_UP("x24", s0, s1, s2, "x10", "x11", "x12", "28", "29", "30", "4", "12")              \
+    LOOK_UP("x25", s0, s1, s2, "x13", "x14", "x15", "16", "17", "18", "5", "13")              \
+    LOOK_UP("x26", s0, s1, s2, "x10", "x11", "x12", "19", "20", "21", "6", "14")              \
+    LOOK_UP("x27", s0, s1, s2, "x13", "x14", "x15", "22", "23", "24", "7", "15")              \
+    "add x6, x6, #1536\n\tadd x7, x7, #1536\n\tadd x8, x8, #1536\n\t"
 /* clang-format on */
 
 /* Counts of AHEAD rows over `triples` triples of groups, of which a word has 4. words: [word][BVT_LUT_ROWS]; counts: those of
@@ -82,27 +92,25 @@ INLINE void look_up(const uint64_t *words, const uint8_t *counts, const uint8_t 
         "ldp x20, x21, [%[words]]\n\tldp x22, x23, [%[words], #16]\n\t"
         "ldp x24, x25, [%[words], #32]\n\tldp x26, x27, [%[words], #48]\n\t"
         "add %[words], %[words], %[next]\n\t"
-        "mov x16, #4\n\t"
-        ".p2align 4\n"
-        "2:\n\t" LOOK_UP("x20", "x10", "x11", "x12", "16", "17", "18", "0", "8")
-        LOOK_UP("x21", "x13", "x14", "x15", "19", "20", "21", "1", "9")
-        LOOK_UP("x22", "x10", "x11", "x12", "22", "23", "24", "2", "10")
-        LOOK_UP("x23", "x13", "x14", "x15", "25", "26", "27", "3", "11")
-        LOOK_UP("x24", "x10", "x11", "x12", "28", "29", "30", "4", "12")
-        LOOK_UP("x25", "x13", "x14", "x15", "16", "17", "18", "5", "13")
-        LOOK_UP("x26", "x10", "x11", "x12", "19", "20", "21", "6", "14")
-        LOOK_UP("x27", "x13", "x14", "x15", "22", "23", "24", "7", "15")
-        "add x6, x6, #1536\n\tadd x7, x7, #1536\n\tadd x8, x8, #1536\n\t"
+        "subs %w[triples], %w[triples], #4\n\t"
+        "b.lt 2f\n\t"
+        TRIPLE("lsl #4", "lsr #1", "lsr #6") TRIPLE("lsr #11", "lsr #16", "lsr #21")
+        TRIPLE("lsr #26", "lsr #31", "lsr #36") TRIPLE("lsr #41", "lsr #46", "lsr #51")
+        "cbnz %w[triples], 1b\n\t"
+        "b 3f\n"
+        "2:\n\t" /* a last word of 1 to 3 triples */
+        TRIPLE("lsl #4", "lsr #1", "lsr #6")
+        "adds %w[triples], %w[triples], #3\n\t"
+        "b.eq 3f\n\t"
+        TRIPLE("lsr #11", "lsr #16", "lsr #21")
         "subs %w[triples], %w[triples], #1\n\t"
         "b.eq 3f\n\t"
-        "subs x16, x16, #1\n\t"
-        "b.ne 2b\n\t"
-        "b 1b\n"
+        TRIPLE("lsr #26", "lsr #31", "lsr #36")
         "3:"
         : [words] "+&r"(words), [triples] "+&r"(triples), "=w"(a0), "=w"(a1), "=w"(a2), "=w"(a3), "=w"(a4), "=w"(a5), "=w"(a6),
           "=w"(a7), "=w"(h0), "=w"(h1), "=w"(h2), "=w"(h3), "=w"(h4), "=w"(h5), "=w"(h6), "=w"(h7)
         : [counts] "r"(counts), [tables] "r"(tables), [next] "r"((uint64_t)(8 * BVT_LUT_ROWS))
-        : "memory", "cc", "x6", "x7", "x8", "x9", "x10", "x11", "x12", "x13", "x14", "x15", "x16", "x20", "x21", "x22", "x23",
+        : "memory", "cc", "x6", "x7", "x8", "x9", "x10", "x11", "x12", "x13", "x14", "x15", "x20", "x21", "x22", "x23",
           "x24", "x25", "x26", "x27", "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29",
           "v30");
     all[0] = a0, all[1] = a1, all[2] = a2, all[3] = a3, all[4] = a4, all[5] = a5, all[6] = a6, all[7] = a7;
@@ -116,7 +124,7 @@ INLINE void store_counts(uint8_t *to, const uint8x16_t all[8], const uint8x16_t 
 }
 
 /* The counts of TARGET_ROWS rows and 32 channels into the output. */
-INLINE void flush(int32_t *const y[TARGET_ROWS], const uint8x16_t *all, const uint8x16_t *high, bool first, int32_t k) {
+INLINE void flush(int16_t *const y[TARGET_ROWS], const uint8x16_t *all, const uint8x16_t *high, bool first, int32_t k) {
 #define ROW(i)                                                                             \
     subtract_twice(y[i], vsubq_u8(all[i], vshlq_n_u8(high[i], 4)), first, k);              \
     subtract_twice(y[i] + 16, high[i], first, k);

@@ -1,17 +1,16 @@
 /* bgemm for NEON: the choice by layout, and layout LANES16. A byte lane is an output channel: an activation byte is broadcast, xor
  * and cnt give the differing bits of 16 channels, and no sum ever crosses lanes. A tile of R rows x T weight tiles (16 channels each)
- * keeps its u8 counters in registers; they hold up to 255, so at the latest after 31 steps (248 bits) they go into the i32 output.
+ * keeps its u8 counters in registers; they hold up to 255, so at the latest after 31 steps (248 bits) they go into the output.
  */
 #include "bgemm_neon.h"
 
 #define MOST_STEPS 31u
 
 /* y = (first ? k : y) - 2*count, for the first n of 16 channels. */
-INLINE void flush(int32_t *y, uint8x16_t count, bool first, int32_t k, unsigned n) {
-    int32_t part[16];
-    int32_t *to = n == 16 ? y : part;
+INLINE void flush(int16_t *y, uint8x16_t count, bool first, int32_t k, unsigned n) {
+    int16_t part[16];
+    int16_t *to = n == 16 ? y : part;
     if (n < 16 && !first) memcpy(part, y, n * sizeof *y);
-    if (n < 16 && first) memset(part, 0, sizeof part);
     subtract_twice(to, count, first, k);
     if (n < 16) memcpy(y, part, n * sizeof *y);
 }
@@ -57,7 +56,7 @@ static void bgemm_4x4(const bvt_call *call, uint32_t row, uint32_t tile) {
          COUNT(3, vdupq_lane_u8(a3, lane))}
 #define FLUSH(r)                                                                       \
     {                                                                                  \
-        int32_t *y = (int32_t *)bvt_row(&call->out[0], row + (r)) + 16 * (size_t)tile; \
+        int16_t *y = (int16_t *)bvt_row(&call->out[0], row + (r)) + 16 * (size_t)tile; \
         flush(y, c##r##0, done == 0, (int32_t)k, 16);                                  \
         flush(y + 16, c##r##1, done == 0, (int32_t)k, 16);                             \
         flush(y + 32, c##r##2, done == 0, (int32_t)k, 16);                             \
@@ -110,7 +109,7 @@ INLINE void bgemm_column(const bvt_call *call, uint32_t row, uint32_t tile, unsi
             }
         }
         for (unsigned r = 0; r < R; r++)
-            flush((int32_t *)bvt_row(&call->out[0], row + r) + 16 * (size_t)tile, count[r], done == 0, trits ? ones[r] : (int32_t)k, n);
+            flush((int16_t *)bvt_row(&call->out[0], row + r) + 16 * (size_t)tile, count[r], done == 0, trits ? ones[r] : (int32_t)k, n);
         done = end;
     }
 }
@@ -143,7 +142,7 @@ static void bgemm_trits_2x4(const bvt_call *call, uint32_t row, uint32_t tile, c
     }
 #define FLUSH(r)                                                                       \
     {                                                                                  \
-        int32_t *y = (int32_t *)bvt_row(&call->out[0], row + (r)) + 16 * (size_t)tile; \
+        int16_t *y = (int16_t *)bvt_row(&call->out[0], row + (r)) + 16 * (size_t)tile; \
         flush(y, c##r##0, done == 0, ones[r], 16);                                     \
         flush(y + 16, c##r##1, done == 0, ones[r], 16);                                \
         flush(y + 32, c##r##2, done == 0, ones[r], 16);                                \

@@ -18,7 +18,8 @@ static inline uint64_t bvt_word(const uint8_t *row, size_t bytes, size_t i) {
     const size_t at = i * BVT_WORD / 8;
     uint64_t word = 0;
     if (at + 8 <= bytes) memcpy(&word, row + at, 8);
-    else if (at < bytes) memcpy(&word, row + at, bytes - at);
+    else
+        for (size_t n = bytes; n-- > at;) word = word << 8 | row[n];
     return word >> i * BVT_WORD % 8;
 }
 
@@ -26,8 +27,8 @@ static inline uint64_t bvt_word(const uint8_t *row, size_t bytes, size_t i) {
  * it is a copy, so that kernels always write whole tiles. */
 #define TARGET_ROWS 4
 typedef struct {
-    int32_t *y[TARGET_ROWS];
-    int32_t copy[TARGET_ROWS][64];
+    int16_t *y[TARGET_ROWS];
+    int16_t copy[TARGET_ROWS][64];
     uint32_t rows, cols;
     bool copied;
 } target;
@@ -40,7 +41,7 @@ INLINE void target_begin(target *t, const bvt_call *call, uint32_t row, uint32_t
     for (uint32_t r = 0; r < TARGET_ROWS; r++) t->y[r] = t->copy[r];
     if (t->copied && !first) memset(t->copy, 0, sizeof t->copy);
     for (uint32_t r = 0; r < rows; r++) {
-        int32_t *y = (int32_t *)bvt_row(&call->out[0], row + r) + col;
+        int16_t *y = (int16_t *)bvt_row(&call->out[0], row + r) + col;
         if (!t->copied) t->y[r] = y;
         else if (!first) memcpy(t->copy[r], y, t->cols * sizeof *y);
     }
@@ -49,24 +50,24 @@ INLINE void target_begin(target *t, const bvt_call *call, uint32_t row, uint32_t
 INLINE void target_end(const target *t, const bvt_call *call, uint32_t row, uint32_t col) {
     if (!t->copied) return;
     for (uint32_t r = 0; r < t->rows; r++)
-        memcpy((int32_t *)bvt_row(&call->out[0], row + r) + col, t->copy[r], t->cols * sizeof(int32_t));
+        memcpy((int16_t *)bvt_row(&call->out[0], row + r) + col, t->copy[r], t->cols * sizeof(int16_t));
 }
 
 /* y = (first ? k : y) - twice, of 16 channels. */
-INLINE void subtract(int32_t *y, uint16x8_t twice_low, uint16x8_t twice_high, bool first, int32_t k) {
-    const uint16x8_t twice[2] = {twice_low, twice_high};
-    for (int i = 0; i < 2; i++) {
-        int32x4_t a = first ? vdupq_n_s32(k) : vld1q_s32(y + 8 * i), b = first ? a : vld1q_s32(y + 8 * i + 4);
-        a = vreinterpretq_s32_u32(vsubw_u16(vreinterpretq_u32_s32(a), vget_low_u16(twice[i])));
-        b = vreinterpretq_s32_u32(vsubw_high_u16(vreinterpretq_u32_s32(b), twice[i]));
-        vst1q_s32(y + 8 * i, a);
-        vst1q_s32(y + 8 * i + 4, b);
-    }
+INLINE void subtract(int16_t *y, uint16x8_t twice_low, uint16x8_t twice_high, bool first, int32_t k) {
+    const int16x8_t low = first ? vdupq_n_s16((int16_t)k) : vld1q_s16(y), high = first ? low : vld1q_s16(y + 8);
+    vst1q_s16(y, vsubq_s16(low, vreinterpretq_s16_u16(twice_low)));
+    vst1q_s16(y + 8, vsubq_s16(high, vreinterpretq_s16_u16(twice_high)));
 }
 
-/* y = (first ? k : y) - 2*count, of 16 channels. */
-INLINE void subtract_twice(int32_t *y, uint8x16_t count, bool first, int32_t k) {
-    subtract(y, vshll_n_u8(vget_low_u8(count), 1), vshll_high_n_u8(count, 1), first, k);
+/* y = (first ? k : y) - 2*count, of 16 channels. Two widening subtractions: shifts have one pipe only. */
+INLINE void subtract_twice(int16_t *y, uint8x16_t count, bool first, int32_t k) {
+    uint16x8_t low = vreinterpretq_u16_s16(first ? vdupq_n_s16((int16_t)k) : vld1q_s16(y));
+    uint16x8_t high = first ? low : vreinterpretq_u16_s16(vld1q_s16(y + 8));
+    low = vsubw_u8(vsubw_u8(low, vget_low_u8(count)), vget_low_u8(count));
+    high = vsubw_high_u8(vsubw_high_u8(high, count), count);
+    vst1q_s16(y, vreinterpretq_s16_u16(low));
+    vst1q_s16(y + 8, vreinterpretq_s16_u16(high));
 }
 
 #endif

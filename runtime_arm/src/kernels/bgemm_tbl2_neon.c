@@ -39,12 +39,12 @@ static const uint8_t pairs[1024][32] __attribute__((aligned(64))) = {P7(0), P7(4
     TABLES(at) OP("16", "17", "28", at "*64") OP("18", "19", "29", at "*64+16")              \
                OP("20", "21", "28", at "*64+32") OP("22", "23", "29", at "*64+48")
 /* The nibbles' sums into all (v0-v7) and high (v8-v15). */
-#define FLUSH1(all, high, n)                                                                 \
+#define SUM1(all, high, n)                                                                 \
     "add v" all ".16b, v" all ".16b, v" n ".16b\n\t"                                         \
     "usra v" high ".16b, v" n ".16b, #4\n\t"
-#define FLUSH                                                                                \
-    FLUSH1("0", "8", "16") FLUSH1("1", "9", "17") FLUSH1("2", "10", "18") FLUSH1("3", "11", "19")     \
-    FLUSH1("4", "12", "20") FLUSH1("5", "13", "21") FLUSH1("6", "14", "22") FLUSH1("7", "15", "23")
+#define SUM                                                                                  \
+    SUM1("0", "8", "16") SUM1("1", "9", "17") SUM1("2", "10", "18") SUM1("3", "11", "19")     \
+    SUM1("4", "12", "20") SUM1("5", "13", "21") SUM1("6", "14", "22") SUM1("7", "15", "23")
 /* clang-format on */
 
 /* Two pairs of rows x 4 vectors over n groups, 1 <= n <= MOST_GROUPS. x: offsets into `pairs`, [group][2]. Of vector v and pair p,
@@ -62,7 +62,7 @@ INLINE void tbl2_tile(const uint16_t *x, const uint8_t *w, uint32_t n, uint8x16_
         "movi v12.16b, #0\n\tmovi v13.16b, #0\n\tmovi v14.16b, #0\n\tmovi v15.16b, #0\n\t"
         "cbz %w[triples], 2f\n\t"
         ".p2align 4\n"
-        "1:\n\t" GROUP(SET, "0") GROUP(ADD, "1") GROUP(ADD, "2") FLUSH
+        "1:\n\t" GROUP(SET, "0") GROUP(ADD, "1") GROUP(ADD, "2") SUM
         "add %[x], %[x], #12\n\t"
         "add %[w], %[w], #192\n\t"
         "subs %w[triples], %w[triples], #1\n\t"
@@ -70,7 +70,7 @@ INLINE void tbl2_tile(const uint16_t *x, const uint8_t *w, uint32_t n, uint8x16_
         "2:\n\t"
         "cbz %w[rest], 4f\n\t" GROUP(SET, "0")
         "tbz %w[rest], #1, 3f\n\t" GROUP(ADD, "1")
-        "3:\n\t" FLUSH
+        "3:\n\t" SUM
         "4:"
         : [x] "+&r"(x), [w] "+&r"(w), [triples] "+&r"(triples), [p] "=&r"(p), [q] "=&r"(q), "=w"(a0), "=w"(a1), "=w"(a2), "=w"(a3),
           "=w"(a4), "=w"(a5), "=w"(a6), "=w"(a7), "=w"(h0), "=w"(h1), "=w"(h2), "=w"(h3), "=w"(h4), "=w"(h5), "=w"(h6), "=w"(h7)
@@ -103,42 +103,70 @@ static void offsets(uint16_t *to, const uint8_t *const row[4], uint32_t k) {
     }
 }
 
-/* What becomes of a chunk's counts: the output, where there is only one; else they are summed in `total`, u16, and the last makes
- * the output. */
-enum { ONLY, FIRST, MIDDLE, LAST };
+/* Counts of a vector's 16 channels, of up to 255 columns (`k`), into dots: k - 2*count, as (k - count) - count. */
+INLINE void flush(int16_t *y, uint8x16_t count, uint8x16_t k) {
+    const uint8x16_t left = vsubq_u8(k, count);
+    vst1q_s16(y, vreinterpretq_s16_u16(vsubl_u8(vget_low_u8(left), vget_low_u8(count))));
+    vst1q_s16(y + 8, vreinterpretq_s16_u16(vsubl_high_u8(left, count)));
+}
 
-INLINE void flush(int32_t *y, uint16_t *total, uint8x16_t count, int place, int32_t k) {
-    if (place == ONLY) {
-        subtract_twice(y, count, true, k);
-        return;
-    }
+/* Where there are several chunks of groups, counts are summed in `total`, and the last makes the output. */
+enum { FIRST, MIDDLE, LAST };
+
+INLINE void flush_chunk(int16_t *y, uint16_t *total, uint8x16_t count, int place, int16_t k) {
     uint16x8_t low = vmovl_u8(vget_low_u8(count)), high = vmovl_high_u8(count);
     if (place != FIRST) {
         low = vaddw_u8(vld1q_u16(total), vget_low_u8(count));
         high = vaddw_high_u8(vld1q_u16(total + 8), count);
     }
     if (place == LAST) {
-        subtract(y, vaddq_u16(low, low), vaddq_u16(high, high), true, k);
+        const int16x8_t all = vdupq_n_s16(k);
+        vst1q_s16(y, vmlsq_n_s16(all, vreinterpretq_s16_u16(low), 2));
+        vst1q_s16(y + 8, vmlsq_n_s16(all, vreinterpretq_s16_u16(high), 2));
         return;
     }
     vst1q_u16(total, low);
     vst1q_u16(total + 8, high);
 }
 
-INLINE void flush_tile(int32_t *const y[4], uint16_t total[4][64], const uint8x16_t all[8], const uint8x16_t high[8], int place,
-                       int32_t k) {
-#define PLACE(row, i) y[row] + 16 * ((i) / 2), total[row] + 16 * ((i) / 2)
-#define CELL(i)                                                                                           \
-    flush(PLACE(2 * ((i) % 2), i), vsubq_u8(all[i], vshlq_n_u8(high[i], 4)), place, k);                   \
-    flush(PLACE(2 * ((i) % 2) + 1, i), high[i], place, k);
-    CELL(0) CELL(1) CELL(2) CELL(3) CELL(4) CELL(5) CELL(6) CELL(7)
-#undef CELL
-#undef PLACE
+/* FLUSH(row, vector, count) of the rows and vectors of a tile. */
+#define CELL(FLUSH, i)                                                                                       \
+    FLUSH(2 * ((i) % 2), (i) / 2, vmlsq_u8(all[i], high[i], sixteen)) FLUSH(2 * ((i) % 2) + 1, (i) / 2, high[i])
+#define CELLS(FLUSH) \
+    CELL(FLUSH, 0) CELL(FLUSH, 1) CELL(FLUSH, 2) CELL(FLUSH, 3) CELL(FLUSH, 4) CELL(FLUSH, 5) CELL(FLUSH, 6) CELL(FLUSH, 7)
+
+INLINE void flush_chunks(int16_t *y, size_t stride, uint16_t total[4][64], const uint8x16_t all[8], const uint8x16_t high[8],
+                         int place, int16_t k) {
+    const uint8x16_t sixteen = vdupq_n_u8(16);
+#define FLUSH(row, vector, count) flush_chunk(y + (row) * stride + 16 * (vector), total[row] + 16 * (vector), count, place, k);
+    CELLS(FLUSH)
+#undef FLUSH
+}
+
+/* A tile of 4 rows x 64 channels into y, whose rows are `stride` elements apart. */
+INLINE void tile_dots(int16_t *y, size_t stride, const uint16_t *x, const uint8_t *w, uint32_t k, uint32_t groups, uint32_t chunk) {
+    uint8x16_t all[8], high[8];
+    if (chunk >= groups) {
+        const uint8x16_t sixteen = vdupq_n_u8(16), columns = vdupq_n_u8((uint8_t)k);
+        tbl2_tile(x, w, groups, all, high);
+#define FLUSH(row, vector, count) flush(y + (row) * stride + 16 * (vector), count, columns);
+        CELLS(FLUSH)
+#undef FLUSH
+        return;
+    }
+    uint16_t total[4][64];
+    for (uint32_t from = 0; from < groups; from += chunk) {
+        tbl2_tile(x + (size_t)from * 2, w + (size_t)from * 64, bvt_min_u32(groups - from, chunk), all, high);
+        if (from == 0) flush_chunks(y, stride, total, all, high, FIRST, 0);
+        else if (from + chunk < groups) flush_chunks(y, stride, total, all, high, MIDDLE, 0);
+        else flush_chunks(y, stride, total, all, high, LAST, (int16_t)k);
+    }
 }
 
 void bvt_bgemm_tbl2(const bvt_call *call, uint32_t row0, uint32_t row1) {
-    const bvt_view *weight = &call->in[1];
-    const uint32_t k = weight->cols, groups = bvt_groups(k), outputs = call->out[0].cols;
+    const bvt_view *weight = &call->in[1], *out = &call->out[0];
+    const uint32_t k = weight->cols, groups = bvt_groups(k), outputs = out->cols;
+    /* One chunk while a u8 counts all columns. */
     const uint32_t chunks = (groups + MOST_GROUPS - 1) / MOST_GROUPS, chunk = ((groups + chunks - 1) / chunks + 2) / 3 * 3;
     const size_t tile = (size_t)2 * BVT_WORD_GROUPS * bvt_words(k);
     uint16_t *x = call->scratch; /* [4 rows][group][2 pairs] */
@@ -149,22 +177,18 @@ void bvt_bgemm_tbl2(const bvt_call *call, uint32_t row0, uint32_t row1) {
             for (uint32_t i = 0; i < 4; i++) four[i] = bvt_row_bits(&call->in[0], row + bvt_min_u32(r + i, rows - 1));
             offsets(x + r / 4 * tile, four, k);
         }
-        for (uint32_t col = 0; col < outputs; col += 64) {
-            const uint8_t *w = weight->base + col / 64 * weight->stride;
+        const uint8_t *w = weight->base;
+        for (uint32_t col = 0; col < outputs; col += 64, w += weight->stride) {
             for (uint32_t r = 0; r < rows; r += 4) {
-                uint16_t total[4][64];
-                target t;
-                target_begin(&t, call, row + r, bvt_min_u32(rows - r, 4), col, 64, true);
-                for (uint32_t from = 0; from < groups; from += chunk) {
-                    uint8x16_t all[8], high[8];
-                    const uint32_t n = bvt_min_u32(groups - from, chunk);
-                    tbl2_tile(x + r / 4 * tile + (size_t)from * 2, w + (size_t)from * 64, n, all, high);
-                    if (chunk >= groups) flush_tile(t.y, total, all, high, ONLY, (int32_t)k);
-                    else if (from == 0) flush_tile(t.y, total, all, high, FIRST, 0);
-                    else if (from + chunk < groups) flush_tile(t.y, total, all, high, MIDDLE, 0);
-                    else flush_tile(t.y, total, all, high, LAST, (int32_t)k);
+                int16_t *y = (int16_t *)bvt_row(out, row + r) + col, copy[4][64];
+                const uint16_t *four = x + r / 4 * tile;
+                const uint32_t there = bvt_min_u32(rows - r, 4), cols = bvt_min_u32(outputs - col, 64);
+                if (there == 4 && cols == 64) {
+                    tile_dots(y, out->stride / sizeof *y, four, w, k, groups, chunk);
+                    continue;
                 }
-                target_end(&t, call, row + r, col);
+                tile_dots(copy[0], 64, four, w, k, groups, chunk);
+                for (uint32_t i = 0; i < there; i++) memcpy((int16_t *)bvt_row(out, row + r + i) + col, copy[i], cols * sizeof *y);
             }
         }
     }

@@ -1,59 +1,142 @@
-/* epilogue for NEON: 8 rows x 16 channels at a time, so that parameters are loaded once for 8 rows.
- * Thresholds on bare dots never become floats.
+/* epilogue for NEON: 8 rows x 16 channels at a time, in halves of 8 channels, whose parameters all fit into registers: they are loaded
+ * once for 8 rows. Thresholds on bare dots never become floats.
  */
 #include "epilogue_sets.h"
 #include "signs_neon.h"
+#include "vf.h"
 
 #define MOST_SIGNS (2 * BVT_EP_BITS)
 
-/* 16 channels. */
+/* A call's operands. */
 typedef struct {
-    float32x4_t a, b, c, d;
-} quad;
+    const bvt_call *call;
+    uint32_t cols;
+    int x_dtype;
+    unsigned n_signs;
+    sign_target target[MOST_SIGNS];
+    const float *threshold[MOST_SIGNS], *below[MOST_SIGNS]; /* below: NULL, or a sign is also set where v is less */
+    const float *param[BVT_EP_THRESHOLD0];
+    uint32_t res_cols[BVT_EP_RESIDUALS];
+} operands;
 
-INLINE quad load(const float *p) { return (quad){vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)}; }
-INLINE quad load_dots(const int32_t *p) {
-    return (quad){vcvtq_f32_s32(vld1q_s32(p)), vcvtq_f32_s32(vld1q_s32(p + 4)), vcvtq_f32_s32(vld1q_s32(p + 8)),
-                  vcvtq_f32_s32(vld1q_s32(p + 12))};
+INLINE vf load_x(const void *x, const int dtype) {
+    switch (dtype) {
+    case BVT_DTYPE_I32: return vf_load_i32(x);
+    case BVT_DTYPE_I16: return vf_load_i16(x);
+    default: return vf_load(x);
+    }
 }
-INLINE void store(float *p, quad v) { vst1q_f32(p, v.a), vst1q_f32(p + 4, v.b), vst1q_f32(p + 8, v.c), vst1q_f32(p + 12, v.d); }
-INLINE quad add(quad x, quad y) {
-    return (quad){vaddq_f32(x.a, y.a), vaddq_f32(x.b, y.b), vaddq_f32(x.c, y.c), vaddq_f32(x.d, y.d)};
-}
-INLINE quad mul(quad x, quad y) {
-    return (quad){vmulq_f32(x.a, y.a), vmulq_f32(x.b, y.b), vmulq_f32(x.c, y.c), vmulq_f32(x.d, y.d)};
-}
-INLINE quad fma4(quad x, quad y, quad z) {
-    return (quad){vfmaq_f32(z.a, x.a, y.a), vfmaq_f32(z.b, x.b, y.b), vfmaq_f32(z.c, x.c, y.c), vfmaq_f32(z.d, x.d, y.d)};
-}
-/* v > 0 ? v : v * slope */
-INLINE quad prelu(quad v, quad slope) {
-    const quad scaled = mul(v, slope);
-    return (quad){vbslq_f32(vcgtzq_f32(v.a), v.a, scaled.a), vbslq_f32(vcgtzq_f32(v.b), v.b, scaled.b),
-                  vbslq_f32(vcgtzq_f32(v.c), v.c, scaled.c), vbslq_f32(vcgtzq_f32(v.d), v.d, scaled.d)};
-}
-INLINE quad affine(const unsigned set, const unsigned scale, quad v, quad factor, quad offset) {
+
+INLINE vf affine(const unsigned set, const unsigned scale, vf v, vf factor, vf offset) {
     const bool has_scale = set >> scale & 1, has_shift = set >> (scale + 1) & 1;
-    if (has_scale) return has_shift ? fma4(v, factor, offset) : mul(v, factor);
-    return has_shift ? add(v, offset) : v;
+    if (has_scale) return has_shift ? vf_fma(v, factor, offset) : vf_mul(v, factor);
+    return has_shift ? vf_add(v, offset) : v;
 }
 
-INLINE void add_not_less(signs *s, quad v, quad threshold) {
-    add_row(s, narrow(vcgeq_f32(v.a, threshold.a), vcgeq_f32(v.b, threshold.b)),
-            narrow(vcgeq_f32(v.c, threshold.c), vcgeq_f32(v.d, threshold.d)));
+INLINE uint16x8_t not_less(vf v, vf threshold) { return narrow(vcgeq_f32(v.a, threshold.a), vcgeq_f32(v.b, threshold.b)); }
+INLINE uint16x8_t less(vf v, vf threshold) { return narrow(vcltq_f32(v.a, threshold.a), vcltq_f32(v.b, threshold.b)); }
+
+/* ---- The common form: at most one sign, whole tiles, in which no residual begins anew ----------------------------------------- */
+
+/* 8 rows. */
+typedef struct {
+    unsigned rows;
+    const uint8_t *x[8];
+    float *out[8]; /* or NULL, all of them */
+    const float *res[BVT_EP_RESIDUALS][8];
+    uint32_t at[BVT_EP_RESIDUALS]; /* of a tile's first channel: c mod the residual's columns */
+} rows8;
+
+static __attribute__((noinline)) void find_rows(rows8 *t, const operands *o, uint32_t r0, uint32_t row1, unsigned set) {
+    const bvt_view *x = &o->call->in[BVT_EP_X], *out = &o->call->out[0];
+    t->rows = bvt_min_u32(row1 - r0, 8);
+    for (unsigned r = 0; r < t->rows; r++) {
+        t->x[r] = bvt_row_bits(x, r0 + r);
+        t->out[r] = out->base ? (float *)bvt_row(out, r0 + r) : NULL;
+    }
+    for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) {
+        if (!(set >> (BVT_EP_RES0 + slot) & 1)) continue;
+        const bool same_rows = o->call->op->attr[1 + slot] == 1; /* the others divide */
+        const bvt_view *res = &o->call->in[BVT_EP_RES0 + slot];
+        for (unsigned r = 0; r < t->rows; r++)
+            t->res[slot][r] = same_rows ? bvt_row_f32(res, r0 + r) : bvt_epilogue_residual(o->call, slot, r0 + r);
+    }
 }
-INLINE void add_outside(signs *s, quad v, quad below, quad threshold) {
-    add_row(s,
-            vorrq_u16(narrow(vcgeq_f32(v.a, threshold.a), vcgeq_f32(v.b, threshold.b)),
-                      narrow(vcltq_f32(v.a, below.a), vcltq_f32(v.b, below.b))),
-            vorrq_u16(narrow(vcgeq_f32(v.c, threshold.c), vcgeq_f32(v.d, threshold.d)),
-                      narrow(vcltq_f32(v.c, below.c), vcltq_f32(v.d, below.d))));
+
+static __attribute__((noinline)) void put_signs(const operands *o, unsigned i, uint32_t r0, unsigned rows, uint32_t c, unsigned n,
+                                                       const signs *s) {
+    store_signs(&o->target[i], r0, rows, c, n, s);
 }
+
+/* Channels tile+half .. tile+half+7 of the rows, in falling order as signs want them. dots: x is i16, else f32 or i32. */
+INLINE uint16x8_t rows_signs(const operands *o, const rows8 *t, uint32_t tile, uint32_t half, const unsigned set, const bool dots, const bool sign) {
+    const uint32_t c = tile + half;
+    size_t at[BVT_EP_RESIDUALS];
+    for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
+        if (set >> (BVT_EP_RES0 + slot) & 1) at[slot] = t->at[slot] + half;
+    const vf none = vf_set(0), threshold = sign ? vf_load(o->threshold[0] + c) : none;
+    const bool wide_dots = !dots && o->x_dtype == BVT_DTYPE_I32;
+    vf p[BVT_EP_THRESHOLD0];
+    for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++) p[i] = set >> i & 1 ? vf_load(o->param[i] + c) : none;
+    /* A multiply-add overwrites its addend, so that is read anew for every row: a load is cheaper than a move. The empty asm keeps
+     * GCC from keeping it, and the conversion's constants from being loaded for every row. */
+    const float *shift = set >> BVT_EP_SHIFT & 1 ? o->param[BVT_EP_SHIFT] + c : NULL;
+    const float *shift2 = set >> BVT_EP_SHIFT2 & 1 ? o->param[BVT_EP_SHIFT2] + c : NULL;
+    float32x4_t base = vdupq_n_f32(VF_I16_BASE);
+    __asm__("" : "+w"(base));
+    uint16x8_t signs = vdupq_n_u16(0);
+#pragma GCC unroll 1
+    for (unsigned r = t->rows; r-- > 0;) {
+        const void *x = t->x[r];
+        float *out = t->out[r];
+        vf v;
+        if (dots) v = vf_from_i16((const int16_t *)x + c, base);
+        else if (wide_dots) v = vf_load_i32((const int32_t *)x + c);
+        else v = vf_load((const float *)x + c);
+        __asm__("" : "+r"(shift), "+r"(shift2));
+        v = affine(set, BVT_EP_SCALE, v, p[BVT_EP_SCALE], set >> BVT_EP_SHIFT & 1 ? vf_load(shift) : none);
+        /* Slots by hand: in a loop that is not unrolled the set is no constant. */
+#define RESIDUAL(slot) \
+    if (set >> (BVT_EP_RES0 + (slot)) & 1) v = vf_add(v, vf_load(t->res[slot][r] + at[slot]));
+        RESIDUAL(0) RESIDUAL(1) RESIDUAL(2)
+        if (set >> BVT_EP_SLOPE & 1) v = vf_prelu(v, p[BVT_EP_SLOPE]);
+        if (set >> BVT_EP_POST & 1) v = vf_add(v, p[BVT_EP_POST]);
+        v = affine(set, BVT_EP_SCALE2, v, p[BVT_EP_SCALE2], set >> BVT_EP_SHIFT2 & 1 ? vf_load(shift2) : none);
+        RESIDUAL(3) RESIDUAL(4) RESIDUAL(5)
+#undef RESIDUAL
+        if (out) vf_store(out + c, v);
+        if (sign) signs = add_row(signs, not_less(v, threshold));
+    }
+    return signs;
+}
+
+static __attribute__((noinline)) void run_any(const operands *o, uint32_t row0, uint32_t row1, uint32_t first_col, unsigned set);
+
+INLINE void run(const operands *o, uint32_t row0, uint32_t row1, const unsigned set, const bool dots, const bool sign) {
+    const uint32_t whole = o->cols & ~15u;
+    unsigned halves = 2;
+    __asm__("" : "+r"(halves)); /* a loop, not the same code twice: it is there for every set */
+    for (uint32_t r0 = row0; r0 < row1; r0 += 8) {
+        rows8 t;
+        find_rows(&t, o, r0, row1, set);
+        memset(t.at, 0, sizeof t.at);
+        for (uint32_t c = 0; c < whole; c += 16) {
+            signs s;
+            for (unsigned half = 0; half < halves; half++) *half_of(&s, half) = rows_signs(o, &t, c, 8 * half, set, dots, sign);
+            for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
+                if (set >> (BVT_EP_RES0 + slot) & 1) t.at[slot] = t.at[slot] + 16 == o->res_cols[slot] ? 0 : t.at[slot] + 16;
+            if (sign) put_signs(o, 0, r0, t.rows, c, 16, &s);
+        }
+    }
+    if (whole < o->cols) run_any(o, row0, row1, whole, set);
+}
+
+/* ---- Any form ---------------------------------------------------------------------------------------------------------------- */
 
 /* Up to 8 rows x 16 channels of the operands; pointers are at the first row and channel. */
 typedef struct {
     unsigned rows, n_signs;
-    bool dots;
+    int x_dtype;
     const uint8_t *x;
     float *out; /* or NULL */
     size_t x_stride, out_stride;
@@ -63,55 +146,49 @@ typedef struct {
     const float *threshold[MOST_SIGNS], *below[MOST_SIGNS]; /* below: NULL, or a sign is also set where v is less */
 } tile;
 
-INLINE void tile_signs(signs *out, const tile *t, const unsigned set) {
-    const quad none = {vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0)};
-    const bool dots = t->dots;
+/* Channels 8*half .. of a tile. Rows in falling order, as signs want them. */
+INLINE void half_signs(signs *out, const tile *t, const unsigned half, unsigned set) {
+    const int x_dtype = t->x_dtype;
+    const uint32_t c = 8 * half;
     const unsigned n_signs = t->n_signs;
-    uint32_t at[BVT_EP_RESIDUALS];
-    memcpy(at, t->at, sizeof at);
-    const uint8_t *x = t->x + (t->rows - 1) * t->x_stride;
-    uint8_t *to = t->out ? (uint8_t *)t->out + (t->rows - 1) * t->out_stride : NULL;
-    const quad threshold = n_signs ? load(t->threshold[0]) : none;
-    signs first = {vdupq_n_u16(0), vdupq_n_u16(0)};
-    quad p[BVT_EP_THRESHOLD0];
-    for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++) p[i] = set >> i & 1 ? load(t->param[i]) : none;
-    for (unsigned i = 1; i < n_signs; i++) out[i] = first;
+    const uint8_t *x = t->x + (t->rows - 1) * t->x_stride + c * (x_dtype == BVT_DTYPE_I16 ? 2 : 4);
+    float *to = t->out ? (float *)(void *)((uint8_t *)t->out + (t->rows - 1) * t->out_stride) + c : NULL;
+    const vf threshold = n_signs ? vf_load(t->threshold[0] + c) : vf_set(0);
+    vf p[BVT_EP_THRESHOLD0];
+    for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++) p[i] = set >> i & 1 ? vf_load(t->param[i] + c) : vf_set(0);
+    uint16x8_t first = vdupq_n_u16(0);
+    for (unsigned i = 1; i < n_signs; i++) *half_of(&out[i], half) = first;
+    const float *const(*res)[8] = (const float *const(*)[8])t->res;
+    size_t at[BVT_EP_RESIDUALS];
+    for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) at[slot] = t->at[slot] + c;
     for (unsigned r = t->rows; r-- > 0; x -= t->x_stride) {
-        quad v = dots ? load_dots((const int32_t *)(const void *)x) : load((const float *)(const void *)x);
-        v = affine(set, BVT_EP_SCALE, v, p[BVT_EP_SCALE], p[BVT_EP_SHIFT]);
-        /* Slots by hand: in a loop that is not unrolled the set is no constant. */
+        vf v = affine(set, BVT_EP_SCALE, load_x(x, x_dtype), p[BVT_EP_SCALE], p[BVT_EP_SHIFT]);
 #define RESIDUAL(slot) \
-    if (set >> (BVT_EP_RES0 + (slot)) & 1) v = add(v, load(t->res[slot][r] + at[slot]));
+    if (set >> (BVT_EP_RES0 + (slot)) & 1) v = vf_add(v, vf_load(res[slot][r] + at[slot]));
         RESIDUAL(0) RESIDUAL(1) RESIDUAL(2)
-        if (set >> BVT_EP_SLOPE & 1) v = prelu(v, p[BVT_EP_SLOPE]);
-        if (set >> BVT_EP_POST & 1) v = add(v, p[BVT_EP_POST]);
+        if (set >> BVT_EP_SLOPE & 1) v = vf_prelu(v, p[BVT_EP_SLOPE]);
+        if (set >> BVT_EP_POST & 1) v = vf_add(v, p[BVT_EP_POST]);
         v = affine(set, BVT_EP_SCALE2, v, p[BVT_EP_SCALE2], p[BVT_EP_SHIFT2]);
         RESIDUAL(3) RESIDUAL(4) RESIDUAL(5)
 #undef RESIDUAL
         if (to) {
-            store((float *)(void *)to, v);
-            to -= t->out_stride;
+            vf_store(to, v);
+            to = (float *)(void *)((uint8_t *)to - t->out_stride);
         }
-        if (n_signs) add_not_less(&first, v, threshold);
+        if (n_signs) first = add_row(first, not_less(v, threshold));
         for (unsigned i = 1; i < n_signs; i++) {
-            if (t->below[i]) add_outside(&out[i], v, load(t->below[i]), load(t->threshold[i]));
-            else add_not_less(&out[i], v, load(t->threshold[i]));
+            uint16x8_t mask = not_less(v, vf_load(t->threshold[i] + c));
+            if (t->below[i]) mask = vorrq_u16(mask, less(v, vf_load(t->below[i] + c)));
+            *half_of(&out[i], half) = add_row(*half_of(&out[i], half), mask);
         }
     }
-    out[0] = first;
+    *half_of(&out[0], half) = first;
 }
 
-/* A call's operands. */
-typedef struct {
-    const bvt_call *call;
-    uint32_t cols;
-    bool dots;
-    unsigned n_signs;
-    sign_target target[MOST_SIGNS];
-    const float *threshold[MOST_SIGNS], *below[MOST_SIGNS];
-    const float *param[BVT_EP_THRESHOLD0];
-    uint32_t res_cols[BVT_EP_RESIDUALS];
-} operands;
+static __attribute__((noinline)) void tile_signs(signs *out, const tile *t, unsigned set) {
+    half_signs(out, t, 0, set);
+    half_signs(out, t, 1, set);
+}
 
 /* Copies of what a tile of fewer than 16 channels reads, or of one where a residual's columns begin anew. */
 typedef struct {
@@ -121,9 +198,10 @@ typedef struct {
 
 static __attribute__((noinline)) void copied_tile(tile *t, copies *own, const operands *o, uint32_t r0, uint32_t c, unsigned n,
                                                   unsigned set) {
+    const bvt_view *x = &o->call->in[BVT_EP_X];
     memset(own, 0, sizeof *own);
     for (unsigned r = 0; r < t->rows; r++) {
-        memcpy(own->x[r], bvt_row_bits(&o->call->in[BVT_EP_X], r0 + r) + (size_t)c * 4, n * sizeof(float));
+        memcpy(own->x[r], bvt_row_bits(x, r0 + r) + c * bvt_epilogue_x_bytes(x), n * bvt_epilogue_x_bytes(x));
         for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) {
             if (!(set >> (BVT_EP_RES0 + slot) & 1)) continue;
             const float *row = bvt_epilogue_residual(o->call, slot, r0 + r);
@@ -147,22 +225,23 @@ static void copy_back(const operands *o, const copies *own, uint32_t r0, unsigne
     for (unsigned r = 0; r < rows; r++) memcpy((float *)bvt_row(&o->call->out[0], r0 + r) + c, own->out[r], n * sizeof(float));
 }
 
-static __attribute__((noinline)) void tile_signs_any(signs *out, const tile *t, unsigned set) { tile_signs(out, t, set); }
-
-INLINE void run(const operands *o, uint32_t row0, uint32_t row1, const unsigned set) {
+/* From channel first_col on, a multiple of 16. */
+static void run_any(const operands *o, uint32_t row0, uint32_t row1, uint32_t first_col, unsigned set) {
     const bvt_view *x = &o->call->in[BVT_EP_X], *out = &o->call->out[0];
     for (uint32_t r0 = row0; r0 < row1; r0 += 8) {
         const float *res[BVT_EP_RESIDUALS][8];
         uint32_t at[BVT_EP_RESIDUALS] = {0}; /* c mod the residual's columns */
-        tile t = {.rows = bvt_min_u32(row1 - r0, 8), .n_signs = o->n_signs, .dots = o->dots};
+        tile t = {.rows = bvt_min_u32(row1 - r0, 8), .n_signs = o->n_signs, .x_dtype = o->x_dtype};
         for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
             for (unsigned r = 0; r < t.rows && set >> (BVT_EP_RES0 + slot) & 1; r++)
                 res[slot][r] = bvt_epilogue_residual(o->call, slot, r0 + r);
-        for (uint32_t c = 0; c < o->cols; c += 16) {
+        for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
+            if (set >> (BVT_EP_RES0 + slot) & 1) at[slot] = first_col % o->res_cols[slot];
+        for (uint32_t c = first_col; c < o->cols; c += 16) {
             const unsigned n = bvt_min_u32(o->cols - c, 16);
             signs s[MOST_SIGNS];
             bool whole = n == 16;
-            t.x = bvt_row_bits(x, r0) + (size_t)c * 4, t.x_stride = x->stride;
+            t.x = bvt_row_bits(x, r0) + c * bvt_epilogue_x_bytes(x), t.x_stride = x->stride;
             t.out = out->base ? (float *)bvt_row(out, r0) + c : NULL, t.out_stride = out->stride;
             t.res = res;
             for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) {
@@ -183,90 +262,103 @@ INLINE void run(const operands *o, uint32_t row0, uint32_t row1, const unsigned 
             } else {
                 copies own;
                 copied_tile(&t, &own, o, r0, c, n, set);
-                tile_signs_any(s, &t, set);
+                tile_signs(s, &t, set);
                 if (t.out) copy_back(o, &own, r0, t.rows, c, n);
             }
-            for (unsigned i = 0; i < o->n_signs; i++) store_signs(&o->target[i], r0, t.rows, c, n, &s[i]);
+            for (unsigned i = 0; i < o->n_signs; i++) put_signs(o, i, r0, t.rows, c, n, &s[i]);
         }
     }
 }
 
+INLINE void run_signs(const operands *o, uint32_t row0, uint32_t row1, const unsigned set, const bool dots) {
+    if (o->n_signs) run(o, row0, row1, set, dots, true);
+    else run(o, row0, row1, set, dots, false);
+}
+
+/* For a set that is a constant. */
+INLINE void run_set(const operands *o, uint32_t row0, uint32_t row1, const unsigned set) {
+    bool common = o->n_signs <= 1;
+    for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
+        if (set >> (BVT_EP_RES0 + slot) & 1) common = common && (o->res_cols[slot] == o->cols || o->res_cols[slot] % 16 == 0);
+    if (!common) run_any(o, row0, row1, 0, set);
+    else if (o->x_dtype == BVT_DTYPE_I16) run_signs(o, row0, row1, set, true);
+    else run_signs(o, row0, row1, set, false);
+}
+
 /* ---- Thresholds on bare dots --------------------------------------------------------------------------------------------- */
 
-/* Whether float(x) >= t is x >= ceil(t) for every dot and all n thresholds: so it is up to 2^24, where every integer is a float,
- * and beyond 2^31, which no op's results reach. */
-static bool integer_thresholds(const float *t, uint32_t n) {
-    uint32x4_t good = vdupq_n_u32(UINT32_MAX);
-    uint32_t c = 0;
-    for (; c + 4 <= n; c += 4) {
-        const float32x4_t size = vabsq_f32(vld1q_f32(t + c));
-        good = vandq_u32(good, vorrq_u32(vcleq_f32(size, vdupq_n_f32(0x1p24f)), vcgeq_f32(size, vdupq_n_f32(0x1p31f))));
-    }
-    bool all = vminvq_u32(good) != 0;
-    for (; c < n; c++) all = all && (__builtin_fabsf(t[c]) <= 0x1p24f || __builtin_fabsf(t[c]) >= 0x1p31f);
-    return all;
+/* float(x) >= t is x >= ceil(t), since a dot is below 2^24, where every integer is a float. ceil(t) may be cut to the dots' type, whose
+ * ends no dot reaches (BVT_MOST_COLUMNS); a NaN, which nothing reaches and nothing is below, becomes `nan`, one of the ends. */
+INLINE int32x4_t ceilings(const float *p, int32_t nan) {
+    const float32x4_t t = vld1q_f32(p);
+    return vbslq_s32(vceqq_f32(t, t), vcvtpq_s32_f32(t), vdupq_n_s32(nan));
 }
 
+/* What 8 channels' dots are compared with: as they are, or cut to i16. */
 typedef struct {
-    int32x4_t a, b, c, d;
-} ints;
+    int32x4_t a, b;
+    int16x8_t cut;
+} limits;
 
-INLINE ints load_ints(const uint8_t *at) {
-    const int32_t *p = (const int32_t *)(const void *)at;
-    return (ints){vld1q_s32(p), vld1q_s32(p + 4), vld1q_s32(p + 8), vld1q_s32(p + 12)};
+INLINE limits load_limits(const float *p, int32_t nan) {
+    limits l = {ceilings(p, nan), ceilings(p + 4, nan), vdupq_n_s16(0)};
+    l.cut = vqmovn_high_s32(vqmovn_s32(l.a), l.b);
+    return l;
 }
-INLINE ints ceilings(const float *p) {
-    return (ints){vcvtpq_s32_f32(vld1q_f32(p)), vcvtpq_s32_f32(vld1q_f32(p + 4)), vcvtpq_s32_f32(vld1q_f32(p + 8)),
-                  vcvtpq_s32_f32(vld1q_f32(p + 12))};
+INLINE uint16x8_t reach(const void *x, const limits *l, const bool wide) {
+    const int32_t *p = x;
+    if (wide) return narrow(vcgeq_s32(vld1q_s32(p), l->a), vcgeq_s32(vld1q_s32(p + 4), l->b));
+    return vcgeq_s16(vld1q_s16(x), l->cut);
 }
 
-/* The signs of `rows` rows x 16 channels; of bits out[0], of trits (below is not NULL) both planes. */
+/* The signs of `rows` rows x 16 channels; of bits out[0], of trits (below is not NULL) both planes. wide: dots are i32, not i16. */
 INLINE void dots_signs(signs *out, const uint8_t *x, size_t stride, unsigned rows, const float *threshold, const float *below,
-                       const bool trits) {
-    const ints high = ceilings(threshold), low = trits ? ceilings(below) : high;
+                       const bool trits, const bool wide) {
+    const limits high[2] = {load_limits(threshold, INT32_MAX), load_limits(threshold + 8, INT32_MAX)};
+    const limits low[2] = {trits ? load_limits(below, INT32_MIN) : high[0], trits ? load_limits(below + 8, INT32_MIN) : high[1]};
     signs plus = {vdupq_n_u16(0), vdupq_n_u16(0)}, some = plus;
     x += (rows - 1) * stride;
     for (unsigned r = rows; r-- > 0; x -= stride) {
-        const ints v = load_ints(x);
-        const uint16x8_t ab = narrow(vcgeq_s32(v.a, high.a), vcgeq_s32(v.b, high.b)),
-                         cd = narrow(vcgeq_s32(v.c, high.c), vcgeq_s32(v.d, high.d));
-        add_row(&plus, ab, cd);
-        if (trits)
-            add_row(&some, vorrq_u16(ab, narrow(vcltq_s32(v.a, low.a), vcltq_s32(v.b, low.b))),
-                    vorrq_u16(cd, narrow(vcltq_s32(v.c, low.c), vcltq_s32(v.d, low.d))));
+        const uint8_t *second = x + (wide ? 32 : 16);
+        const uint16x8_t first8 = reach(x, &high[0], wide), last8 = reach(second, &high[1], wide);
+        plus.low = add_row(plus.low, first8), plus.high = add_row(plus.high, last8);
+        if (!trits) continue;
+        some.low = add_row(some.low, vornq_u16(first8, reach(x, &low[0], wide)));
+        some.high = add_row(some.high, vornq_u16(last8, reach(second, &low[1], wide)));
     }
     out[0] = plus;
     if (trits) out[1] = some;
 }
 
-static void run_dots(const operands *o, uint32_t row0, uint32_t row1) {
+INLINE void run_dots(const operands *o, uint32_t row0, uint32_t row1, const bool wide) {
     const bvt_view *x = &o->call->in[BVT_EP_X];
+    const size_t element = wide ? sizeof(int32_t) : sizeof(int16_t);
     for (uint32_t r0 = row0; r0 < row1; r0 += 8) {
         const unsigned rows = bvt_min_u32(row1 - r0, 8);
         for (uint32_t c = 0; c < o->cols; c += 16) {
             const unsigned n = bvt_min_u32(o->cols - c, 16);
-            const uint8_t *from = bvt_row_bits(x, r0) + (size_t)c * 4;
+            const uint8_t *from = bvt_row_bits(x, r0) + c * element;
             size_t stride = x->stride;
             int32_t part[8][16];
             if (n < 16) {
                 memset(part, 0, sizeof part);
-                for (unsigned r = 0; r < rows; r++) memcpy(part[r], from + r * stride, n * sizeof(int32_t));
+                for (unsigned r = 0; r < rows; r++) memcpy(part[r], from + r * stride, n * element);
                 from = (const uint8_t *)part, stride = sizeof part[0];
             }
             for (unsigned i = 0; i < o->n_signs; i++) {
                 const float *threshold = o->threshold[i] + c, *below = NULL;
                 const bool trits = i + 1 < o->n_signs && o->below[i + 1];
-                float limits[2][16] = {{0}};
+                float copy[2][16] = {{0}};
                 signs s[2];
                 if (trits) below = o->below[i + 1] + c;
                 if (n < 16) {
-                    threshold = memcpy(limits[0], threshold, n * sizeof(float));
-                    if (trits) below = memcpy(limits[1], below, n * sizeof(float));
+                    threshold = memcpy(copy[0], threshold, n * sizeof(float));
+                    if (trits) below = memcpy(copy[1], below, n * sizeof(float));
                 }
-                if (trits) dots_signs(s, from, stride, rows, threshold, below, true);
-                else dots_signs(s, from, stride, rows, threshold, NULL, false);
-                store_signs(&o->target[i], r0, rows, c, n, &s[0]);
-                if (trits) store_signs(&o->target[++i], r0, rows, c, n, &s[1]);
+                if (trits) dots_signs(s, from, stride, rows, threshold, below, true, wide);
+                else dots_signs(s, from, stride, rows, threshold, NULL, false, wide);
+                put_signs(o, i, r0, rows, c, n, &s[0]);
+                if (trits) put_signs(o, ++i, r0, rows, c, n, &s[1]);
             }
         }
     }
@@ -274,12 +366,12 @@ static void run_dots(const operands *o, uint32_t row0, uint32_t row1) {
 
 void bvt_epilogue_neon(const bvt_call *call, uint32_t row0, uint32_t row1) {
     const bvt_view *x = &call->in[BVT_EP_X];
-    operands o = {.call = call, .cols = x->cols, .dots = x->dtype == BVT_DTYPE_I32};
+    operands o = {.call = call, .cols = x->cols, .x_dtype = x->dtype};
     unsigned set = 0;
     for (unsigned i = BVT_EP_RES0; i < BVT_EP_THRESHOLD0; i++) set |= (unsigned)(call->in[i].base != NULL) << i;
     for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++) o.param[i] = call->in[i].base ? bvt_row_f32(&call->in[i], 0) : NULL;
     for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) o.res_cols[slot] = call->in[BVT_EP_RES0 + slot].cols;
-    bool integers = !set && o.dots && !call->out[0].base;
+    const bool thresholds = !set && o.x_dtype != BVT_DTYPE_F32 && !call->out[0].base;
     for (unsigned i = 0; i < BVT_EP_BITS; i++) {
         const bvt_view *out = &call->out[1 + i], *threshold = &call->in[BVT_EP_THRESHOLD0 + i];
         if (!out->base) continue;
@@ -288,18 +380,18 @@ void bvt_epilogue_neon(const bvt_call *call, uint32_t row0, uint32_t row1) {
             o.threshold[o.n_signs] = bvt_row_f32(threshold, trits);
             o.below[o.n_signs] = plane ? bvt_row_f32(threshold, 0) : NULL;
             o.target[o.n_signs] = (sign_target){out, plane ? bvt_plane(out->by_cols ? out->rows : out->cols) : 0};
-            integers = integers && integer_thresholds(bvt_row_f32(threshold, plane), o.cols);
         }
     }
-    if (integers) {
-        run_dots(&o, row0, row1);
+    if (thresholds) {
+        if (o.x_dtype == BVT_DTYPE_I32) run_dots(&o, row0, row1, true);
+        else run_dots(&o, row0, row1, false);
     } else {
         switch (set) {
 #define X(common) \
-    case (unsigned)(common): run(&o, row0, row1, common); break;
+    case (unsigned)(common): run_set(&o, row0, row1, common); break;
             COMMON_SETS(X)
 #undef X
-        default: run(&o, row0, row1, set);
+        default: run_any(&o, row0, row1, 0, set);
         }
     }
     for (unsigned i = 0; i < BVT_EP_BITS; i++) {

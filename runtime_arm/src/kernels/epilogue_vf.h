@@ -20,7 +20,8 @@ typedef struct {
     const bvt_call *call;
     uint32_t cols;
     unsigned rows, n_bits;
-    bool dots, real; /* x is i32; there is an f32 output */
+    uint8_t x_dtype;
+    bool real; /* there is an f32 output */
     const uint8_t *in[8];
     float *out[8];
     struct {
@@ -76,6 +77,15 @@ VF_INLINE void add_signs(uint64_t signs[VF_LANES / 8], unsigned mask, unsigned r
     for (unsigned h = 0; h < VF_LANES / 8; h++) signs[h] |= (uint64_t)(mask >> 8 * h & 0xFF) << 8 * r;
 }
 
+VF_INLINE vf load_x(const rows8 *b, unsigned r, uint32_t c, const unsigned n) {
+    const void *row = b->in[r];
+    switch (b->x_dtype) {
+    case BVT_DTYPE_I32: return vf_load_i32_n((const int32_t *)row + c, n);
+    case BVT_DTYPE_I16: return vf_load_i16_n((const int16_t *)row + c, n);
+    default: return vf_load_n((const float *)row + c, n);
+    }
+}
+
 /* Channels c .. c+n-1 of 8 rows. */
 VF_INLINE void chunk(const rows8 *b, uint32_t c, const unsigned n, const unsigned set) {
     vf p[BVT_EP_THRESHOLD0], first_threshold = vf_set(0);
@@ -86,9 +96,7 @@ VF_INLINE void chunk(const rows8 *b, uint32_t c, const unsigned n, const unsigne
         if (set >> (BVT_EP_RES0 + slot) & 1) at[slot] = b->res[slot].cols == b->cols ? c : c % b->res[slot].cols;
     if (b->n_bits) first_threshold = vf_load_n(b->threshold[0] + c, n);
     for (unsigned r = 0; r < b->rows; r++) {
-        const void *from = b->in[r] + (size_t)c * 4;
-        vf v = b->dots ? vf_load_i32_n(from, n) : vf_load_n(from, n);
-        v = affine(set, BVT_EP_SCALE, v, p[BVT_EP_SCALE], p[BVT_EP_SHIFT]);
+        vf v = affine(set, BVT_EP_SCALE, load_x(b, r, c, n), p[BVT_EP_SCALE], p[BVT_EP_SHIFT]);
 #define RESIDUAL(slot) v = add_residual(b, set, slot, r, c, at[slot], n, v); /* no loop: in one the set may be no constant */
         RESIDUAL(0) RESIDUAL(1) RESIDUAL(2)
         if (set >> BVT_EP_SLOPE & 1) v = vf_prelu(v, p[BVT_EP_SLOPE]);
@@ -144,7 +152,7 @@ VF_INLINE void run(rows8 *b, uint32_t row0, uint32_t row1, const unsigned set) {
 
 void VF_KERNEL(epilogue)(const bvt_call *call, uint32_t row0, uint32_t row1) {
     const bvt_view *x = &call->in[BVT_EP_X];
-    rows8 b = {.call = call, .cols = x->cols, .dots = x->dtype == BVT_DTYPE_I32, .real = call->out[0].base != NULL};
+    rows8 b = {.call = call, .cols = x->cols, .x_dtype = x->dtype, .real = call->out[0].base != NULL};
     unsigned set = 0;
     for (unsigned i = BVT_EP_RES0; i < BVT_EP_THRESHOLD0; i++) set |= (unsigned)(call->in[i].base != NULL) << i;
     for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++) b.param[i] = call->in[i].base ? bvt_row_f32(&call->in[i], 0) : NULL;

@@ -17,8 +17,8 @@ INLINE signs tile_signs(const float *const *x, size_t at, unsigned rows, const f
     for (unsigned r = rows; r-- > 0;) {
         const float *p = x[r] + at;
         const float m = mean[r], deviation = s[r];
-        add_row(&out, narrow(not_less(p, d0, c0, m, deviation), not_less(p + 4, d1, c1, m, deviation)),
-                narrow(not_less(p + 8, d2, c2, m, deviation), not_less(p + 12, d3, c3, m, deviation)));
+        out.low = add_row(out.low, narrow(not_less(p, d0, c0, m, deviation), not_less(p + 4, d1, c1, m, deviation)));
+        out.high = add_row(out.high, narrow(not_less(p + 8, d2, c2, m, deviation), not_less(p + 12, d3, c3, m, deviation)));
     }
     return out;
 }

@@ -9,16 +9,15 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* Bit r of lane c. Rows, up to 8 of them, are added in falling order. */
+/* Bit r of lane c; the first 8 channels, and the others. Rows, up to 8 of them, are added in falling order. */
 typedef struct {
     uint16x8_t low, high;
 } signs;
 
+INLINE uint16x8_t *half_of(signs *s, unsigned half) { return half ? &s->high : &s->low; }
+
 INLINE uint16x8_t narrow(uint32x4_t a, uint32x4_t b) { return vuzp1q_u16(vreinterpretq_u16_u32(a), vreinterpretq_u16_u32(b)); }
-INLINE void add_row(signs *s, uint16x8_t low, uint16x8_t high) {
-    s->low = vsubq_u16(vaddq_u16(s->low, s->low), low);
-    s->high = vsubq_u16(vaddq_u16(s->high, s->high), high);
-}
+INLINE uint16x8_t add_row(uint16x8_t rows, uint16x8_t mask) { return vsubq_u16(vaddq_u16(rows, rows), mask); }
 
 /* Transposes the 8 x 8 bit matrices in both halves, whose rows are bytes (Hacker's Delight 7-3). */
 INLINE uint8x16_t transpose8(uint8x16_t bytes) {

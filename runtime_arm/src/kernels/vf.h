@@ -1,5 +1,5 @@
 /* A vector of floats: one AVX2 register or two NEON registers (8 lanes), or one AVX-512 register (16). The float kernels are written
- * once over these (<op>_vf.h) and compiled once an ISA (<op>_neon.c, <op>_avx2.c, <op>_avx512.c).
+ * once over these (<op>_vf.h) and compiled once an ISA (<op>_neon.c, <op>_avx2.c, <op>_avx512.c; <op>_armv7.c, where a "vector" is eight scalars).
  *
  * Every function does to each lane exactly what the portable kernels do to a scalar; lanes never meet.
  */
@@ -19,6 +19,9 @@ typedef __m512 vf;
 
 VF_INLINE vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
 VF_INLINE vf vf_load_i32(const int32_t *p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
+VF_INLINE vf vf_load_i16(const int16_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p)));
+}
 VF_INLINE void vf_store(float *p, vf v) { _mm512_storeu_ps(p, v); }
 VF_INLINE vf vf_set(float x) { return _mm512_set1_ps(x); }
 VF_INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
@@ -52,6 +55,9 @@ typedef __m256 vf;
 
 VF_INLINE vf vf_load(const float *p) { return _mm256_loadu_ps(p); }
 VF_INLINE vf vf_load_i32(const int32_t *p) { return _mm256_cvtepi32_ps(_mm256_loadu_si256((const __m256i *)(const void *)p)); }
+VF_INLINE vf vf_load_i16(const int16_t *p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
+}
 VF_INLINE void vf_store(float *p, vf v) { _mm256_storeu_ps(p, v); }
 VF_INLINE vf vf_set(float x) { return _mm256_set1_ps(x); }
 VF_INLINE vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
@@ -96,6 +102,13 @@ typedef struct {
 
 VF_INLINE vf vf_load(const float *p) { return (vf){vld1q_f32(p), vld1q_f32(p + 4)}; }
 VF_INLINE vf vf_load_i32(const int32_t *p) { return (vf){vcvtq_f32_s32(vld1q_s32(p)), vcvtq_f32_s32(vld1q_s32(p + 4))}; }
+/* SCVTF runs at half the rate of other instructions: x + 2^15 below 0x4B00 is the float 2^23 + 2^15 + x. `base` is VF_I16_BASE. */
+#define VF_I16_BASE (0x1p23f + 0x1p15f)
+VF_INLINE vf vf_from_i16(const int16_t *p, float32x4_t base) {
+    const uint16x8_t x = veorq_u16(vreinterpretq_u16_s16(vld1q_s16(p)), vdupq_n_u16(0x8000)), top = vdupq_n_u16(0x4B00);
+    return (vf){vsubq_f32(vreinterpretq_f32_u16(vzip1q_u16(x, top)), base), vsubq_f32(vreinterpretq_f32_u16(vzip2q_u16(x, top)), base)};
+}
+VF_INLINE vf vf_load_i16(const int16_t *p) { return vf_from_i16(p, vdupq_n_f32(VF_I16_BASE)); }
 VF_INLINE void vf_store(float *p, vf v) { vst1q_f32(p, v.a), vst1q_f32(p + 4, v.b); }
 VF_INLINE vf vf_set(float x) { return (vf){vdupq_n_f32(x), vdupq_n_f32(x)}; }
 VF_INLINE vf vf_add(vf a, vf b) { return (vf){vaddq_f32(a.a, b.a), vaddq_f32(a.b, b.b)}; }
@@ -138,6 +151,8 @@ VF_INLINE vf vf_load_strided(const float *p, size_t stride) {
     return vf_load(x);
 }
 
+#elif defined(__arm__)
+#include "vf_armv7.h"
 #endif
 
 /* The same for the first n lanes, 1 <= n <= VF_LANES; other lanes are read as 0 and not written. */
@@ -145,6 +160,9 @@ VF_INLINE vf vf_load_strided(const float *p, size_t stride) {
 VF_INLINE __mmask16 vf_first(unsigned n) { return (__mmask16)(0xFFFFu >> (16 - n)); }
 VF_INLINE vf vf_load_n(const float *p, unsigned n) { return _mm512_maskz_loadu_ps(vf_first(n), p); }
 VF_INLINE vf vf_load_i32_n(const int32_t *p, unsigned n) { return _mm512_cvtepi32_ps(_mm512_maskz_loadu_epi32(vf_first(n), p)); }
+VF_INLINE vf vf_load_i16_n(const int16_t *p, unsigned n) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_maskz_loadu_epi16(vf_first(n), p)));
+}
 VF_INLINE void vf_store_n(float *p, vf v, unsigned n) { _mm512_mask_storeu_ps(p, vf_first(n), v); }
 #else
 VF_INLINE vf vf_load_n(const float *p, unsigned n) {
@@ -158,6 +176,12 @@ VF_INLINE vf vf_load_i32_n(const int32_t *p, unsigned n) {
     if (n == VF_LANES) return vf_load_i32(p);
     for (unsigned i = 0; i < n; i++) x[i] = p[i];
     return vf_load_i32(x);
+}
+VF_INLINE vf vf_load_i16_n(const int16_t *p, unsigned n) {
+    int16_t x[VF_LANES] = {0};
+    if (n == VF_LANES) return vf_load_i16(p);
+    for (unsigned i = 0; i < n; i++) x[i] = p[i];
+    return vf_load_i16(x);
 }
 VF_INLINE void vf_store_n(float *p, vf v, unsigned n) {
     float x[VF_LANES];

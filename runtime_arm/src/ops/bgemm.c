@@ -1,9 +1,9 @@
 /* bgemm: +-1 rows (or rows with zeros) times +-1 weights -> integer dots.
  *
- *     in x bits or trits[N x K], weight bits[O x K'] (any layout of weights), K' = K/G      out i32[N x O]      attr[0] = G (0: 1)
+ *     in x bits or trits[N x K], weight bits[O x K'] (any layout of weights), K' = K/G      out i16[N x O]      attr[0] = G (0: 1)
  *     output o takes segment g = o / (O/G) of the row:
  *     of bits K' - 2*popcount(x xor weight), of trits (planes s, m) popcount(m) - 2*popcount((s xor weight) and m)
- *     any K' >= 1, pad bits are zero in all
+ *     any K' >= 1, pad bits are zero in all; of K' > BVT_MOST_COLUMNS out is i32
  *
  * Layouts other than LANES16 are for bits and one group.
  */
@@ -58,10 +58,11 @@ int bvt_check_bgemm(bvt_check *c) {
     BVT_TRY(bvt_check_value(c, x, dtype, BVT_LAYOUT_ROWS, y->rows, (uint64_t)groups * weight->cols, "x"));
     const int layout = bvt_tile_channels(weight->layout) ? weight->layout : BVT_LAYOUT_LANES16;
     BVT_TRY(bvt_check_value(c, weight, BVT_DTYPE_BITS, layout, y->cols, weight->cols, "the weight"));
-    BVT_TRY(bvt_check_value(c, y, BVT_DTYPE_I32, BVT_LAYOUT_ROWS, x->rows, weight->rows, "the output"));
+    BVT_TRY(bvt_check_value(c, y, weight->cols > BVT_MOST_COLUMNS ? BVT_DTYPE_I32 : BVT_DTYPE_I16, BVT_LAYOUT_ROWS, x->rows, weight->rows,
+                            "the output"));
     const bool plain = groups == 1 && dtype == BVT_DTYPE_BITS && weight->cols <= BVT_MOST_COLUMNS;
     BVT_TRY(bvt_expect(c, plain || layout == BVT_LAYOUT_LANES16,
-                       "trits, groups and more than 32767 columns need a weight in layout lanes16"));
+                       "trits, groups and more than 32766 columns need a weight in layout lanes16"));
     c->whole = 2;
     c->scratch = bvt_bgemm_scratch(layout, weight->cols);
     return BVT_OK;
@@ -72,7 +73,7 @@ int bvt_check_bgemm(bvt_check *c) {
 void bvt_bgemm_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
     const bvt_view *x = &call->in[0], *weight = &call->in[1];
     const uint32_t k = weight->cols, outputs = call->out[0].cols, per_group = outputs / (x->cols / k);
-    const bool trits = x->dtype == BVT_DTYPE_TRITS;
+    const bool trits = x->dtype == BVT_DTYPE_TRITS, wide = call->out[0].dtype == BVT_DTYPE_I32;
     uint8_t w[CHUNK];
     for (uint32_t o = 0; o < outputs; o++) {
         const size_t from = (size_t)(o / per_group) * k;
@@ -94,8 +95,13 @@ void bvt_bgemm_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
                     differing += __builtin_popcount(differ);
                 }
                 const int32_t sum = present - 2 * differing;
-                int32_t *y = (int32_t *)bvt_row(&call->out[0], n) + o;
-                *y = at ? *y + sum : sum;
+                if (wide) {
+                    int32_t *y = (int32_t *)bvt_row(&call->out[0], n) + o;
+                    *y = at ? *y + sum : sum;
+                } else {
+                    int16_t *y = (int16_t *)bvt_row(&call->out[0], n) + o;
+                    *y = (int16_t)(at ? *y + sum : sum);
+                }
             }
         }
     }

@@ -15,8 +15,8 @@
 static inline uint32_t bvt_csa_steps(uint32_t cols) { return ((cols + 7) / 8 + 1) & ~1u; }
 static inline uint32_t bvt_groups(uint32_t cols) { return (cols + BVT_GROUP - 1) / BVT_GROUP; }
 static inline uint32_t bvt_words(uint32_t cols) { return (cols + BVT_WORD - 1) / BVT_WORD; }
-/* What the layouts but LANES16 hold: twice a count fits into 16 bits. */
-#define BVT_MOST_COLUMNS 32767u
+/* What the layouts but LANES16 hold, and up to which dots are i16; then ceil(threshold) may be cut to i16 as well. */
+#define BVT_MOST_COLUMNS 32766u
 
 /* Bit `col` of channel `row` of a weight in any layout. */
 bool bvt_weight_bit(const bvt_view *weight, uint32_t row, uint32_t col);
@@ -47,8 +47,10 @@ static inline uint64_t bvt_bgemm_scratch(int layout, uint32_t cols) {
 
 /* ---- Layout LANES16: groups and trits -------------------------------------------------------------------------------------- */
 
-/* Whether every tile of 16 outputs reads whole bytes of one segment of the row. */
+/* Whether it is what kernels for LANES16 take: dots in 16 bits, and every tile of 16 outputs reads whole bytes of one segment of
+ * the row. */
 static inline bool bvt_bgemm_tiles(const bvt_call *call) {
+    if (call->in[1].layout != BVT_LAYOUT_LANES16 || call->out[0].dtype != BVT_DTYPE_I16) return false;
     const uint32_t k = call->in[1].cols, groups = call->in[0].cols / k;
     return groups == 1 || (k % 8 == 0 && call->out[0].cols / groups % 16 == 0);
 }

@@ -47,8 +47,8 @@ int bvt_check_epilogue(bvt_check *c) {
     BVT_TRY(bvt_check_attrs_end(c, 1 + BVT_EP_RESIDUALS));
     BVT_TRY(bvt_expect(c, c->op->attr[0] >= 0, "the grid's width is negative"));
     const bvt_rec_value *x = bvt_in(c, BVT_EP_X);
-    BVT_TRY(
-        bvt_check_value(c, x, x->dtype == BVT_DTYPE_I32 ? BVT_DTYPE_I32 : BVT_DTYPE_F32, BVT_LAYOUT_ROWS, c->rows, x->cols, "x"));
+    const int dtype = x->dtype == BVT_DTYPE_I32 || x->dtype == BVT_DTYPE_I16 ? x->dtype : BVT_DTYPE_F32;
+    BVT_TRY(bvt_check_value(c, x, dtype, BVT_LAYOUT_ROWS, c->rows, x->cols, "x"));
     for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) BVT_TRY(check_residual(c, slot, x));
     bool by_table = false;
     for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) by_table = by_table || c->op->attr[1 + slot] == 0;
@@ -105,13 +105,19 @@ static void put_code(const bvt_call *call, unsigned i, uint32_t r, uint32_t c, f
     }
 }
 
+static float load_x(const bvt_view *x, uint32_t r, uint32_t c) {
+    switch (x->dtype) {
+    case BVT_DTYPE_I32: return (float)((const int32_t *)bvt_row(x, r))[c];
+    case BVT_DTYPE_I16: return (float)((const int16_t *)bvt_row(x, r))[c];
+    default: return bvt_row_f32(x, r)[c];
+    }
+}
+
 void bvt_epilogue_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
     const bvt_view *x = &call->in[BVT_EP_X];
-    const bool dots = x->dtype == BVT_DTYPE_I32;
     for (uint32_t r = row0; r < row1; r++) {
         for (uint32_t c = 0; c < x->cols; c++) {
-            float v = dots ? (float)((const int32_t *)bvt_row(x, r))[c] : bvt_row_f32(x, r)[c];
-            v = affine(call, BVT_EP_SCALE, c, v);
+            float v = affine(call, BVT_EP_SCALE, c, load_x(x, r, c));
             v = add_residuals(call, 0, r, c, v);
             if (call->in[BVT_EP_SLOPE].base) v = v > 0 ? v : v * bvt_row_f32(&call->in[BVT_EP_SLOPE], 0)[c];
             if (call->in[BVT_EP_POST].base) v = v + bvt_row_f32(&call->in[BVT_EP_POST], 0)[c];

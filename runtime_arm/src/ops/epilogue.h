@@ -20,6 +20,9 @@ enum {
 };
 enum { BVT_EP_RESIDUALS = 6, BVT_EP_BITS = 4 };
 
+/* Bytes of an element of x: f32, or dots in i32 or i16. */
+static inline size_t bvt_epilogue_x_bytes(const bvt_view *x) { return x->dtype == BVT_DTYPE_I16 ? 2 : 4; }
+
 /* The row of residual `slot` (0..5) that belongs to `row`. */
 static inline const float *bvt_epilogue_residual(const bvt_call *call, unsigned slot, uint32_t row) {
     const uint32_t width = (uint32_t)call->op->attr[0], f = (uint32_t)call->op->attr[1 + slot];
