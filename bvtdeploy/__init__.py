@@ -11,10 +11,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bvtdeploy.api import bench, boards, build, compile, doctor, inspect, profile, run, tune, verify  # noqa: A004
+    from bvtdeploy.api import bench, boards, build, compare, compile, doctor, inspect, profile, run, tune, verify  # noqa: A004
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "bench", "boards", "build", "compile", "doctor", "inspect", "profile", "run", "tune", "verify"]
+__all__ = ["__version__", "bench", "boards", "build", "compare", "compile", "doctor", "inspect", "profile", "run", "tune", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,13 +27,18 @@ from bvtdeploy.errors import UserError
 if TYPE_CHECKING:
     from bvtdeploy.bench import Bench
     from bvtdeploy.bench.tune import Tuning
+    from bvtdeploy.boards.explain import BoardFacts
     from bvtdeploy.build import Build
     from bvtdeploy.compiler import CompileReport
     from bvtdeploy.device import Device
+    from bvtdeploy.device.adding import Added
+    from bvtdeploy.device.examine import Examination
+    from bvtdeploy.device.registry import Entry
     from bvtdeploy.doctor import Diagnosis
     from bvtdeploy.models.zoo import ModelFacts
     from bvtdeploy.passes.base import Side
-    from bvtdeploy.profile import Profile
+    from bvtdeploy.profile import Profile, Profiles
+    from bvtdeploy.profile.compare import Comparisons
     from bvtdeploy.verifier import VerifyReport
     from bvtdeploy.verifier.forced import Forced
 
@@ -123,6 +129,7 @@ def verify(
     trust_pickle: bool = False,
     example_input: Any = None,
     model_output: str | int | None = None,
+    keep: bool = False,
     progress: Say | None = None,
 ) -> VerifyReport:
     """Prove that an artifact computes the same bits everywhere, and measure how it agrees with the model that it came from.
@@ -133,17 +140,18 @@ def verify(
         images: an `.npz` with `images` (and `labels`), a folder, or an image file; without it, random inputs.
         random: how many random inputs.
         limit: take no more images than this.
-        device: also run there: `qemu:cortex-a72`, or an open device.
+        device: also run there: "qemu:cortex-a72", "user@host" or the name of a device, or an open device.
         bisect: where bits differ, name the first op.
         teacher_forced: also compare every op alone with the model's, on the model's operands, on up to 4 images.
         trust_pickle: run the code that a pickled module brings.
         example_input: as for `compile`.
         model_output: as for `compile`; None: what the artifact was compiled with.
+        keep: leave what was pushed on the device, for the next run.
         progress: told what is being done.
     """
     from bvtdeploy.verifier import verify_model
 
-    with _opened(device, progress) as opened:
+    with _opened(device, progress, keep=keep) as opened:
         return verify_model(
             _source(source),
             _artifact(artifact),
@@ -211,6 +219,7 @@ def run(
     threads: int = 1,
     top: int = 5,
     isa: str = "auto",
+    keep: bool = False,
     progress: Say | None = None,
 ) -> RunResult:
     """Classify images.
@@ -218,10 +227,11 @@ def run(
     Args:
         artifact: the `.bvt` file.
         images: image files or uint8 arrays (height x width, or height x width x channels), or one such.
-        device: "host" runs in this process; "local" and "qemu:CPU" run the program that boards get.
+        device: "host" runs in this process; "local", "qemu:CPU" and "user@host" run the program that boards get, there.
         threads: how many threads compute.
         top: how many classes to return for each image.
         isa: "auto", or the kernels to use.
+        keep: leave what was pushed on the device, for the next run.
         progress: told what is being done.
     """
     from bvtdeploy.device import RunOptions
@@ -244,7 +254,7 @@ def run(
         outputs = np.stack([session.run(one) for one in inputs])
         shown, emulated, used = HOST, False, session.isa
     else:
-        with _opened(device, progress, also=(HOST,)) as opened:
+        with _opened(device, progress, also=(HOST,), keep=keep) as opened:
             assert opened is not None
             done = opened.run_model(path, inputs, RunOptions(threads=threads, isa=isa))
             outputs, shown, emulated, used = done.outputs, opened.name, opened.emulated, done.isa
@@ -264,18 +274,31 @@ def _predict(name: str, logits: npt.NDArray[np.float32], labels: Sequence[str], 
     return Prediction(name, tuple(guesses), logits)
 
 
-def build(board: str, *, toolchain: str = "auto", output: StrPath | None = None, progress: Say | None = None) -> Build:
+def build(
+    board: str,
+    *,
+    toolchain: str = "auto",
+    dynamic: bool = False,
+    glibc: str = "",
+    output: StrPath | None = None,
+    progress: Say | None = None,
+) -> Build:
     """Compile the runtime for a board.
 
     Args:
         board: name or TOML file.
-        toolchain: "auto", "gcc", "zig", or a compiler's path.
-        output: folder for `bvt_run`, `libbvt.a`, `bvt.h` and `build.json`; None: only the cache.
+        toolchain: "auto", "gcc", "zig", "docker" (GCC in a container), or a compiler's path.
+        dynamic: link `bvt_run` dynamically; else it is static and needs nothing of the board's system.
+        glibc: the glibc that a dynamic program must do with, such as "2.31"; "": that of the board's usual system.
+        output: folder for the bundle: `bvt_run`, `lib/libbvt.a`, `include/bvt.h`, packages for CMake and pkg-config, `LICENSE` and
+            `build.json`; None: only the cache.
         progress: told what is being done.
     """
     from bvtdeploy.build import build_runtime
 
-    return build_runtime(load_board(board), toolchain=toolchain, output=_path(output), progress=progress)
+    return build_runtime(
+        load_board(board), toolchain=toolchain, dynamic=dynamic, glibc=glibc, output=_path(output), progress=progress
+    )
 
 
 def profile(
@@ -285,31 +308,103 @@ def profile(
     threads: Sequence[int] = (1,),
     runs: int | None = None,
     warmup: int | None = None,
+    cpus: str = "",
     image: StrPath | None = None,
+    verify: bool = False,
+    keep: bool = False,
     progress: Say | None = None,
 ) -> Profile:
     """Time an artifact on a device, op by op.
 
     Args:
         artifact: the `.bvt` file.
-        device: "local", "qemu:CPU" (emulated: never a board's times), or an open device.
+        device: "local", "qemu:CPU" (emulated: never a board's times), "user@host" or the name of a device, or an open device.
         threads: thread counts to time.
         runs: timed runs; None: about two seconds.
         warmup: runs before them; None: until the times settle.
+        cpus: cores to run on: "big", "little", "all" or a list such as "0-3,6"; "": as the system likes.
         image: the image to run; None: a golden input. Times do not depend on values.
+        verify: an artifact without golden outputs is refused. Those that there are are compared in any case.
+        keep: leave what was pushed on the device.
         progress: told what is being done.
     """
+    made = profile_all(
+        artifact,
+        [device],
+        threads=threads,
+        runs=runs,
+        warmup=warmup,
+        cpus=cpus,
+        image=image,
+        verify=verify,
+        keep=keep,
+        progress=progress,
+    )
+    if made.failed:
+        raise made.failed[0].error
+    return made.profiles[0]
+
+
+def profile_all(
+    artifact: StrPath,
+    devices: Sequence[str | Device],
+    *,
+    threads: Sequence[int] = (1,),
+    runs: int | None = None,
+    warmup: int | None = None,
+    cpus: str = "",
+    image: StrPath | None = None,
+    verify: bool = False,
+    keep: bool = False,
+    progress: Say | None = None,
+) -> Profiles:
+    """`profile` on several devices: boards at the same time, devices on this machine one after the other. One that fails is told
+    among `failed`, and does not take the others with it. The other arguments are those of `profile`."""
+    from bvtdeploy.device import open_device
     from bvtdeploy.host import Session, read_image
-    from bvtdeploy.profile import profile_model
+    from bvtdeploy.profile import Profiles, profile_devices, profile_model
 
     path = _artifact(artifact)
     if not threads or min(threads) < 1:
         raise UserError("the number of threads must be 1 or more", where="--threads")
-    ops = inspect(path)["ops"]
+    inspect(path)  # what is wrong with the file is said before any device is touched
     inputs = None if image is None else Session(path).preprocess(read_image(image))[None]
-    with _opened(device, progress) as opened:
-        assert opened is not None
-        return profile_model(path, opened, ops=ops, threads=threads, runs=runs, warmup=warmup, inputs=inputs, progress=progress)
+
+    def one(opened: Device) -> Profile:
+        return profile_model(
+            path,
+            opened,
+            threads=threads,
+            runs=runs,
+            warmup=warmup,
+            cpus=cpus,
+            inputs=inputs,
+            verify=verify,
+            progress=progress,
+        )
+
+    named = [device for device in devices if isinstance(device, str)]
+    if len(named) < len(devices):  # devices that were given open stay so
+        if len(devices) != 1 or isinstance(devices[0], str):
+            raise UserError("several devices are given by name, not open")
+        return Profiles((one(devices[0]),), ())
+    return profile_devices([(name, partial(open_device, name, progress=progress, keep=keep)) for name in named], one)
+
+
+def compare(before: StrPath | Mapping[str, Any], after: StrPath | Mapping[str, Any]) -> Comparisons:
+    """Compare profiles: what got faster or slower, and where one cannot tell.
+
+    Args:
+        before, after: files that `bvtdeploy profile --output` wrote, or `Profile.as_dict()`. Of profiles of several devices, those
+            of the same device are compared.
+    """
+    from bvtdeploy.profile.compare import Comparisons, pair_up, read_profiles
+    from bvtdeploy.profile.compare import compare as compare_profiles
+    from bvtdeploy.profile.result import load_profiles
+
+    sides = [load_profiles(side) if isinstance(side, Mapping) else read_profiles(Path(side)) for side in (before, after)]
+    where = " and ".join(str(side) for side in (before, after) if not isinstance(side, Mapping))
+    return Comparisons(tuple(compare_profiles(a, b) for a, b in pair_up(sides[0], sides[1], where)))
 
 
 def bench(
@@ -404,6 +499,17 @@ def tune(
 def boards() -> list[Board]:
     """The boards that we know."""
     return all_boards()
+
+
+def board(name: str) -> BoardFacts:
+    """What is known of a board, and what is chosen for it: `bvtdeploy boards show`.
+
+    Args:
+        name: name or TOML file.
+    """
+    from bvtdeploy.boards.explain import explain
+
+    return explain(load_board(name))
 
 
 def models(*, progress: Say | None = None) -> list[ModelFacts]:
@@ -510,13 +616,82 @@ def doctor() -> Diagnosis:
     return diagnose()
 
 
+def devices() -> list[Entry]:
+    """The devices that have a name."""
+    from bvtdeploy.device import registry
+
+    return list(registry.entries().values())
+
+
+def add_device(
+    name: str,
+    address: str,
+    *,
+    board: str | None = None,
+    folder: str | None = None,
+    fingerprint: str | None = None,
+    yes: bool = False,
+    progress: Say | None = None,
+) -> Added:
+    """Name a board that is reached over SSH; its host key is confirmed and recorded.
+
+    Args:
+        name: for it; `device=` takes it from then on.
+        address: "user@host", "user@host:port", "user@[IPv6]:port", or a Host of the SSH configuration.
+        board: the board whose runtime goes there; None: recognised at each use.
+        folder: where on the device files are put; None: the user's cache folder there.
+        fingerprint: the host key must have this one ("SHA256:...").
+        yes: record an unknown host key without asking.
+        progress: told what is being done.
+    """
+    from bvtdeploy.device import adding
+    from bvtdeploy.device.prompts import ask
+
+    def confirm(host: str, kind: str, shown: str) -> bool | None:
+        if yes:
+            return True
+        answer = ask(f"the {kind} host key of {host} is {shown}\nis that the board's own? (yes/no) ", secret=False)
+        return None if answer is None else answer.strip().lower() in ("yes", "y")
+
+    return adding.add(name, address, board=board, folder=folder, fingerprint=fingerprint, confirm=confirm, progress=progress)
+
+
+def describe_device(name: str) -> dict[str, Any]:
+    """What is known of a named device without asking it; the keys are those of `bvtdeploy devices show --json`."""
+    from bvtdeploy.device import adding
+
+    return adding.describe(name)
+
+
+def remove_device(name: str) -> Entry:
+    """Forget a named device and its host key."""
+    from bvtdeploy.device import adding
+
+    return adding.remove(name)
+
+
+def examine_device(device: str, *, progress: Say | None = None) -> Examination:
+    """Look at everything that a run on a device needs.
+
+    Args:
+        device: what `device=` takes elsewhere.
+        progress: told what is being done.
+    """
+    from bvtdeploy.device import open_device
+    from bvtdeploy.device.examine import examine
+
+    return examine(open_device(device, progress=progress))
+
+
 @contextlib.contextmanager
-def _opened(device: str | Device | None, progress: Say | None, also: Sequence[str] = ()) -> Iterator[Device | None]:
+def _opened(
+    device: str | Device | None, progress: Say | None, also: Sequence[str] = (), keep: bool = False
+) -> Iterator[Device | None]:
     """A device that was given by name is opened and closed here; one that was given open stays so."""
     from bvtdeploy.device import open_device
 
     if isinstance(device, str):
-        with open_device(device, progress=progress, also=also) as opened:
+        with open_device(device, progress=progress, also=also, keep=keep) as opened:
             yield opened
     else:
         yield device

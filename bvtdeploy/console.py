@@ -6,13 +6,14 @@ Results go to stdout, progress and errors to stderr. With `--json` stdout carrie
 from __future__ import annotations
 
 import errno
+import getpass
 import json
 import math
 import os
 import sys
 import threading
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -154,6 +155,8 @@ class Console:
 class Progress:
     """A context manager that is called with what is being done now. What is over within a second is never shown."""
 
+    shown: Progress | None = None  # the one on the terminal
+
     def __init__(self, console: RichConsole) -> None:
         self._console = console
         self._status: Status | None = None
@@ -177,6 +180,7 @@ class Progress:
             elif self._status is None:
                 self._status = self._console.status(escape(text))
                 self._status.start()
+                Progress.shown = self
 
     def _cancel(self) -> None:
         if self._timer is not None:
@@ -187,10 +191,36 @@ class Progress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.pause()
+
+    def pause(self) -> None:
+        """Leave the terminal to somebody else, until the next thing is done."""
         self._cancel()
         with self._lock:
             if self._status is not None:
                 self._status.stop()
+                self._status = None
+
+
+def terminal_asker() -> Callable[[str, bool], str | None] | None:
+    """How to ask the user something (`question, secret`), where there is a terminal; else None."""
+    if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
+        return None
+
+    def ask(question: str, secret: bool) -> str | None:
+        if Progress.shown is not None:
+            Progress.shown.pause()
+        shown = "\n".join(visible(line) for line in question.split("\n"))
+        try:
+            if secret:
+                return getpass.getpass(shown, sys.stderr)
+            sys.stderr.write(shown)
+            sys.stderr.flush()
+            return sys.stdin.readline().rstrip("\n")
+        except EOFError:
+            return None
+
+    return ask
 
 
 def _rich(*, stderr: bool) -> RichConsole:
@@ -200,10 +230,15 @@ def _rich(*, stderr: bool) -> RichConsole:
     return console
 
 
+def as_text(payload: Mapping[str, Any]) -> str:
+    """One object as a line of JSON. What JSON cannot say (NaN, infinities) becomes null."""
+    return json.dumps(_plain(payload), ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def print_json(payload: Mapping[str, Any]) -> None:
-    """One object on stdout. What JSON cannot say (NaN, infinities) becomes null."""
+    """One object on stdout."""
     try:
-        sys.stdout.write(json.dumps(_plain(payload), ensure_ascii=False, allow_nan=False) + "\n")
+        sys.stdout.write(as_text(payload))
         sys.stdout.flush()
     except OSError as error:
         raise OutputFailed(error) from error

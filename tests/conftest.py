@@ -12,6 +12,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from boardsim.fixtures import board_system, booted_pi4, orin, pi4, user_config  # noqa: F401 (fixtures of many tests)
 
 # Before anything imports torch: on these small models, and on a shared machine, a second thread of torch only waits.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

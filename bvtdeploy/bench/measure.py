@@ -25,7 +25,8 @@ from bvtdeploy.bench.stats import Ratio, ratio
 from bvtdeploy.device.local import LocalDevice
 from bvtdeploy.errors import UserError
 from bvtdeploy.profile import stats
-from bvtdeploy.profile.environment import doubts, read_environment
+from bvtdeploy.profile.environment import read_environment
+from bvtdeploy.profile.stability import doubts
 
 VISIT_MS = 20.0
 ROUND_SECONDS, LEAST_ROUNDS, MOST_ROUNDS = 4.0, 10, 100  # of one peer with one number of threads

@@ -21,7 +21,8 @@ from bvtdeploy.build.files import write_whole
 from bvtdeploy.device import Device, RunOptions
 from bvtdeploy.errors import UserError
 from bvtdeploy.lower.weights import DEFAULT, MOST_COLUMNS, TILES, Cost
-from bvtdeploy.profile.environment import doubts, read_environment
+from bvtdeploy.profile.environment import read_environment
+from bvtdeploy.profile.stability import doubts
 
 Product = tuple[int, int, int]  # rows, columns of the weight (the products of one output), outputs
 ROUNDS: Final = 5

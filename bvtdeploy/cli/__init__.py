@@ -19,9 +19,10 @@ from typing import NoReturn
 import rich_click as click
 from click.exceptions import Exit
 
-from bvtdeploy.cli import measuring, models, targets  # noqa: F401  (they add the commands)
+from bvtdeploy.cli import devices, measuring, models, targets  # noqa: F401  (they add the commands)
 from bvtdeploy.cli.root import cli
-from bvtdeploy.console import OutputFailed, print_error
+from bvtdeploy.console import OutputFailed, print_error, terminal_asker
+from bvtdeploy.device.prompts import asking
 from bvtdeploy.errors import UserError
 
 
@@ -50,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     signal.signal(signal.SIGTERM, _interrupted)
     try:
-        code = _run(words, as_json="--json" in words)
+        with asking(None if "--json" in words else terminal_asker()):
+            code = _run(words, as_json="--json" in words)
         _flush()
         return code
     except OutputFailed as failed:

@@ -1,4 +1,4 @@
-"""The commands that take times: profile, bench, tune."""
+"""The commands that take times and tell of them: profile, compare, bench, tune."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ from typing import Any
 
 import rich_click as click
 
-from bvtdeploy import api, views
+from bvtdeploy import __version__, api, views
+from bvtdeploy.build.files import write_whole
 from bvtdeploy.cli.options import counts, input_shape, json_option, model_output, name_list, path_type
 from bvtdeploy.cli.root import cli
-from bvtdeploy.console import Console
+from bvtdeploy.console import Console, as_text
+from bvtdeploy.profile.compare import pair_up, read_profiles
+from bvtdeploy.profile.html import report
+from bvtdeploy.profile.parsers import core_list
+from bvtdeploy.profile.result import Profiles
+from bvtdeploy.profile.trace import trace as trace_of
 
 
 def _number_or_auto(_: click.Context, parameter: click.Parameter, value: str) -> int | None:
@@ -22,25 +28,115 @@ def _number_or_auto(_: click.Context, parameter: click.Parameter, value: str) ->
     return int(value)
 
 
+def _cpus(_: click.Context, __: click.Parameter, value: str | None) -> str:
+    if value is None or value in ("big", "little", "all"):
+        return value or ""
+    if not core_list(value):
+        raise click.BadParameter("give big, little, all, or a list of cores such as 0-3,6")
+    return value
+
+
+def _new_file(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:
+    """A wrong path is said before minutes of work."""
+    if value is not None and (value.is_dir() or not value.absolute().parent.is_dir()):
+        raise click.BadParameter(f"{value} is a folder" if value.is_dir() else f"there is no folder {value.absolute().parent}")
+    return value
+
+
 @cli.command("profile")
 @click.argument("artifact", type=path_type())
 @click.option(
-    "--device", default="local", show_default=True, help="local or qemu:CPU (emulated: says nothing about a board's speed)."
-)
+    "--device", "devices", multiple=True, default=("local",), show_default=True,
+    help="local, qemu:CPU (emulated: says nothing about a board's speed), user@host, or a name. More than once: all of them.",
+)  # fmt: skip
 @click.option("--threads", default="1", show_default=True, callback=counts, metavar="N[,N...]", help="Thread counts to time.")
 @click.option("--runs", default="auto", show_default=True, callback=_number_or_auto, metavar="auto|N", help="Timed runs.")
 @click.option("--warmup", default="auto", show_default=True, callback=_number_or_auto, metavar="auto|N", help="Runs before them.")
+@click.option(
+    "--cpu", "cpus", callback=_cpus, metavar="big|little|all|LIST",
+    help="Cores to run on: the fast ones or the slow ones of a processor that has both, or a list such as 0-3,6.",
+)  # fmt: skip
 @click.option("--input", "image", type=path_type(), metavar="IMAGE", help="The image to run; default: a golden input.")
+@click.option("--verify", is_flag=True, help="There must be golden outputs to compare; where there are, they always are.")
+@click.option("--allow-unstable", is_flag=True, help="Exit with 0 also where the board was throttled, loaded or drifting.")
+@click.option("--keep", is_flag=True, help="Leave what was pushed on the device.")
 @click.option("--ops", type=click.IntRange(0), default=20, show_default=True, metavar="N", help="Rows of the per-op table; 0: all.")
+@click.option("--output", type=path_type(), callback=_new_file, metavar="FILE", help="Write the profile as JSON, for `compare`.")
+@click.option("--trace", type=path_type(), callback=_new_file, metavar="FILE", help="Write a trace that ui.perfetto.dev opens.")
+@click.option(
+    "--html", type=path_type(), callback=_new_file, metavar="FILE", help="Write a report, one page that needs no network."
+)
 @json_option
-def profile_command(artifact: Path, ops: int, as_json: bool, **options: Any) -> int:
-    """Time an artifact on a device, op by op."""
+def profile_command(
+    artifact: Path,
+    devices: tuple[str, ...],
+    ops: int,
+    allow_unstable: bool,
+    output: Path | None,
+    trace: Path | None,
+    html: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> int:
+    """Time an artifact on devices, op by op.
+
+    Exits with 1 where golden outputs differ, where a device was throttled, loaded or drifting (unless --allow-unstable), or where
+    one of several devices failed; with 2 where all did.
+    """
     console = Console(as_json)
+    devices = tuple(dict.fromkeys(devices))
+    if trace is not None and len(devices) > 1:
+        raise click.UsageError("--trace is of one device: profile them one by one")
     with console.progress() as progress:
-        result = api.profile(artifact, progress=progress, **options)
-    views.show_profile(console, result, ops=ops or None)
-    console.result(result.as_dict(), ok=result.ok)
-    return 0 if result.ok else 1
+        if len(devices) == 1:
+            result = Profiles((api.profile(artifact, device=devices[0], progress=progress, **options),), ())
+        else:
+            result = api.profile_all(artifact, devices, progress=progress, **options)
+    for profile in result.profiles:
+        views.show_profile(console, profile, ops=ops or None)
+    ok = result.ok and (allow_unstable or all(p.trusted for p in result.profiles))
+    if len(devices) > 1:
+        views.show_profiles(console, result)
+    for profile in result.profiles:
+        if not profile.trusted and not allow_unstable:
+            console.bad(
+                f"the times on {profile.device} are unstable: repeat the run on a quiet, cool board, or give --allow-unstable"
+            )
+    payload = result.as_dict() if len(devices) > 1 else result.profiles[0].as_dict()
+    if output is not None:
+        write_whole(output, as_text({"bvtdeploy": __version__, "ok": ok, "warnings": [], **payload}))
+    if trace is not None:
+        write_whole(trace, as_text(trace_of(result.profiles[0])))
+    if html is not None and result.profiles:
+        write_whole(html, report([p.as_dict() for p in result.profiles]))
+    for what, path in (("profile", output), ("trace", trace), ("report", html if result.profiles else None)):
+        if path is not None:
+            console.say(f"{what}: {path}")
+    console.result(payload, ok=ok)
+    return 0 if ok else 1 if result.profiles else 2
+
+
+@cli.command("compare")
+@click.argument("before", type=path_type())
+@click.argument("after", type=path_type())
+@click.option("--ops", type=click.IntRange(0), default=20, show_default=True, metavar="N", help="Rows of the per-op table; 0: all.")
+@click.option(
+    "--html", type=path_type(), callback=_new_file, metavar="FILE", help="Write a report, one page that needs no network."
+)
+@json_option
+def compare_command(before: Path, after: Path, ops: int, html: Path | None, as_json: bool) -> int:
+    """Compare two profiles that `profile --output` wrote: what got faster or slower, and where one cannot tell."""
+    console = Console(as_json)
+    result = api.compare(before, after)
+    for pair in result.pairs:
+        views.show_comparison(console, pair, ops=ops or None)
+    if html is not None:
+        pairs = pair_up(read_profiles(before), read_profiles(after))
+        profiles = [side for pair in pairs for side in pair]
+        write_whole(html, report(profiles, [pair.as_dict() for pair in result.pairs]))
+        console.say(f"report: {html}")
+    console.result(result.as_dict())
+    return 0
 
 
 def _rounds(_: click.Context, __: click.Parameter, value: str) -> int | None:

@@ -9,7 +9,7 @@ from typing import Any
 import rich_click as click
 
 from bvtdeploy import api, views
-from bvtdeploy.cli.options import Group, input_shape, json_option, model_output, path_type
+from bvtdeploy.cli.options import Group, input_shape, json_option, keep_option, model_output, path_type
 from bvtdeploy.cli.root import cli
 from bvtdeploy.console import Console
 
@@ -65,7 +65,8 @@ def inspect_command(artifact: Path, as_json: bool) -> int:
 @click.option("--images", type=path_type(), metavar="NPZ|FOLDER|FILE", help="Images to run; an .npz may have labels.")
 @click.option("--random", type=click.IntRange(1), metavar="N", help="Run N random inputs instead (16 without --images).")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Take no more images than this.")
-@click.option("--device", metavar="DEVICE", help="Also run there: local or qemu:CPU.")
+@click.option("--device", metavar="DEVICE", help="Also run there: local, qemu:CPU, user@host or the name of a device.")
+@keep_option
 @click.option("--bisect", is_flag=True, help="Where bits differ, name the first op.")
 @click.option("--teacher-forced", is_flag=True, help="Also compare every op alone with the source, on the source's operands.")
 @click.option("--trust-pickle", is_flag=True, help="Run the code that a pickled module brings. Only for files you trust.")
@@ -87,7 +88,10 @@ def verify_command(source: Path, artifact: Path, as_json: bool, **options: Any) 
 @cli.command("run")
 @click.argument("artifact", type=path_type())
 @click.argument("images", nargs=-1, required=True, type=path_type())
-@click.option("--device", default=api.HOST, show_default=True, help="host (in this process), local or qemu:CPU.")
+@click.option(
+    "--device", default=api.HOST, show_default=True, help="host (this process), local, qemu:CPU, user@host or the name of a device."
+)
+@keep_option
 @click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True)
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many classes to show.")
 @json_option

@@ -36,6 +36,12 @@ def json_option(function: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")(function)
 
 
+def keep_option(function: Command) -> Command:
+    """The option `--keep`."""
+    text = "Leave what was pushed on the device, so that the next run need not push it again."
+    return click.option("--keep", is_flag=True, help=text)(function)
+
+
 def _shape(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int, int, int] | None:
     if value is None:
         return None

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -69,21 +69,66 @@ class RunOptions:
 
     Attributes:
         threads, isa: as of a session.
-        runs, warmup: timed runs of the first input, and runs before them. Without inputs a golden one is taken.
+        runs, warmup: timed runs of the first input, and runs before them; "auto": as many as take about 2 s, and until the times
+            settle. Without inputs a golden one is taken.
+        cpus: the cores to run on: "fast", "slow", "all", a list such as "0-3,6"; "": as the system likes.
         golden: compare with the golden outputs in the artifact.
         profile: count the time of every op during the timed runs.
+        spans: also tell what every thread did when, in one inference of a usual time.
+        counters: count cycles, instructions and cache misses of the timed runs, where the kernel grants it.
+        watch: files of the device to read before, between (every half second) and after the timed runs.
         op_crc: checksum the outputs of every op for the first input.
         timeout: seconds that all of it may take.
     """
 
     threads: int = 1
     isa: str = "auto"
-    runs: int = 0
-    warmup: int = 0
+    runs: int | Literal["auto"] = 0
+    warmup: int | Literal["auto"] = 0
+    cpus: str = ""
     golden: bool = False
     profile: bool = False
+    spans: bool = False
+    counters: bool = False
+    watch: tuple[str, ...] = ()
     op_crc: bool = False
     timeout: float = DEFAULT_TIMEOUT
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the watched files said between two timed runs.
+
+    Attributes:
+        at_ns: since the first look.
+        run: how many timed runs came before.
+        values: the first line of every file, in the order of `RunOptions.watch`; "" where it could not be read.
+    """
+
+    at_ns: int
+    run: int
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Counter:
+    """A hardware counter over all timed runs: `value` is None where `why` says so; `running` is the part of the time it ran."""
+
+    value: int | None
+    running: float = 1.0
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Span:
+    """What a thread did from start to end, in ns since the inference began: an op on some rows, or (op -1) waiting for others."""
+
+    thread: int
+    op: int
+    start_ns: int
+    end_ns: int
+    row0: int
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -94,7 +139,17 @@ class ModelRun:
         isa, threads: what it ran with.
         cpu: the features of the device's CPU that matter to the runtime.
         outputs: float32 [inputs, rows, cols].
-        samples_ns: every timed run, in order.
+        samples_ns, warmup_ns: every timed run, and every run before them, in order.
+        settled: whether an automatic warm-up ended because the times had settled; None where there was none.
+        open_ns, session_ns: what opening the artifact and making the session (memory, threads) took.
+        timer_hz: the rate of the CPU's own timer, 0 where a program cannot ask. Boards and emulators differ in it.
+        cores_allowed, cores_seen: the cores that the threads were free to use, and those where one was met.
+        usage: during the timed runs: user_ns, system_ns, waited_ns (ready, but without a core; None: not told), preempted, yielded,
+            page_faults, major_faults.
+        counters: by name.
+        looks: what the watched files said.
+        blocks: the timed runs in up to 20 parts: how many runs, and the ns of every op in them.
+        spans, spans_ns: of one inference, and what it took.
         ops_ns, groups_ns: time of each op (summed over threads) and group, over all timed runs.
         golden_checked, golden_equal: golden pairs, and how many came out with the same bits.
         n_golden: golden pairs in the artifact.
@@ -112,6 +167,19 @@ class ModelRun:
     golden_equal: int
     n_golden: int
     crcs: dict[str, list[int]]
+    warmup_ns: tuple[int, ...] = ()
+    settled: bool | None = None
+    open_ns: int = 0
+    session_ns: int = 0
+    timer_hz: int = 0
+    cores_allowed: tuple[int, ...] = ()
+    cores_seen: tuple[int, ...] = ()
+    usage: dict[str, int | None] = field(default_factory=dict)
+    counters: dict[str, Counter] = field(default_factory=dict)
+    looks: tuple[Look, ...] = ()
+    blocks: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    spans: tuple[Span, ...] = ()
+    spans_ns: int = 0
 
 
 class Device(abc.ABC):
@@ -120,12 +188,16 @@ class Device(abc.ABC):
     Attributes:
         name: as the user spells it: "local", "qemu:cortex-a72".
         emulated: its times say nothing about a board.
+        own_system: `read_files` and `system` show the device itself. An emulated core in user mode has no system of its own.
+        keep: leave what was pushed on the device, so that the next run need not push it again.
         toolchain: what builds the runtime for it.
         progress: told what is being done.
     """
 
     name: str
     emulated: bool = False
+    own_system: bool = True
+    keep: bool = False
     toolchain: str = "auto"
     progress: Callable[[str], None] | None = None
 
@@ -166,6 +238,14 @@ class Device(abc.ABC):
     def read_files(self, patterns: Sequence[str]) -> dict[str, bytes]:
         """The device's files (of /proc and /sys) that match glob patterns and can be read: path -> content."""
 
+    @abc.abstractmethod
+    def system(self, argv: Sequence[str], *, timeout: float = 10.0) -> Completed | None:
+        """Run a program of the device's own system (vcgencmd, nvpmodel, uname).
+
+        A program that fails is no error: its code is in the result. None: the device has no such program, or it did not end
+        within the timeout (in seconds).
+        """
+
     @property
     def build(self) -> Build:
         """The runtime for this device; compiled when first asked for."""
@@ -193,7 +273,10 @@ class Device(abc.ABC):
         ]
         argv += ["--threads", str(o.threads), "--isa", o.isa]
         argv += ["--runs", str(o.runs), "--warmup", str(o.warmup)] if o.runs else []
-        argv += [flag for flag, on in (("--golden", o.golden), ("--profile", o.profile), ("--op-crc", o.op_crc)) if on]
+        argv += ["--cpus", o.cpus] if o.cpus else []
+        flags = {"--golden": o.golden, "--profile": o.profile, "--spans": o.spans, "--counters": o.counters, "--op-crc": o.op_crc}
+        argv += [flag for flag, on in flags.items() if on]
+        argv += [word for path in o.watch for word in ("--watch", path)]
         if inputs is not None:
             argv += ["--raw", self.push(np.ascontiguousarray(inputs, dtype="<f4").tobytes(), "inputs.f32"), "--out", "outputs.f32"]
         done = self.run(argv, timeout=o.timeout)
@@ -219,6 +302,19 @@ class Device(abc.ABC):
                 golden_equal=golden["equal"],
                 n_golden=told["model"]["n_golden"],
                 crcs=crcs,
+                warmup_ns=tuple(told["warmup_ns"]),
+                settled=told["settled"],
+                open_ns=told["open_ns"],
+                session_ns=told["session_ns"],
+                timer_hz=told["timer_hz"],
+                cores_allowed=tuple(told["cores"]["allowed"]),
+                cores_seen=tuple(told["cores"]["seen"]),
+                usage=dict(told["usage"]),
+                counters={name: Counter(**facts) for name, facts in told["counters"].items()},
+                looks=tuple(Look(look["at_ns"], look["run"], tuple(look["values"])) for look in told["looks"]),
+                blocks=tuple((block["runs"], tuple(block["ops_ns"])) for block in told["blocks"]),
+                spans=tuple(Span(*span) for span in told["spans"]),
+                spans_ns=told["spans_ns"],
             )
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(

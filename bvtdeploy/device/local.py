@@ -10,7 +10,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,6 +21,27 @@ from bvtdeploy.device.base import DEFAULT_TIMEOUT, Completed, Device, Probe, sig
 from bvtdeploy.errors import UserError
 
 GET_QEMU = "apt-get install qemu-user-static"
+
+
+@contextlib.contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """An interrupt between the start of a program and the `try` that ends it would leave it running: it waits until the end of the
+    block. Only the main thread is interrupted at all; blocking the signals would not do, as another thread may get them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    ours = [number for number, handler in before.items() if handler is not None]  # None: not Python's to restore
+    for number in ours:
+        signal.signal(number, lambda which, _: arrived.append(which))
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, before[number])
+    for which in arrived:
+        signal.raise_signal(which)
 
 
 class LocalDevice(Device):
@@ -74,24 +96,21 @@ class LocalDevice(Device):
 
     def run(self, argv: Sequence[str], *, timeout: float = DEFAULT_TIMEOUT) -> Completed:
         command = self.command(argv)
-        # An interrupt between the start of the program and the `try` that ends it would leave it running: it waits until then.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        process: subprocess.Popen[bytes] | None = None
         try:
-            # Its own process group: what it started ends with it, and Ctrl-C reaches it through us only, when we tidy up.
-            process = subprocess.Popen(
-                command,
-                cwd=self.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-                preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, mask),
-            )
-        except OSError as error:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            raise UserError(f"the program cannot be started on {self.name}", where=command[0], why=str(error)) from error
-        try:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            with _interrupts_wait():
+                try:
+                    # Its own process group: what it started ends with it, and Ctrl-C reaches it through us only, when we tidy up.
+                    process = subprocess.Popen(
+                        command,
+                        cwd=self.folder,
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.PIPE,
+                        start_new_session=True,
+                    )
+                except OSError as error:
+                    raise UserError(f"the program cannot be started on {self.name}", where=command[0], why=str(error)) from error
             out, err = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired as error:
             raise UserError(
@@ -100,7 +119,7 @@ class LocalDevice(Device):
                 fix="give it more time or less work",
             ) from error
         finally:
-            if process.poll() is None:
+            if process is not None and process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.communicate()
@@ -120,27 +139,40 @@ class LocalDevice(Device):
                     found[path] = Path(path).read_bytes()
         return found
 
+    def system(self, argv: Sequence[str], *, timeout: float = 10.0) -> Completed | None:
+        try:
+            done = subprocess.run(argv, capture_output=True, stdin=subprocess.DEVNULL, timeout=timeout, start_new_session=True)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return Completed(tuple(argv), done.returncode, done.stdout, done.stderr, signal_name(done.returncode))
+
 
 class QemuDevice(LocalDevice):
     """An ARM core emulated by QEMU. What it computes is what the core computes; its times mean nothing."""
 
     emulated = True
+    own_system = False
 
     def __init__(self, cpu: str) -> None:
         super().__init__()
         self.name = f"qemu:{cpu}"
-        self.qemu = find_qemu()
-        if not self.qemu:
+        found = {machine: path for machine in ("aarch64", "arm") if (path := find_qemu(machine))}
+        if not found:
             raise UserError("QEMU is not installed, so there is no emulated core", where=self.name, fix=GET_QEMU)
-        known = qemu_cpus(self.qemu)
-        if known and cpu not in known:
-            raise UserError(f"QEMU has no core '{cpu}'", where=self.name, fix=suggest(cpu, known))
-        self.cpu = cpu
+        # A core that both emulators list ("max") is taken as the 64-bit one.
+        known = {machine: qemu_cpus(path) for machine, path in found.items()}
+        machine = next((m for m, cpus in known.items() if cpu in cpus or not cpus), "")
+        if not machine:
+            raise UserError(
+                f"QEMU has no core '{cpu}'", where=self.name, fix=suggest(cpu, {c for cpus in known.values() for c in cpus})
+            )
+        self.cpu, self.machine, self.qemu = cpu, machine, found[machine]
 
     @property
     def board(self) -> str:
         """A board with this core (the best known one, which has the shortest name), or any ARM board."""
-        return min((board.name for board in all_boards() if board.core == self.cpu), key=len, default="generic")
+        same = [b.name for b in all_boards() if b.machine == self.machine and self.cpu in (b.core, b.qemu_cpu)]
+        return min(same, key=len, default="generic" if self.machine == "aarch64" else "generic-32")
 
     def command(self, argv: Sequence[str]) -> list[str]:
         return [self.qemu, "-cpu", self.cpu, *argv]
@@ -148,12 +180,16 @@ class QemuDevice(LocalDevice):
     def probe(self) -> Probe:
         why = "an emulated core: /proc shows the machine that emulates"
         missing = {"features": why, "glibc": "the program is static"}
-        return Probe("aarch64", self.cpu, (), os.cpu_count(), platform.release(), None, missing)
+        return Probe(self.machine, self.cpu, (), os.cpu_count(), platform.release(), None, missing)
+
+    def system(self, argv: Sequence[str], *, timeout: float = 10.0) -> Completed | None:
+        """None: the core is ARM's, its system is the emulating machine's."""
+        return None
 
 
-def find_qemu() -> str:
-    """The user-mode emulator for 64-bit ARM, or ""."""
-    return next((path for name in ("qemu-aarch64-static", "qemu-aarch64") if (path := shutil.which(name))), "")
+def find_qemu(machine: str = "aarch64") -> str:
+    """The user-mode emulator for "aarch64" or "arm", or ""."""
+    return next((path for name in (f"qemu-{machine}-static", f"qemu-{machine}") if (path := shutil.which(name))), "")
 
 
 @lru_cache(maxsize=4)

@@ -94,7 +94,13 @@ def test_signal_names() -> None:
 
 @pytest.mark.parametrize(
     ("name", "fix"),
-    [("qemu", "qemu:cortex-a72"), ("qemu:", "qemu:cortex-a72"), ("locl", "did you mean local"), ("pi@board", "known")],
+    [
+        ("qemu", "qemu:cortex-a72"),
+        ("qemu:", "qemu:cortex-a72"),
+        ("locl", "did you mean local"),
+        ("rpi4", "devices add NAME user@host"),
+        ("nothing", "user@host:port"),
+    ],
 )
 def test_a_mistyped_device_gets_a_suggestion(name: str, fix: str) -> None:
     with pytest.raises(UserError) as caught:
@@ -197,6 +203,7 @@ def test_an_interrupt_while_a_program_starts_ends_it(monkeypatch: pytest.MonkeyP
             started.append(self)
             os.kill(os.getpid(), signal.SIGINT)
 
+    terminate = signal.getsignal(signal.SIGTERM)
     with open_device("local") as device:
         monkeypatch.setattr(subprocess, "Popen", Interrupted)
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -206,7 +213,7 @@ def test_an_interrupt_while_a_program_starts_ends_it(monkeypatch: pytest.MonkeyP
         finally:
             signal.signal(signal.SIGINT, before)
         assert started[0].returncode == -signal.SIGKILL
-        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+        assert signal.getsignal(signal.SIGTERM) is terminate, "as it was"
 
 
 def test_probe_tells_what_is_there() -> None:
