@@ -15,5 +15,5 @@ step() {
 step ruff "$python" -m ruff check .
 step mypy "$python" -m mypy
 step C-tests sh runtime_arm/tests/run.sh
-step pytest "$python" -m pytest -q "$@"
+step pytest "$python" -m pytest -q -n 2 --dist loadfile "$@" # two files at a time: much of the time is waiting
 [ -z "$failed" ] || { say "failed:$failed"; exit 1; }
