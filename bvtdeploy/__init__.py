@@ -1,7 +1,7 @@
 """Compiles trained binary Vision Transformers for ARM boards and proves that the board computes the same bits.
 
-`compile`, `verify`, `build`, `profile` and the other functions of `bvtdeploy.api` are here too; they are loaded when first used, so
-that importing the package is quick and needs no torch.
+The functions of `bvtdeploy.api` (`compile`, `verify`, `build`, `profile`, ..) are here too, loaded when first used: importing the
+package is quick and needs no torch.
 """
 
 from __future__ import annotations
@@ -11,10 +11,57 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bvtdeploy.api import bench, boards, build, compare, compile, doctor, inspect, profile, run, tune, verify  # noqa: A004
+    from bvtdeploy.api import (
+        add_device,
+        bench,
+        board,
+        boards,
+        build,
+        check_models,
+        clean_device,
+        compare,
+        compile,  # noqa: A004
+        describe_device,
+        devices,
+        doctor,
+        examine_device,
+        export_model,
+        inspect,
+        models,
+        profile,
+        profile_all,
+        remove_device,
+        run,
+        tune,
+        verify,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "bench", "boards", "build", "compare", "compile", "doctor", "inspect", "profile", "run", "tune", "verify"]
+__all__ = [
+    "__version__",
+    "add_device",
+    "bench",
+    "board",
+    "boards",
+    "build",
+    "check_models",
+    "clean_device",
+    "compare",
+    "compile",
+    "describe_device",
+    "devices",
+    "doctor",
+    "examine_device",
+    "export_model",
+    "inspect",
+    "models",
+    "profile",
+    "profile_all",
+    "remove_device",
+    "run",
+    "tune",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

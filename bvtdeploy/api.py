@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bvtdeploy.build import Build
     from bvtdeploy.compiler import CompileReport
     from bvtdeploy.device import Device
-    from bvtdeploy.device.adding import Added
+    from bvtdeploy.device.adding import Added, Removed
     from bvtdeploy.device.examine import Examination
     from bvtdeploy.device.registry import Entry
     from bvtdeploy.doctor import Diagnosis
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 StrPath = str | os.PathLike[str]
 Say = Callable[[str], None]
 HOST = "host"  # the device name of a run in this process
+MOST_SECONDS = 10_000_000  # of a time limit
 
 
 def compile(
@@ -130,6 +131,7 @@ def verify(
     example_input: Any = None,
     model_output: str | int | None = None,
     keep: bool = False,
+    timeout: float | None = None,
     progress: Say | None = None,
 ) -> VerifyReport:
     """Prove that an artifact computes the same bits everywhere, and measure how it agrees with the model that it came from.
@@ -147,11 +149,12 @@ def verify(
         example_input: as for `compile`.
         model_output: as for `compile`; None: what the artifact was compiled with.
         keep: leave what was pushed on the device, for the next run.
+        timeout: seconds that one run of our program may take on the device; None: 600.
         progress: told what is being done.
     """
     from bvtdeploy.verifier import verify_model
 
-    with _opened(device, progress, keep=keep) as opened:
+    with _opened(device, progress, keep=keep, timeout=timeout) as opened:
         return verify_model(
             _source(source),
             _artifact(artifact),
@@ -220,6 +223,7 @@ def run(
     top: int = 5,
     isa: str = "auto",
     keep: bool = False,
+    timeout: float | None = None,
     progress: Say | None = None,
 ) -> RunResult:
     """Classify images.
@@ -232,6 +236,7 @@ def run(
         top: how many classes to return for each image.
         isa: "auto", or the kernels to use.
         keep: leave what was pushed on the device, for the next run.
+        timeout: seconds that one run of our program may take on the device; None: 600.
         progress: told what is being done.
     """
     from bvtdeploy.device import RunOptions
@@ -254,7 +259,7 @@ def run(
         outputs = np.stack([session.run(one) for one in inputs])
         shown, emulated, used = HOST, False, session.isa
     else:
-        with _opened(device, progress, also=(HOST,), keep=keep) as opened:
+        with _opened(device, progress, also=(HOST,), keep=keep, timeout=timeout) as opened:
             assert opened is not None
             done = opened.run_model(path, inputs, RunOptions(threads=threads, isa=isa))
             outputs, shown, emulated, used = done.outputs, opened.name, opened.emulated, done.isa
@@ -312,6 +317,7 @@ def profile(
     image: StrPath | None = None,
     verify: bool = False,
     keep: bool = False,
+    timeout: float | None = None,
     progress: Say | None = None,
 ) -> Profile:
     """Time an artifact on a device, op by op.
@@ -326,6 +332,8 @@ def profile(
         image: the image to run; None: a golden input. Times do not depend on values.
         verify: an artifact without golden outputs is refused. Those that there are are compared in any case.
         keep: leave what was pushed on the device.
+        timeout: seconds that one program of ours may take on the device; None: 600, or three times what its runs are likely to
+            take.
         progress: told what is being done.
     """
     made = profile_all(
@@ -338,6 +346,7 @@ def profile(
         image=image,
         verify=verify,
         keep=keep,
+        timeout=timeout,
         progress=progress,
     )
     if made.failed:
@@ -356,6 +365,7 @@ def profile_all(
     image: StrPath | None = None,
     verify: bool = False,
     keep: bool = False,
+    timeout: float | None = None,
     progress: Say | None = None,
 ) -> Profiles:
     """`profile` on several devices: boards at the same time, devices on this machine one after the other. One that fails is told
@@ -387,8 +397,16 @@ def profile_all(
     if len(named) < len(devices):  # devices that were given open stay so
         if len(devices) != 1 or isinstance(devices[0], str):
             raise UserError("several devices are given by name, not open")
-        return Profiles((one(devices[0]),), ())
-    return profile_devices([(name, partial(open_device, name, progress=progress, keep=keep)) for name in named], one)
+        with _opened(devices[0], progress, timeout=timeout) as given:
+            assert given is not None
+            return Profiles((one(given),), ())
+
+    def make(name: str) -> Device:
+        device = open_device(name, progress=progress, keep=keep)
+        device.timeout = _limit(timeout)
+        return device
+
+    return profile_devices([(name, partial(make, name)) for name in named], one)
 
 
 def compare(before: StrPath | Mapping[str, Any], after: StrPath | Mapping[str, Any]) -> Comparisons:
@@ -396,15 +414,16 @@ def compare(before: StrPath | Mapping[str, Any], after: StrPath | Mapping[str, A
 
     Args:
         before, after: files that `bvtdeploy profile --output` wrote, or `Profile.as_dict()`. Of profiles of several devices, those
-            of the same device are compared.
+            of the same device are compared, and `warnings` of the result name the others.
     """
-    from bvtdeploy.profile.compare import Comparisons, pair_up, read_profiles
+    from bvtdeploy.profile.compare import Comparisons, left_out, pair_up, read_profiles
     from bvtdeploy.profile.compare import compare as compare_profiles
     from bvtdeploy.profile.result import load_profiles
 
     sides = [load_profiles(side) if isinstance(side, Mapping) else read_profiles(Path(side)) for side in (before, after)]
     where = " and ".join(str(side) for side in (before, after) if not isinstance(side, Mapping))
-    return Comparisons(tuple(compare_profiles(a, b) for a, b in pair_up(sides[0], sides[1], where)))
+    pairs = pair_up(sides[0], sides[1], where)
+    return Comparisons(tuple(compare_profiles(a, b) for a, b in pairs), left_out(sides[0], sides[1]))
 
 
 def bench(
@@ -663,11 +682,30 @@ def describe_device(name: str) -> dict[str, Any]:
     return adding.describe(name)
 
 
-def remove_device(name: str) -> Entry:
-    """Forget a named device and its host key."""
+def remove_device(name: str) -> Removed:
+    """Forget a named device, and its host key where no other named device has the same address."""
     from bvtdeploy.device import adding
 
     return adding.remove(name)
+
+
+def clean_device(device: str, *, progress: Say | None = None) -> dict[str, int]:
+    """Remove from a board what `keep` left there.
+
+    Args:
+        device: what `device=` takes elsewhere.
+        progress: told what is being done.
+
+    Returns:
+        folder on the board -> bytes that were in it.
+    """
+    from bvtdeploy.device import SshDevice, open_device
+
+    board = open_device(device, progress=progress)
+    if not isinstance(board, SshDevice):
+        raise UserError(f"nothing is ever kept on {device}", fix="name a board over SSH: user@host, or a named device")
+    with board:
+        return board.forget_kept()
 
 
 def examine_device(device: str, *, progress: Say | None = None) -> Examination:
@@ -685,16 +723,35 @@ def examine_device(device: str, *, progress: Say | None = None) -> Examination:
 
 @contextlib.contextmanager
 def _opened(
-    device: str | Device | None, progress: Say | None, also: Sequence[str] = (), keep: bool = False
+    device: str | Device | None,
+    progress: Say | None,
+    also: Sequence[str] = (),
+    keep: bool = False,
+    timeout: float | None = None,
 ) -> Iterator[Device | None]:
     """A device that was given by name is opened and closed here; one that was given open stays so."""
     from bvtdeploy.device import open_device
 
+    limit = _limit(timeout)
     if isinstance(device, str):
-        with open_device(device, progress=progress, also=also, keep=keep) as opened:
+        made = open_device(device, progress=progress, also=also, keep=keep)
+        made.timeout = limit
+        with made as opened:
             yield opened
-    else:
+    elif device is None or limit is None:
         yield device
+    else:
+        before, device.timeout = device.timeout, limit
+        try:
+            yield device
+        finally:
+            device.timeout = before
+
+
+def _limit(timeout: float | None) -> float | None:
+    if timeout is not None and not 0 < timeout <= MOST_SECONDS:
+        raise UserError("the time limit must be a number of seconds above 0", where=f"--timeout {timeout}")
+    return timeout
 
 
 def _path(path: StrPath | None) -> Path | None:

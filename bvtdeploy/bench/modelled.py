@@ -200,6 +200,9 @@ def model(path: Path, boards: Sequence[str], *, like: str | None, progress: Say 
     chosen = [load_board(name) for name in boards]
     cores = [find_core(board.core) for board in chosen]  # a board that has no model is said before any work
     for board in chosen:
+        if board.machine != "aarch64":
+            why = f"its programs are for {board.machine}, and the rates are those of 64-bit ARM instructions"
+            raise UserError(f"board {board.name} cannot be modelled", why=why, fix="take a 64-bit board")
         if not board.qemu_cpu or not board.clock_mhz:
             raise UserError(
                 f"board {board.name} cannot be modelled",

@@ -23,7 +23,7 @@ from bvtdeploy.build.compile import commands, does_not_compile
 from bvtdeploy.build.engines import BASE, Engine, find_engine
 from bvtdeploy.build.files import write_whole
 from bvtdeploy.build.sources import Source
-from bvtdeploy.build.toolchains import Toolchain
+from bvtdeploy.build.toolchains import Toolchain, check_linking
 from bvtdeploy.errors import UserError
 
 _STAGE = "toolchain"  # of docker/Dockerfile
@@ -113,6 +113,7 @@ def find_container(board: Board, *, dynamic: bool = False, glibc: str = "") -> C
         board: the target.
         dynamic, glibc: as of `find_toolchain`.
     """
+    check_linking(dynamic=dynamic, glibc=glibc)
     prefix = "" if board.native else f"{board.triple}-"
     compiler = Toolchain(
         kind="gcc",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -19,7 +20,6 @@ from pathlib import Path
 
 from bvtdeploy.boards import Board
 from bvtdeploy.boards.machines import machine_name, this_machine
-from bvtdeploy.build.elf import version_numbers
 from bvtdeploy.build.files import cache_folder
 from bvtdeploy.errors import UserError
 
@@ -28,7 +28,7 @@ GET_GCC_ARM = "apt-get install gcc-arm-linux-gnueabihf libc6-dev-armhf-cross"
 GET_ZIG = "pip install ziglang"
 GET_CC = "apt-get install build-essential"
 OLDEST_GLIBC = "2.28"  # for a board whose system is not known: Debian 10, RHEL 8
-_OTHER = "give --toolchain auto, gcc, zig, or the path of a GCC or Clang"
+_OTHER = "give --toolchain auto, gcc, zig, docker, or the path of a GCC or Clang"
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,14 @@ def has_zig() -> bool:
     return importlib.util.find_spec("ziglang") is not None
 
 
+def check_linking(*, dynamic: bool, glibc: str) -> None:
+    """Refuse what no toolchain can do: a glibc for a static program, or one that is no version."""
+    if glibc and not dynamic:
+        raise UserError("a static program needs no glibc", where=f"--glibc {glibc}", fix="give --dynamic too, or leave --glibc out")
+    if glibc and not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,4})+", glibc):
+        raise UserError("this is no version of glibc", where=f"--glibc {glibc}", fix="for example --glibc 2.31")
+
+
 def find_toolchain(board: Board, wish: str = "auto", *, dynamic: bool = False, glibc: str = "") -> Toolchain:
     """The compiler to take for a board.
 
@@ -80,10 +88,7 @@ def find_toolchain(board: Board, wish: str = "auto", *, dynamic: bool = False, g
         dynamic: link programs dynamically. On this machine they always are.
         glibc: of dynamic ones: the glibc that they must do with; "": that of the board's usual system.
     """
-    if glibc and not dynamic:
-        raise UserError("a static program needs no glibc", where=f"--glibc {glibc}", fix="give --dynamic too, or leave --glibc out")
-    if glibc and not (len(version_numbers(glibc)) >= 2 and all(part.isdecimal() for part in glibc.split("."))):
-        raise UserError("this is no version of glibc", where=f"--glibc {glibc}", fix="for example --glibc 2.31")
+    check_linking(dynamic=dynamic, glibc=glibc)
     found = _find(board, wish, dynamic=dynamic, glibc=glibc)
     return replace(found, static=not (dynamic or board.native), glibc=(glibc or board.glibc) if dynamic else "")
 
@@ -114,7 +119,7 @@ def _find(board: Board, wish: str, *, dynamic: bool, glibc: str) -> Toolchain:
         raise UserError(
             f"there is no compiler '{wish}'",
             where="--toolchain",
-            fix="give auto, gcc, zig, or the path of a C compiler that can be run",
+            fix="give auto, gcc, zig, docker, or the path of a C compiler that can be run",
         )
     return _describe(board, [wish])
 
@@ -174,7 +179,7 @@ def _ask(command: list[str], *arguments: str) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UserError("the compiler cannot be run", where=shlex.join(line), why=str(error), fix=_OTHER) from error
     if done.returncode or not done.stdout.strip():
-        why = (done.stderr or done.stdout).strip()[:400]
+        why = next(iter((done.stderr.strip() or done.stdout.strip()).splitlines()), "")[:400]
         silent = f"it ended with code {done.returncode}" if done.returncode else "it answers nothing, so it is no GCC or Clang"
         raise UserError("the compiler cannot be used", where=shlex.join(line), why=why or silent, fix=_OTHER)
     return done.stdout.strip()

@@ -79,11 +79,24 @@ def devices_show_command(name: str, as_json: bool) -> int:
 @click.argument("name")
 @json_option
 def devices_remove_command(name: str, as_json: bool) -> int:
-    """Forget a device and its host key."""
+    """Forget a device, and its host key where no other device has the same address."""
     console = _console(as_json)
-    entry = api.remove_device(name)
-    console.say(f"{entry.name} ({entry.address}) is forgotten, and its host key with it")
-    console.result({"removed": entry.as_dict()})
+    removed = api.remove_device(name)
+    views.show_removed(console, removed)
+    console.result(removed.as_dict())
+    return 0
+
+
+@devices_command.command("clean")
+@click.argument("device")
+@json_option
+def devices_clean_command(device: str, as_json: bool) -> int:
+    """Remove from a board what --keep left there. DEVICE is what --device takes."""
+    console = _console(as_json)
+    with console.progress() as progress:
+        removed = api.clean_device(device, progress=progress)
+    views.show_cleaned(console, device, removed)
+    console.result({"cleaned": device, "removed": [{"folder": folder, "bytes": size} for folder, size in removed.items()]})
     return 0
 
 

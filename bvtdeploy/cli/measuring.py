@@ -9,7 +9,18 @@ import rich_click as click
 
 from bvtdeploy import __version__, api, views
 from bvtdeploy.build.files import write_whole
-from bvtdeploy.cli.options import counts, input_shape, json_option, model_output, name_list, path_type
+from bvtdeploy.cli.options import (
+    counts,
+    input_shape,
+    json_option,
+    keep_apart,
+    model_output,
+    name_list,
+    new_file,
+    path_type,
+    timeout_option,
+    whole_number,
+)
 from bvtdeploy.cli.root import cli
 from bvtdeploy.console import Console, as_text
 from bvtdeploy.profile.compare import pair_up, read_profiles
@@ -18,14 +29,17 @@ from bvtdeploy.profile.parsers import core_list
 from bvtdeploy.profile.result import Profiles
 from bvtdeploy.profile.trace import trace as trace_of
 
+MOST_RUNS = 10_000_000  # every sample is kept and written
+
 
 def _number_or_auto(_: click.Context, parameter: click.Parameter, value: str) -> int | None:
     if value == "auto":
         return None
     least = 1 if parameter.name == "runs" else 0
-    if not value.isdecimal() or int(value) < least:
-        raise click.BadParameter(f"give a number from {least} on, or auto")
-    return int(value)
+    number = whole_number(value, least, MOST_RUNS)
+    if number is None:
+        raise click.BadParameter(f"give a number from {least} to {MOST_RUNS}, or auto")
+    return number
 
 
 def _cpus(_: click.Context, __: click.Parameter, value: str | None) -> str:
@@ -33,13 +47,6 @@ def _cpus(_: click.Context, __: click.Parameter, value: str | None) -> str:
         return value or ""
     if not core_list(value):
         raise click.BadParameter("give big, little, all, or a list of cores such as 0-3,6")
-    return value
-
-
-def _new_file(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:
-    """A wrong path is said before minutes of work."""
-    if value is not None and (value.is_dir() or not value.absolute().parent.is_dir()):
-        raise click.BadParameter(f"{value} is a folder" if value.is_dir() else f"there is no folder {value.absolute().parent}")
     return value
 
 
@@ -61,11 +68,10 @@ def _new_file(_: click.Context, __: click.Parameter, value: Path | None) -> Path
 @click.option("--allow-unstable", is_flag=True, help="Exit with 0 also where the board was throttled, loaded or drifting.")
 @click.option("--keep", is_flag=True, help="Leave what was pushed on the device.")
 @click.option("--ops", type=click.IntRange(0), default=20, show_default=True, metavar="N", help="Rows of the per-op table; 0: all.")
-@click.option("--output", type=path_type(), callback=_new_file, metavar="FILE", help="Write the profile as JSON, for `compare`.")
-@click.option("--trace", type=path_type(), callback=_new_file, metavar="FILE", help="Write a trace that ui.perfetto.dev opens.")
-@click.option(
-    "--html", type=path_type(), callback=_new_file, metavar="FILE", help="Write a report, one page that needs no network."
-)
+@click.option("--output", type=path_type(), callback=new_file, metavar="FILE", help="Write the profile as JSON, for `compare`.")
+@click.option("--trace", type=path_type(), callback=new_file, metavar="FILE", help="Write a trace that ui.perfetto.dev opens.")
+@click.option("--html", type=path_type(), callback=new_file, metavar="FILE", help="Write a report, one page that needs no network.")
+@timeout_option
 @json_option
 def profile_command(
     artifact: Path,
@@ -85,6 +91,7 @@ def profile_command(
     """
     console = Console(as_json)
     devices = tuple(dict.fromkeys(devices))
+    keep_apart((artifact, options["image"]), {"--output": output, "--trace": trace, "--html": html})
     if trace is not None and len(devices) > 1:
         raise click.UsageError("--trace is of one device: profile them one by one")
     with console.progress() as progress:
@@ -120,13 +127,12 @@ def profile_command(
 @click.argument("before", type=path_type())
 @click.argument("after", type=path_type())
 @click.option("--ops", type=click.IntRange(0), default=20, show_default=True, metavar="N", help="Rows of the per-op table; 0: all.")
-@click.option(
-    "--html", type=path_type(), callback=_new_file, metavar="FILE", help="Write a report, one page that needs no network."
-)
+@click.option("--html", type=path_type(), callback=new_file, metavar="FILE", help="Write a report, one page that needs no network.")
 @json_option
 def compare_command(before: Path, after: Path, ops: int, html: Path | None, as_json: bool) -> int:
     """Compare two profiles that `profile --output` wrote: what got faster or slower, and where one cannot tell."""
     console = Console(as_json)
+    keep_apart((before, after), {"--html": html})
     result = api.compare(before, after)
     for pair in result.pairs:
         views.show_comparison(console, pair, ops=ops or None)
@@ -135,16 +141,17 @@ def compare_command(before: Path, after: Path, ops: int, html: Path | None, as_j
         profiles = [side for pair in pairs for side in pair]
         write_whole(html, report(profiles, [pair.as_dict() for pair in result.pairs]))
         console.say(f"report: {html}")
-    console.result(result.as_dict())
+    console.result(result.as_dict(), warnings=result.warnings)
     return 0
 
 
 def _rounds(_: click.Context, __: click.Parameter, value: str) -> int | None:
     if value == "auto":
         return None
-    if not value.isdecimal() or not 2 <= int(value[:9]) <= 100_000:
-        raise click.BadParameter("give a number from 2 on, or auto")
-    return int(value)
+    number = whole_number(value, 2, 100_000)
+    if number is None:
+        raise click.BadParameter("give a number from 2 to 100000, or auto")
+    return number
 
 
 @cli.command("bench")
@@ -193,6 +200,7 @@ def bench_command(
 @json_option
 def tune_command(source: Path, output: Path, as_json: bool, **options: Any) -> int:
     """Time the layouts of binary weights on a device; `compile --tuning` takes the fastest of every shape."""
+    keep_apart((source,), {"--output": output})
     console = Console(as_json)
     with console.progress() as progress:
         tuning = api.tune(source, output, progress=progress, **options)

@@ -9,7 +9,7 @@ from typing import Any
 import rich_click as click
 
 from bvtdeploy import api, views
-from bvtdeploy.cli.options import Group, input_shape, json_option, keep_option, model_output, path_type
+from bvtdeploy.cli.options import Group, input_shape, json_option, keep_option, model_output, path_type, timeout_option
 from bvtdeploy.cli.root import cli
 from bvtdeploy.console import Console
 
@@ -67,6 +67,7 @@ def inspect_command(artifact: Path, as_json: bool) -> int:
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Take no more images than this.")
 @click.option("--device", metavar="DEVICE", help="Also run there: local, qemu:CPU, user@host or the name of a device.")
 @keep_option
+@timeout_option
 @click.option("--bisect", is_flag=True, help="Where bits differ, name the first op.")
 @click.option("--teacher-forced", is_flag=True, help="Also compare every op alone with the source, on the source's operands.")
 @click.option("--trust-pickle", is_flag=True, help="Run the code that a pickled module brings. Only for files you trust.")
@@ -92,6 +93,7 @@ def verify_command(source: Path, artifact: Path, as_json: bool, **options: Any) 
     "--device", default=api.HOST, show_default=True, help="host (this process), local, qemu:CPU, user@host or the name of a device."
 )
 @keep_option
+@timeout_option
 @click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True)
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many classes to show.")
 @json_option

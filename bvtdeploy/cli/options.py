@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import rich_click as click
 
+from bvtdeploy.api import MOST_SECONDS
 from bvtdeploy.boards import suggest
 
 Command = Callable[..., int]
@@ -42,13 +43,62 @@ def keep_option(function: Command) -> Command:
     return click.option("--keep", is_flag=True, help=text)(function)
 
 
+def timeout_option(function: Command) -> Command:
+    """The option `--timeout`."""
+    text = "How long one program of ours may run on a device; default: 600, or what the work is likely to take."
+    return click.option("--timeout", type=click.IntRange(1, MOST_SECONDS), metavar="SECONDS", help=text)(function)
+
+
+def whole_number(text: str, least: int, most: int) -> int | None:
+    """A number from `least` to `most`, written in decimal; None where it is none, however long it is."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(most))):
+        return None
+    return int(text) if least <= int(text) <= most else None
+
+
+def new_file(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:
+    """A path that a file can be written to: what is wrong with it is said before minutes of work."""
+    if value is None:
+        return None
+    if value.is_dir():
+        raise click.BadParameter(f"{value} is a folder")
+    if value.exists() and not value.is_file():
+        raise click.BadParameter(f"{value} is no ordinary file, which is all that can be replaced")
+    if not value.absolute().parent.is_dir():
+        raise click.BadParameter(f"there is no folder {value.absolute().parent}")
+    return value
+
+
+def keep_apart(read: Iterable[Path | None], written: Mapping[str, Path | None]) -> None:
+    """Refuse to write over a file that is read, or two results into one file.
+
+    Args:
+        read: the files that the command reads.
+        written: the files that it writes, by option.
+    """
+    taken = [(path, "is what is read") for path in read if path is not None]
+    for option, path in written.items():
+        if path is None:
+            continue
+        for other, role in taken:
+            if _same_file(path, other):
+                raise click.UsageError(f"{option} {path} {role}: give another file, so that neither is lost")
+        taken.append((path, f"is also the file of {option}"))
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    if one.exists() and other.exists():
+        return one.samefile(other)
+    return one.resolve() == other.resolve()
+
+
 def _shape(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int, int, int] | None:
     if value is None:
         return None
-    parts = [part.strip() for part in value.split(",")]
-    if len(parts) != 3 or not all(part.isascii() and part.isdecimal() and 1 <= int(part[:9]) <= 65536 for part in parts):
+    sizes = [size for part in value.split(",") if (size := whole_number(part.strip(), 1, 65536))]
+    if len(sizes) != 3 or value.count(",") != 2:
         raise click.BadParameter("give channels, height and width, for example 3,224,224")
-    channels, height, width = (int(part) for part in parts)
+    channels, height, width = sizes
     return 1, channels, height, width
 
 
@@ -65,14 +115,14 @@ def model_output(function: Command) -> Command:
 
 
 def counts(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]:
-    """Reads `--threads 1,2,4`."""
-    try:
-        counts = tuple(int(part) for part in value.split(","))
-    except ValueError:
-        raise click.BadParameter("give numbers with commas between them, for example 1,2,4") from None
-    if not all(1 <= count <= 64 for count in counts):
+    """Reads `--threads 1,2,4`. What is there twice counts once."""
+    parts = [part.strip() for part in value.split(",")]
+    if not all(part.isascii() and part.isdecimal() for part in parts):
+        raise click.BadParameter("give numbers with commas between them, for example 1,2,4")
+    numbers = [whole_number(part, 1, 64) for part in parts]
+    if None in numbers:
         raise click.BadParameter("threads go from 1 to 64")
-    return counts
+    return tuple(dict.fromkeys(number for number in numbers if number is not None))
 
 
 def name_list(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:

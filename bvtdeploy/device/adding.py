@@ -10,6 +10,7 @@ from typing import Any
 from bvtdeploy.boards import load_board
 from bvtdeploy.device import registry
 from bvtdeploy.device.registry import Entry
+from bvtdeploy.device.ssh.address import sharing
 from bvtdeploy.device.ssh.auth import Secrets
 from bvtdeploy.device.ssh.connection import Connection, UnknownHostKeyError
 from bvtdeploy.device.ssh.hostkeys import drop, known_keys, remember, short_kind
@@ -112,17 +113,38 @@ def add(
         device.clean()
 
 
-def remove(name: str) -> Entry:
+@dataclass(frozen=True)
+class Removed:
+    """A device that was forgotten.
+
+    Attributes:
+        entry: what was noted.
+        key_forgotten: its host key was in our list, and is no longer.
+        key_shared_with: named devices of the same address, which still need the key.
+    """
+
+    entry: Entry
+    key_forgotten: bool
+    key_shared_with: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The result as JSON."""
+        return {
+            "removed": self.entry.as_dict(),
+            "key_forgotten": self.key_forgotten,
+            "key_shared_with": list(self.key_shared_with),
+        }
+
+
+def remove(name: str) -> Removed:
     """Forget a device, and its host key where no other named device has the same address."""
     entry = registry.forget(name)
     try:
         key_name = SshDevice(name, entry=entry).target.key_name
-        others = {SshDevice(other, entry=kept).target.key_name for other, kept in registry.entries().items()}
     except UserError:  # an address that no longer means anything
-        return entry
-    if key_name not in others:
-        drop(registry.known_hosts_file(), key_name)
-    return entry
+        return Removed(entry, False, ())
+    others = tuple(sharing(key_name))
+    return Removed(entry, not others and drop(registry.known_hosts_file(), key_name) > 0, others)
 
 
 def describe(name: str) -> dict[str, Any]:

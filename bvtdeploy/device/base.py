@@ -78,7 +78,7 @@ class RunOptions:
         counters: count cycles, instructions and cache misses of the timed runs, where the kernel grants it.
         watch: files of the device to read before, between (every half second) and after the timed runs.
         op_crc: checksum the outputs of every op for the first input.
-        timeout: seconds that all of it may take.
+        timeout: seconds that all of it may take, where the device's own `timeout` does not say.
     """
 
     threads: int = 1
@@ -191,6 +191,7 @@ class Device(abc.ABC):
         own_system: `read_files` and `system` show the device itself. An emulated core in user mode has no system of its own.
         keep: leave what was pushed on the device, so that the next run need not push it again.
         toolchain: what builds the runtime for it.
+        timeout: seconds that one run of a model may take here; None: what the work is likely to take, or 600.
         progress: told what is being done.
     """
 
@@ -199,6 +200,7 @@ class Device(abc.ABC):
     own_system: bool = True
     keep: bool = False
     toolchain: str = "auto"
+    timeout: float | None = None
     progress: Callable[[str], None] | None = None
 
     def __init__(self) -> None:
@@ -279,7 +281,7 @@ class Device(abc.ABC):
         argv += [word for path in o.watch for word in ("--watch", path)]
         if inputs is not None:
             argv += ["--raw", self.push(np.ascontiguousarray(inputs, dtype="<f4").tobytes(), "inputs.f32"), "--out", "outputs.f32"]
-        done = self.run(argv, timeout=o.timeout)
+        done = self.run(argv, timeout=o.timeout if self.timeout is None else self.timeout)
         if not (o.golden and done.returncode == 1):  # 1: a golden output differs, which is a result
             check_completed(done, self)
         try:

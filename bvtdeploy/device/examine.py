@@ -62,6 +62,7 @@ class Examination:
 
 
 _STAGES = ("resolve", "connect", "host key", "authentication")
+_NEEDED = ("architecture", "free disk", "exec permission")
 _REST = ("architecture", "CPU features", "libc", "free disk", "free memory", "exec permission", "clock", "governor")
 
 
@@ -72,9 +73,12 @@ def examine(device: Device) -> Examination:
         if isinstance(device, SshDevice):
             checks += _connecting(device)
             if any(check.state == "failed" for check in checks):
-                rest = tuple(Check(name, "unknown", name in ("architecture", "exec permission"), "not connected") for name in _REST)
-                return Examination(device.name, None, None, (*checks, *rest))
-            system: identify.System | None = device.look()
+                return Examination(device.name, None, None, (*checks, *_unknown("not connected")))
+            try:
+                system: identify.System | None = device.look()
+            except UserError as error:
+                checks.append(Check("POSIX shell", "failed", True, f"{error.what}: {error.why}", error.fix))
+                return Examination(device.name, None, None, (*checks, *_unknown("it could not be asked")))
         else:
             device.open()
             system = _look(device)
@@ -86,6 +90,12 @@ def examine(device: Device) -> Examination:
         return Examination(device.name, system.model or None, board, tuple(checks))
     finally:
         device.clean()
+
+
+def _unknown(why: str) -> Iterator[Check]:
+    """What is looked at over a connection, where there is none to look over."""
+    for name in _REST:
+        yield Check(name, "unknown", name in _NEEDED, why)
 
 
 def _connecting(device: SshDevice) -> list[Check]:

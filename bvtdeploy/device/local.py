@@ -116,7 +116,7 @@ class LocalDevice(Device):
             raise UserError(
                 f"the program did not finish on {self.name} within {timeout:g} s",
                 where=" ".join(map(str, argv)),
-                fix="give it more time or less work",
+                fix="give it more time with --timeout, or less work",
             ) from error
         finally:
             if process is not None and process.poll() is None:

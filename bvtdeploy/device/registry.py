@@ -62,7 +62,7 @@ def entries() -> dict[str, Entry]:
     path = config_folder() / "devices.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        return {name: Entry(name, **fields) for name, fields in sorted(data["devices"].items())}
+        return {name: _entry(name, fields) for name, fields in sorted(data["devices"].items())}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -70,6 +70,14 @@ def entries() -> dict[str, Entry]:
             "the list of devices cannot be read", where=str(path), why=str(error) or type(error).__name__,
             fix="repair it, or move it away and add the devices again",
         ) from error  # fmt: skip
+
+
+def _entry(name: str, fields: dict[str, Any]) -> Entry:
+    entry = Entry(name, **fields)
+    optional = (entry.board, entry.folder, entry.key)
+    if not isinstance(entry.address, str) or not all(value is None or isinstance(value, str) for value in optional):
+        raise TypeError(f"a value of the device {name} is no text")
+    return entry
 
 
 def find(name: str) -> Entry:

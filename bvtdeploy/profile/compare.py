@@ -31,9 +31,12 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Ratio:
-    """The time after over the time before. `low` and `high` are None where there are too few runs for an interval."""
+    """The time after over the time before.
 
-    ratio: float
+    `ratio` is None where there was no time before; `low` and `high` are None where there are too few runs for an interval.
+    """
+
+    ratio: float | None
     low: float | None
     high: float | None
 
@@ -56,7 +59,7 @@ class Total:
     threads: int
     before_ms: float
     after_ms: float
-    ratio: float
+    ratio: float | None
     low: float | None
     high: float | None
     verdict: str
@@ -72,7 +75,7 @@ class OpDelta:
     before_ms: float
     after_ms: float
     delta_ms: float
-    ratio: float
+    ratio: float | None
     low: float | None
     high: float | None
     verdict: str
@@ -125,9 +128,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Comparisons:
-    """One comparison of each pair of profiles."""
+    """One comparison of each pair of profiles; `warnings` name the devices that only one side has."""
 
     pairs: tuple[Comparison, ...]
+    warnings: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The comparisons as JSON."""
@@ -139,11 +143,11 @@ def read_profiles(path: Path) -> list[Record]:
     import jsonschema  # slow to load, and needed here only
 
     try:
-        payload = json.loads(path.read_bytes())
+        payload = json.loads(path.read_bytes(), parse_constant=_number, parse_float=_number, parse_int=_whole)
     except OSError as error:
         raise UserError("the profile cannot be read", where=str(path), why=error.strerror or str(error)) from error
-    except ValueError as error:
-        raise UserError("this is no profile", where=str(path), why=f"not JSON: {error}", fix=_FIX) from error
+    except (ValueError, RecursionError) as error:
+        raise UserError("this is no profile", where=str(path), why=f"not JSON that can be read: {error}", fix=_FIX) from error
     try:
         jsonschema.validate(payload, schema("profile"))
     except jsonschema.ValidationError as error:
@@ -154,7 +158,27 @@ def read_profiles(path: Path) -> list[Record]:
     found = load_profiles(payload)
     if not found:
         raise UserError("no device gave a profile in this file", where=str(path), fix=_FIX)
+    for profile in found:
+        for timing in profile["scaling"]:
+            rows = (timing["ops_ms"], *timing["op_blocks_ms"])
+            if any(len(row) != len(profile["ops"]) for row in rows):
+                why = f"with {timing['threads']} threads it does not have a time for each of the {len(profile['ops'])} ops"
+                raise UserError("this is no profile", where=str(path), why=why, fix=_FIX)
     return found
+
+
+def _number(told: str) -> float:
+    """A number that one can calculate with: no profile holds others, and one of them would spoil every sum."""
+    value = float(told)
+    if not (value == 0 or 1e-30 < abs(value) < 1e30):
+        raise ValueError(f"{told[:40]} is no number of a profile")
+    return value
+
+
+def _whole(told: str) -> int:
+    if len(told) > 20:
+        raise ValueError(f"{told[:40]} is no number of a profile")
+    return int(told)
 
 
 _FIX = "`bvtdeploy profile MODEL --output profile.json` writes one"
@@ -170,6 +194,15 @@ def pair_up(before: Sequence[Record], after: Sequence[Record], where: str = "") 
         told = " and ".join(", ".join(str(p["device"]) for p in side) for side in (before, after))
         raise UserError("the two files have no device in common", where=where, why=told, fix="give files of one profile each")
     return pairs
+
+
+def left_out(before: Sequence[Record], after: Sequence[Record]) -> tuple[str, ...]:
+    """What `pair_up` leaves out, in words."""
+    if len(before) == 1 and len(after) == 1:
+        return ()
+    names = [[str(p["device"]) for p in side] for side in (before, after)]
+    alone = [("first", [n for n in names[0] if n not in names[1]]), ("second", [n for n in names[1] if n not in names[0]])]
+    return tuple(f"only the {which} file has {', '.join(found)}: not compared" for which, found in alone if found)
 
 
 def compare(before: Record, after: Record) -> Comparison:
@@ -259,17 +292,19 @@ def _ops(before: Record, after: Record, a: Record, b: Record, tell: bool) -> lis
 
 def ratio_of_medians(before: Sequence[float], after: Sequence[float]) -> Ratio:
     """Of two rows of times, each in the order in which they were taken."""
-    draws = [_medians(np.asarray(row, float), seed) for seed, row in enumerate((before, after))]
-    point = float(np.median(after) / np.median(before))
-    if draws[0] is None or draws[1] is None:
-        return Ratio(point, None, None)
-    return Ratio(point, *_interval(draws[1] / draws[0], TOTAL_CONFIDENCE))
+    x, y = (float(np.median(row)) for row in (before, after))
+    if x <= 0:
+        return Ratio(1.0 if y <= 0 else None, None, None)
+    a, b = (_medians(np.asarray(row, float), seed) for seed, row in enumerate((before, after)))
+    if a is None or b is None or a.min() <= 0:
+        return Ratio(y / x, None, None)
+    return Ratio(y / x, *_interval(b / a, TOTAL_CONFIDENCE))
 
 
 def ratio_of_means(before: Sequence[float], after: Sequence[float], x: float, y: float) -> Ratio:
     """Of the means of parts of two rows of times; x and y are the times of all of each."""
     if x <= 0:
-        return Ratio(1.0 if y <= 0 else float("inf"), None, None)
+        return Ratio(1.0 if y <= 0 else None, None, None)
     if min(len(before), len(after)) < LEAST_PARTS:
         return Ratio(y / x, None, None)
     a, b = (_draw(np.asarray(row, float), seed).mean(axis=1) for seed, row in enumerate((before, after)))

@@ -243,7 +243,7 @@ def _rails(files: Mapping[str, bytes]) -> dict[str, float] | None:
 
 def _meminfo(key: str) -> Callable[[Mapping[str, bytes]], int | None]:
     def read(files: Mapping[str, bytes]) -> int | None:
-        match = re.search(rf"^{key}:\s+(\d+) kB", text(files.get("/proc/meminfo", b"")), re.MULTILINE)
+        match = re.search(rf"^{key}:\s+(\d{{1,15}}) kB", text(files.get("/proc/meminfo", b"")), re.MULTILINE)
         return int(match[1]) if match else None
 
     return read
@@ -251,7 +251,7 @@ def _meminfo(key: str) -> Callable[[Mapping[str, bytes]], int | None]:
 
 def _first_number(path: str) -> Callable[[Mapping[str, bytes]], float | None]:
     def read(files: Mapping[str, bytes]) -> float | None:
-        match = re.match(r"\d+(\.\d+)?", text(files.get(path, b"")))
+        match = re.match(r"\d{1,15}(\.\d+)?", text(files.get(path, b"")))
         return float(match[0]) if match else None
 
     return read

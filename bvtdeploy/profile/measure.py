@@ -25,13 +25,14 @@ import numpy.typing as npt
 from bvtdeploy.artifact.inspect import describe
 from bvtdeploy.artifact.reader import read
 from bvtdeploy.device import Device, ModelRun, RunOptions
-from bvtdeploy.device.base import Span
+from bvtdeploy.device.base import DEFAULT_TIMEOUT, Span
 from bvtdeploy.errors import UserError
 from bvtdeploy.profile import environment, power, stability
 from bvtdeploy.profile.result import KEPT_WARMUP, OpTime, Profile, Timing
 from bvtdeploy.profile.work import operand_bytes
 
 FRESH_PROCESSES = 3
+SLOW_RUNS, SLOW_WARMUP = 20, 15  # what "auto" comes to for slow models; for others it goes by time, which is seconds
 EMULATED_RUNS, EMULATED_WARMUP = 10, 2  # an emulator's times say nothing: fewer do
 CPUS = {"big": "fast", "little": "slow"}  # as the runtime calls them
 
@@ -158,10 +159,11 @@ def _time(
     many: int | Literal["auto"] = runs or (EMULATED_RUNS if emulated else "auto")
     first: int | Literal["auto"] = warmup if warmup is not None else EMULATED_WARMUP if emulated else "auto"
     watch = tuple(file.path for file in before.watch)
-    plain = RunOptions(threads=threads, runs=many, warmup=first, cpus=where, counters=True, watch=watch)
+    limit = time_limit(cold, many, first)
+    plain = RunOptions(threads=threads, runs=many, warmup=first, cpus=where, counters=True, watch=watch, timeout=limit)
     timed = device.run_model(artifact, inputs, plain)
     counting = RunOptions(
-        threads=threads, runs=many, warmup=first, cpus=where, profile=True, spans=True, golden=cold.n_golden > 0
+        threads=threads, runs=many, warmup=first, cpus=where, profile=True, spans=True, golden=cold.n_golden > 0, timeout=limit
     )  # fmt: skip
     counted = device.run_model(artifact, inputs, counting)
     samples = _ms(timed.samples_ns)
@@ -215,6 +217,17 @@ def _time(
         unstable=tuple(verdict.unstable),
         notes=tuple(verdict.notes),
     )
+
+
+def time_limit(cold: ModelRun, runs: int | Literal["auto"], warmup: int | Literal["auto"]) -> float:
+    """Seconds that a program may take for its runs: three times what they take at the pace of the first, and never little.
+
+    Args:
+        cold: a run of one inference with as many threads.
+        runs, warmup: as of `RunOptions`. Golden inputs and the timeline come on top.
+    """
+    inferences = (SLOW_RUNS if runs == "auto" else runs) + (SLOW_WARMUP if warmup == "auto" else warmup) + cold.n_golden + 10
+    return max(DEFAULT_TIMEOUT, 3 * (cold.open_ns + cold.session_ns + inferences * cold.samples_ns[0]) / 1e9)
 
 
 def lanes(spans: Sequence[Span]) -> tuple[tuple[int, int, float, float, float], ...]:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 # Bits of the Raspberry Pi's get_throttled that say "now"; 16 bits higher: "since the start".
 THROTTLE_BITS = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
 
+MOST_CORES = 4096
+
 _IMPLEMENTERS = {0x41: "", 0x42: "Broadcom ", 0x43: "Cavium ", 0x4E: "NVIDIA ", 0x51: "Qualcomm ", 0x61: "Apple "}
 _PARTS = {
     (0x41, 0xC07): "Cortex-A7",
@@ -38,22 +40,27 @@ def text(data: bytes) -> str:
 
 
 def integer(data: bytes | str, base: int = 10) -> int | None:
-    """A whole number, or None where it is none."""
+    """A whole number of at most 64 bits, or None where it is none."""
     try:
-        return int(text(data) if isinstance(data, bytes) else data.strip(), base)
+        number = int(text(data) if isinstance(data, bytes) else data.strip(), base)
     except ValueError:
         return None
+    return number if abs(number) < 2**64 else None
 
 
 def core_list(given: str) -> list[int] | None:
-    """The kernel's "0-3,6" (or, of related_cpus, "0 1 2 3") as numbers; None where it is neither."""
-    found: list[int] = []
+    """The kernel's "0-3,6" (or, of related_cpus, "0 1 2 3") as numbers, each once; None where it is neither, or no machine has
+    as many cores."""
+    found: dict[int, None] = {}
     for part in given.replace(",", " ").split():
-        low, dash, high = part.partition("-")
-        if not low.isdecimal() or (dash and not high.isdecimal()):
+        match = re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", part)
+        if match is None:
             return None
-        found += range(int(low), int(high if dash else low) + 1)
-    return found
+        low, high = int(match[1]), int(match[2] or match[1])
+        if not low <= high < MOST_CORES:
+            return None
+        found |= dict.fromkeys(range(low, high + 1))
+    return list(found)
 
 
 def os_release(given: str) -> str | None:
@@ -89,7 +96,7 @@ def cpuinfo_serial(given: str) -> int | None:
 
 def get_throttled(given: str) -> int | None:
     """The Raspberry Pi's flags: "throttled=0x50000" of vcgencmd, "50000" (hexadecimal, no 0x) of /sys."""
-    match = re.fullmatch(r"(?:throttled=)?(?:0x)?([0-9a-fA-F]+)", given.strip())
+    match = re.fullmatch(r"(?:throttled=)?(?:0x)?([0-9a-fA-F]{1,16})", given.strip())
     return int(match[1], 16) if match else None
 
 
@@ -100,7 +107,8 @@ def throttle_names(flags: int) -> list[str]:
 
 def pmic_rails(given: str) -> dict[str, float]:
     """`vcgencmd pmic_read_adc` of a Raspberry Pi 5: rail -> mW, of the rails that show both current and voltage."""
-    readings = dict(re.findall(r"^\s*(\w+_[AV])\s+(?:current|volt)\(\d+\)\s*=\s*(-?[\d.]+)[AV]\s*$", given, re.MULTILINE))
+    line = r"^\s*(\w+_[AV])\s+(?:current|volt)\(\d+\)\s*=\s*(-?\d{1,9}(?:\.\d+)?)[AV]\s*$"
+    readings = dict(re.findall(line, given, re.MULTILINE))
     amperes = {name.removesuffix("_A"): float(x) for name, x in readings.items() if name.endswith("_A")}
     return {
         name: 1000 * a * float(readings[f"{name}_V"]) for name, a in amperes.items() if f"{name}_V" in readings
@@ -120,7 +128,7 @@ def tegrastats(line: str) -> tuple[dict[str, float], dict[str, float]]:
     A zone that reads below -40 or above 150 is off (-256) or bogus (PMIC at 100 always).
     """
     heat = {name.lower(): float(value) for name, value in re.findall(r"\b(\w+)@(-?\d+(?:\.\d+)?)C\b", line)}
-    power = {name: float(value) for name, value in re.findall(r"\b([A-Z][A-Z0-9_]*) (\d+)(?:mW)?/\d+(?:mW)?(?![\w/(])", line)}
+    power = {name: float(value) for name, value in re.findall(r"\b([A-Z][A-Z0-9_]*) (\d{1,9})(?:mW)?/\d+(?:mW)?(?![\w/(])", line)}
     memory = ("RAM", "SWAP", "IRAM")  # RAM 1903/7850MB
     bogus = ("pmic", "pmic-die")
     return (

@@ -51,7 +51,7 @@ def _times(op: OpDelta) -> tuple[str, str, str]:
 
 
 def _change(row: Total | OpDelta) -> str:
-    return "new" if row.ratio == float("inf") else f"{100 * (row.ratio - 1):+.1f} %"
+    return "from 0" if row.ratio is None else f"{100 * (row.ratio - 1):+.1f} %"
 
 
 def _interval(row: Total | OpDelta) -> str:

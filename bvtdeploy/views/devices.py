@@ -8,9 +8,33 @@ from typing import TYPE_CHECKING, Any
 from bvtdeploy.console import Console
 
 if TYPE_CHECKING:
-    from bvtdeploy.device.adding import Added
+    from bvtdeploy.device.adding import Added, Removed
     from bvtdeploy.device.examine import Examination
     from bvtdeploy.device.registry import Entry
+
+
+_BEFORE = ("resolve", "connect", "host key", "authentication")  # checks without which a device cannot be asked what it is
+
+
+def show_removed(console: Console, removed: Removed) -> None:
+    """What was forgotten, and what of its host key."""
+    entry = removed.entry
+    if removed.key_forgotten:
+        console.say(f"{entry.name} ({entry.address}) is forgotten, and its host key with it")
+        return
+    console.say(f"{entry.name} ({entry.address}) is forgotten")
+    if removed.key_shared_with:
+        console.note(f"its host key stays: {', '.join(removed.key_shared_with)} has the same address")
+    else:
+        console.note("none of its host keys was in our list; those in OpenSSH's files stay")
+
+
+def show_cleaned(console: Console, device: str, removed: Mapping[str, int]) -> None:
+    """What was removed from a board."""
+    for folder, size in removed.items():
+        console.good(f"{folder} on {device} is removed: {size / 1e6:.1f} MB")
+    if not removed:
+        console.say(f"nothing was kept on {device}")
 
 
 def show_devices(console: Console, known: Sequence[Entry]) -> None:
@@ -60,7 +84,9 @@ def show_device(console: Console, described: Mapping[str, Any]) -> None:
 
 def show_examined(console: Console, examined: Examination) -> None:
     """One line a check, with what to do."""
-    console.say(f"{examined.device}: {examined.model or 'a system that does not say what it is'}", style="bold")
+    asked = not any(check.state == "failed" and check.name in _BEFORE for check in examined.checks)
+    nameless = "a system that does not say what it is" if asked else "not connected"
+    console.say(f"{examined.device}: {examined.model or nameless}", style="bold")
     words = {"ok": "ok", "failed": "FAILED", "unknown": "unknown"}
     rows = [(check.name, words[check.state], check.found, check.fix) for check in examined.checks]
     console.table(["check", "", "found", "what to do"], rows, align="nnll")

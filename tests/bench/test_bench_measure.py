@@ -97,6 +97,7 @@ def test_a_converter_that_fails_is_told_with_its_reason(nano: Path, monkeypatch:
         (("--rounds", "1"), "give a number from 2 on, or auto"),
         (("--against", ""), "there is nothing to do"),
         (("--modelled", "--board", "generic"), "there is no model of the core 'generic'"),
+        (("--modelled", "--board", "rpi3-32"), "board rpi3-32 cannot be modelled"),
     ],
 )
 def test_refusals(nano: Path, arguments: tuple[str, ...], what: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bvtdeploy.boards import load_board
-from bvtdeploy.build import toolchains
+from bvtdeploy.build import build_runtime, toolchains
 from bvtdeploy.build.toolchains import find_toolchain
 from bvtdeploy.errors import UserError
 
@@ -55,7 +55,25 @@ def test_what_is_no_compiler_is_refused(tmp_path: Path) -> None:
     fake.chmod(0o755)
     with pytest.raises(UserError, match="cannot be used") as caught:
         find_toolchain(load_board("host"), str(fake))
-    assert caught.value.why == "broken"
+    assert caught.value.why == "broken" and "docker" in caught.value.fix
+    with pytest.raises(UserError, match="cannot be used") as caught:
+        find_toolchain(load_board("host"), "/bin/false")  # which answers --version with its licence
+    assert "\n" not in caught.value.why
+
+
+@pytest.mark.parametrize("toolchain", ["auto", "docker"])
+@pytest.mark.parametrize(
+    ("dynamic", "glibc", "what"),
+    [
+        (False, "2.31", "a static program needs no glibc"),
+        (True, "2", "no version"),
+        (True, "2.x", "no version"),
+        (True, "٢.٣", "no version"),
+    ],
+)
+def test_every_toolchain_refuses_a_glibc_that_makes_no_sense(toolchain: str, dynamic: bool, glibc: str, what: str) -> None:
+    with pytest.raises(UserError, match=what):
+        build_runtime(load_board("rpi4"), toolchain=toolchain, dynamic=dynamic, glibc=glibc)
 
 
 def test_zig_is_told_target_and_cpu_its_way(monkeypatch: pytest.MonkeyPatch) -> None:

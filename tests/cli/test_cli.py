@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import os
 import subprocess
@@ -11,9 +12,12 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+import rich_click
 from commands import call, call_json
 
+import bvtdeploy
 from bvtdeploy import __version__, api, cli
+from bvtdeploy.cli.options import counts
 from bvtdeploy.errors import UserError
 from bvtdeploy.host import read_image
 from bvtdeploy.schemas import names, schema
@@ -32,6 +36,14 @@ def test_every_command_takes_json_and_has_help() -> None:
         assert code == 0
         assert command.help
         assert command.help.split("\n")[0][:40] in " ".join(out.split())
+
+
+def test_python_has_every_function_and_a_count_is_timed_once() -> None:
+    ours = {n for n, f in vars(api).items() if inspect.isfunction(f) and f.__module__ == api.__name__ and not n.startswith("_")}
+    assert set(bvtdeploy.__all__) == {"__version__", *ours}
+    assert all(getattr(bvtdeploy, name) is getattr(api, name) for name in ours)
+    option = next(p for p in cli.cli.commands["profile"].params if p.name == "threads")
+    assert counts(rich_click.Context(cli.cli), option, "2, 1,2") == (2, 1)
 
 
 # -- results ---------------------------------------------------------------------------------------------------------------
@@ -160,8 +172,8 @@ WRONG = [
     (("verify", "a.pt", "b.bvt", "--random", "1", "--images", "x"), "not both", ""),
     (("profile", "a.bvt", "--threads", "1;2"), "commas", ""),
     (("profile", "a.bvt", "--threads", "0"), "threads go from 1 to 64", ""),
-    (("profile", "a.bvt", "--runs", "0"), "a number from 1 on", ""),
-    (("profile", "a.bvt", "--warmup", "x"), "a number from 0 on", ""),
+    (("profile", "a.bvt", "--runs", "0"), "a number from 1 to 10000000", ""),
+    (("profile", "a.bvt", "--warmup", "x"), "a number from 0 to 10000000", ""),
     (("compile", "none.pt", "-o", "x.bvt", "--input-shape", "3,224"), "for example 3,224,224", "--help"),
     (("verify", "a.pt", "b.bvt", "--input-shape", "3,0,224"), "for example 3,224,224", "--help"),
     (("bild",), "no command 'bild'", ""),

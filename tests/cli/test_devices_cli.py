@@ -12,7 +12,7 @@ from boardsim.fixtures import introduce
 from boardsim.simulated import Board
 from commands import call, call_json
 
-from bvtdeploy.device import registry
+from bvtdeploy.device import open_device, registry
 
 
 @pytest.fixture
@@ -52,7 +52,8 @@ def test_add_list_show_doctor_remove(named: str, pi4: Board) -> None:
     assert code == 0
     assert "FAILED" in out
     assert "echo performance | sudo tee" in out
-    call_json("devices", "remove", "desk")
+    removed = call_json("devices", "remove", "desk")
+    assert (removed["key_forgotten"], removed["key_shared_with"]) == (True, [])
     call_json("devices", "remove", "desk", code=2)
     call_json("devices", "doctor", "desk", code=2)
     assert pi4.is_clean()
@@ -119,3 +120,15 @@ def test_profile_verify_and_run_on_a_board(
         told = call_json("verify", checkpoint, artifact, "--random", "2", "--device", board.name)
         assert board.name in str(told)
     assert board.is_clean()
+
+
+def test_what_was_kept_is_removed(pi4: Board) -> None:
+    with open_device(pi4.name, keep=True) as device:
+        device.push(b"x" * 100_000, "data")
+    assert any("store/" in line for line in pi4.left())
+    told = call_json("devices", "clean", pi4.name)
+    assert [found["folder"] for found in told["removed"]] == ["/home/pi/.cache/bvtdeploy/store"]
+    assert told["removed"][0]["bytes"] >= 100_000
+    assert pi4.is_clean()
+    assert call_json("devices", "clean", pi4.name)["removed"] == []
+    call_json("devices", "clean", "local", code=2)

@@ -9,12 +9,13 @@ from commands import call, call_json
 
 from bvtdeploy import api
 from bvtdeploy.errors import UserError
+from bvtdeploy.models import zoo
 
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two models only: the others take a while to count."""
-    monkeypatch.setattr("bvtdeploy.models.zoo.names", lambda: ["bhvit_nano", "bivit_he_deit_nano"])
+    monkeypatch.setattr(zoo, "names", lambda: ["bhvit_nano", "bivit_he_deit_nano"])
 
 
 @pytest.mark.usefixtures("few")

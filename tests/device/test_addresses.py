@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 
 from bvtdeploy.device import SshDevice, open_device, registry
+from bvtdeploy.device.examine import examine
 from bvtdeploy.device.registry import Entry
 from bvtdeploy.device.ssh.address import Address, config_hosts, parse_address, resolve
 from bvtdeploy.errors import UserError
@@ -116,3 +118,46 @@ def test_a_damaged_list_of_devices(config: Path) -> None:
     (registry.config_folder() / "devices.json").write_text('{"devices": {"a": 1}}')
     with pytest.raises(UserError, match="list of devices cannot be read"):
         open_device("a")
+
+
+def test_a_damaged_value_of_a_device(config: Path) -> None:
+    registry.save(Entry("a", "pi@board"))
+    for fields in ('{"address": 5}', '{"address": "pi@board", "folder": ["x"]}'):
+        (registry.config_folder() / "devices.json").write_text(f'{{"devices": {{"a": {fields}}}}}')
+        with pytest.raises(UserError, match="list of devices cannot be read"):
+            open_device("a")
+
+
+def test_a_match_block_names_no_host(config: Path) -> None:
+    config.write_text('Match host kitchen\n  User cook\nhost=kitchen "dining room"\n  HostName 10.1.2.3\nMatch all\n  Port 2200\n')
+    assert config_hosts() == ["dining room", "kitchen"]
+    device = open_device("pi@board")
+    assert isinstance(device, SshDevice)
+    assert device.target.port == 2200
+    assert resolve(parse_address("kitchen")).user == "cook"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'Host "kitchen\n',
+        "Include ~no-such-user/config\n",
+        'Include "x\n',
+        'UserKnownHostsFile "x\n',
+    ],
+)
+def test_a_configuration_that_is_broken(config: Path, text: str) -> None:
+    config.write_text(text)
+    assert config_hosts() == []
+    with pytest.raises(UserError, match="SSH configuration cannot be understood") as caught:
+        open_device("pi@board")
+    assert caught.value.fix.startswith("correct it")
+
+
+def test_a_jump_host_that_does_not_answer_is_no_matter_of_names(config: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    config.write_text(f"Host behind\n  ProxyJump me@127.0.0.1:{port}\n")
+    examined = examine(open_device("behind"))
+    assert [check.state for check in examined.checks][:3] == ["ok", "failed", "unknown"]
+    assert "refuses connections" in examined.checks[1].found

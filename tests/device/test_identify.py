@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import os
 import platform
+import subprocess
+from pathlib import Path
 
 import pytest
 from boardsim import facts
 
 from bvtdeploy.boards import load_board
 from bvtdeploy.device.identify import TREE, System, board_of, check_board, read_system
+from bvtdeploy.device.ssh import scripts
 from bvtdeploy.errors import UserError
 
 SHELL = {
@@ -81,3 +85,16 @@ def test_a_missing_feature_is_named() -> None:
 def test_emulated_machines_are_known() -> None:
     assert system({**facts.PI4, "sys/firmware/devicetree/base/compatible": "linux,dummy-virt\0"}).emulated
     assert system(facts.PI4, init="/usr/libexec/qemu-binfmt/aarch64-binfmt-P /sbin/init").emulated
+
+
+@pytest.mark.parametrize(("machine", "emulated"), [("x86_64", False), ("aarch64", True)])
+def test_a_virtual_machine_on_an_x86_is_not_emulated(machine: str, emulated: bool, tmp_path: Path) -> None:
+    """The script with a `uname` of the test and the folder that QEMU's machines have."""
+    (tmp_path / "uname").write_text(f"#!/bin/sh\necho {machine}\n")
+    (tmp_path / "uname").chmod(0o755)
+    script = scripts.FACTS.replace("/sys/firmware/qemu_fw_cfg", str(tmp_path))
+    assert script != scripts.FACTS
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(["sh", "-c", script, "x", "mark", ""], capture_output=True, text=True, check=True, env={"PATH": path})
+    assert f"machine={machine}\n" in done.stdout
+    assert ("qemu=yes\n" in done.stdout) == emulated

@@ -254,7 +254,8 @@ def test_adding_a_device_and_its_key_changing(server: Server, tmp_path: Path) ->
     with pytest.raises(UserError, match="HAS CHANGED") as caught, open_device("bench-pi"):
         pass
     assert caught.value.fix.endswith(f"bvtdeploy devices remove bench-pi, then bvtdeploy devices add bench-pi {name}")
-    assert remove("bench-pi").name == "bench-pi"
+    removed = remove("bench-pi")
+    assert (removed.entry.name, removed.key_forgotten) == ("bench-pi", True)
     assert known.read_text() == ""
     with pytest.raises(UserError, match="no device named 'bench-pi'"):
         remove("bench-pi")

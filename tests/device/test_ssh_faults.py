@@ -23,6 +23,7 @@ from bvtdeploy.boards import load_board
 from bvtdeploy.boards.machines import this_machine
 from bvtdeploy.device import RunOptions, SshDevice, open_device, registry
 from bvtdeploy.device.base import check_completed
+from bvtdeploy.device.examine import examine
 from bvtdeploy.device.registry import Entry
 from bvtdeploy.device.ssh import scripts
 from bvtdeploy.errors import UserError
@@ -204,6 +205,36 @@ def test_no_exec_permission(named: Callable[..., str], pi4: Board) -> None:
     assert pi4.is_clean()
 
 
+def shell(board: Board, config: Path, name: str, script: str) -> str:
+    """A user pi with another login shell."""
+    board.shell(f"printf '%s\\n' '#!/bin/sh' '{script}' >/bin/{name}; chmod 755 /bin/{name}; echo /bin/{name} >>/etc/shells")
+    board.shell(f"echo {name}:x:1000:1000::/home/pi:/bin/{name} >>/etc/passwd; echo '{name}:*:19000::::::' >>/etc/shadow")
+    return introduce(board, config, name, User=name)
+
+
+def test_a_login_shell_that_prints_for_ever(pi4: Board, user_config: Path) -> None:
+    endless = shell(pi4, user_config, "endless", "exec yes")
+    slow = shell(pi4, user_config, "slow", "while echo wait; do sleep 0.2; done")
+    with pytest.raises(UserError, match=r"private folder on 127\.0\.0\.1 could not be made") as caught, opened(endless):
+        pass
+    assert "did not come to our script within 1 MiB" in caught.value.why
+    started = time.monotonic()
+    with pytest.raises(UserError, match=r"private folder on 127\.0\.0\.1 could not be made") as caught, opened(slow, command=2.0):
+        pass
+    assert "did not come to our script within 2 s" in caught.value.why
+    assert time.monotonic() - started < 10
+    assert pi4.is_clean()
+
+
+def test_doctor_of_a_login_shell_that_is_none(pi4: Board, user_config: Path) -> None:
+    examined = examine(open_device(shell(pi4, user_config, "shell-less", "echo no; exit 5")))
+    assert not examined.ok
+    failed = [check for check in examined.checks if check.state == "failed"]
+    assert [check.name for check in failed] == ["POSIX shell"]
+    assert "ended with code 5" in failed[0].found
+    assert pi4.is_clean()
+
+
 # -- while something is done ------------------------------------------------------------------------------------------------
 
 
@@ -237,6 +268,20 @@ def test_always_cut_while_pushing_says_what_was_known(proxied: Callable[..., tup
         device.push(BIG, "big")
     assert "small was pushed" in caught.value.why
     assert "removed by the board itself" in caught.value.fix
+    assert pi4.is_clean()
+
+
+def test_closing_while_connecting_again_leaves_no_connection(proxied: Callable[..., tuple[Proxy, str]], pi4: Board) -> None:
+    """As an interrupt does while another thread connects again."""
+    proxy, name = proxied()
+    with opened(name) as device:
+        device.push(b"small", "small")
+        device.progress = lambda text: device.clean() if "connecting again" in text else None
+        proxy.cut()
+        with pytest.raises(UserError, match="broke while big was pushed"):
+            device.push(BIG, "big")
+        assert device._connection is None
+        assert device._keeper is None
     assert pi4.is_clean()
 
 

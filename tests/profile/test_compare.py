@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from reports import made_profile
 
 from bvtdeploy import api
 from bvtdeploy.errors import UserError
-from bvtdeploy.profile.compare import compare, pair_up, ratio_of_medians
+from bvtdeploy.profile.compare import compare, left_out, pair_up, ratio_of_means, ratio_of_medians
+from bvtdeploy.profile.html import report
 
 
 def test_the_same_profile_shows_no_difference() -> None:
@@ -95,10 +97,23 @@ def test_profiles_of_several_devices_are_paired() -> None:
     assert pair_up([a, b], [b]) == [(b, b)]
     with pytest.raises(UserError, match="no device in common"):
         pair_up([a, a], [b])
+    c = made_profile() | {"device": "c"}
+    assert left_out([a, b], [b, c]) == ("only the first file has a: not compared", "only the second file has c: not compared")
+    assert left_out([a, b], [b, a]) == left_out([a], [c]) == ()
 
 
 @pytest.mark.parametrize(
-    ("content", "why"), [(b"", "not JSON"), (b"[]", "not of type"), (b"{}", "required"), (b"\xff", "not JSON")]
+    ("content", "why"),
+    [
+        (b"", "not JSON"),
+        (b"[]", "not of type"),
+        (b"{}", "required"),
+        (b"\xff", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"a": NaN}', "NaN is no number of a profile"),
+        (b'{"a": 1e999}', "1e999 is no number of a profile"),
+        (b"1" + b"0" * 5000, "is no number of a profile"),
+    ],
 )
 def test_what_is_no_profile_is_refused(content: bytes, why: str, tmp_path: Path) -> None:
     file = tmp_path / "p.json"
@@ -114,3 +129,52 @@ def test_files_are_read(tmp_path: Path) -> None:
     assert api.compare(file, file).pairs[0].comparable
     with pytest.raises(UserError, match="cannot be read"):
         api.compare(file, tmp_path / "none.json")
+
+
+def written(profiles: list[dict[str, Any]], path: Path) -> Path:
+    head = profiles[0] if len(profiles) == 1 else {"profiles": profiles, "failed": []}
+    path.write_text(json.dumps({"bvtdeploy": "0", "ok": True, "warnings": [], **head}))
+    return path
+
+
+def test_devices_of_one_file_alone_are_named(tmp_path: Path) -> None:
+    a, b, c = (made_profile() | {"device": name} for name in "abc")
+    files = written([a, b], tmp_path / "1.json"), written([b, c], tmp_path / "2.json")
+    found = api.compare(*files)
+    assert [pair.before["device"] for pair in found.pairs] == ["b"]
+    assert found.warnings == ("only the first file has a: not compared", "only the second file has c: not compared")
+
+
+def test_an_op_that_took_no_time_before(tmp_path: Path) -> None:
+    before = made_profile()
+    before["ops"][0]["ms"] = 0.0
+    for timing in before["scaling"]:
+        timing["ops_ms"][0] = 0.0
+        timing["op_blocks_ms"] = [[0.0, *block[1:]] for block in timing["op_blocks_ms"]]
+    found = api.compare(written([before], tmp_path / "1.json"), written([made_profile()], tmp_path / "2.json")).pairs[0]
+    op = next(op for op in found.ops if op.name == "v0")
+    assert (op.before_ms, op.ratio, op.low, op.verdict) == (0, None, None, "cannot tell")
+    assert "from 0" in report([before], [found.as_dict()])
+    assert (ratio_of_means([0.0], [0.0], 0, 0).ratio, ratio_of_medians([0, 0, 0, 0, 0], [1]).ratio) == (1, None)
+
+
+def _change(timing: dict[str, Any], **new: Any) -> None:
+    timing |= new
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda p: _change(p["scaling"][1], samples_ms=[]), "scaling/1/samples_ms"),
+        (lambda p: _change(p["scaling"][0], samples_ms=[0.0] * 100), "scaling/0/samples_ms/"),
+        (lambda p: _change(p, ops=[]), "ops: "),
+        (lambda p: p["scaling"][1]["ops_ms"].pop(), "with 2 threads it does not have a time for each of the 8 ops"),
+        (lambda p: p["scaling"][0]["op_blocks_ms"][3].pop(), "with 1 threads it does not have a time for each of the 8 ops"),
+    ],
+)
+def test_a_profile_that_lacks_times_is_refused(spoil: Callable[[dict[str, Any]], Any], why: str, tmp_path: Path) -> None:
+    profile = made_profile()
+    spoil(profile)
+    with pytest.raises(UserError, match="this is no profile") as caught:
+        api.compare(written([profile], tmp_path / "p.json"), tmp_path / "p.json")
+    assert why in caught.value.why

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from bvtdeploy import api
 from bvtdeploy.device import RunOptions, open_device
 from bvtdeploy.errors import UserError
 from bvtdeploy.profile import Profile
-from bvtdeploy.profile.measure import lanes
+from bvtdeploy.profile.measure import lanes, time_limit
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +126,18 @@ def test_wrong_thread_counts_are_refused(artifact: Path) -> None:
     for threads in ((), (0,)):
         with pytest.raises(UserError, match="threads"):
             api.profile(artifact, threads=threads)
+
+
+def test_many_runs_get_the_time_that_they_need(artifact: Path) -> None:
+    with open_device("local") as device:
+        cold = device.run_model(artifact, None, RunOptions(runs=1))
+        assert time_limit(cold, "auto", "auto") == 600
+        slow = replace(cold, samples_ns=(60_000_000_000,), n_golden=2)  # a minute
+        assert 3 * 60 * 35 <= time_limit(slow, "auto", "auto") < 4 * 60 * 50
+        assert 3 * 60 * 1100 <= time_limit(slow, 1000, 100) < 4 * 60 * 1100
+        with pytest.raises(UserError, match=r"within 0\.5 s"):  # the user's limit counts, whatever we think
+            api.profile(artifact, device=device, runs=10_000_000, timeout=0.5)
+        assert device.timeout is None
+    for timeout in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(UserError, match="time limit"):
+            api.profile(artifact, timeout=timeout)

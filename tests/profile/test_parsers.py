@@ -83,3 +83,19 @@ def test_no_text_breaks_a_parser(text: str) -> None:
     parsers.os_release(text)
     parsers.last_line(text)
     parsers.integer(text)
+    parsers.temperatures([(text, text)])
+    parsers.rail_power({text: (text, text)})
+
+
+HUGE = "9" * 400
+
+
+def test_numbers_that_nothing_has() -> None:
+    for cores in ("0-9999999999", f"{HUGE}", "4096", "3-1", "-1", "1-", "٣", "0-3;6"):
+        assert parsers.core_list(cores) is None
+    assert parsers.core_list("0-4095,0-4095") == list(range(4096))
+    assert parsers.pmic_rails("A_A current(1)=1.2.3A\nA_V volt(2)=1.5V\nB_A current(3)=2A\nB_V volt(4)=1.5V\n") == {"B": 3000.0}
+    assert parsers.pmic_rails(f"A_A current(1)={HUGE}A\nA_V volt(2)=1.5V\n") == {}
+    assert parsers.rail_power({"VDD": (HUGE, HUGE)}) == {}
+    assert parsers.tegrastats(f"cpu@{HUGE}C VDD_IN {HUGE}mW/{HUGE}mW") == ({}, {})
+    assert parsers.get_throttled(HUGE) is None and parsers.integer(HUGE) is None

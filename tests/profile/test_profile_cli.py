@@ -68,10 +68,35 @@ def test_an_unstable_run_exits_with_1_unless_allowed(artifact: Path, monkeypatch
         (("--output", "/nowhere/p.json"), "there is no folder /nowhere"),
         (("--html", "."), "is a folder"),
         (("--device", "local", "--device", "qemu:cortex-a53", "--trace", "t.json"), "--trace is of one device"),
+        (("--output", "/dev/null"), "is no ordinary file"),
+        (("--cpu", "0-9999999999"), "give big, little, all, or a list"),
+        (("--runs", "9" * 5000), "give a number from 1 to"),
+        (("--threads", "1," + "9" * 5000), "threads go from 1 to 64"),
+        (("--timeout", "0"), "--timeout"),
     ],
 )
 def test_wrong_use_is_said_before_any_work(options: tuple[str, ...], text: str, artifact: Path) -> None:
     assert text in call_json("profile", artifact, *options, code=2)["error"]["what"]
+
+
+def test_no_result_takes_the_place_of_what_is_read_or_of_another(artifact: Path, tmp_path: Path) -> None:
+    model, both = tmp_path / "m.bvt", tmp_path / "both"
+    model.write_bytes(artifact.read_bytes())
+    linked = tmp_path / "link"
+    linked.symlink_to(model)
+    for option in ("--output", "--trace", "--html"):
+        assert f"{option} {model} is what is read" in call_json("profile", model, option, model, code=2)["error"]["what"]
+        assert "is what is read" in call_json("profile", linked, option, model, code=2)["error"]["what"]
+    told = call_json("profile", model, "--output", both, "--html", tmp_path / "." / "both", code=2)
+    assert "is also the file of --output" in told["error"]["what"]
+    assert "is what is read" in call_json("tune", model, "-o", model, code=2)["error"]["what"]
+    assert "is what is read" in call_json("compare", model, both, "--html", both, code=2)["error"]["what"]
+    assert model.read_bytes() == artifact.read_bytes() and not both.exists()
+
+
+def test_a_program_that_takes_too_long_is_ended(artifact: Path) -> None:
+    told = call_json("profile", artifact, "--runs", "10000000", "--timeout", "1", code=2)["error"]
+    assert told["what"] == "the program did not finish on local within 1 s" and "--timeout" in told["fix"]
 
 
 @pytest.mark.parametrize("change", [{"ops": 3}, {"stable": "yes"}, {"environment": {}}, {"unknown": 1}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import glob
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import paramiko
 
-from bvtdeploy.device.registry import known_hosts_file
+from bvtdeploy.device.registry import entries, known_hosts_file
 from bvtdeploy.errors import UserError
 
 # No characters that mean something to a shell: a ProxyCommand is given the host.
@@ -20,6 +21,7 @@ _WORD = r"[^@:\s/\[\]'\"$`\\;&|<>(){}*?!~]+"
 _ADDRESS = re.compile(
     rf"(?:ssh://)?(?:(?P<user>{_WORD})@)?(?:\[(?P<six>[0-9A-Fa-f:.]+(?:%\w+)?)\]|(?P<host>(?!-){_WORD}))(?::(?P<port>\d+))?/?"
 )
+_HOST_LINE = re.compile(r"\s*host(?:\s*=\s*|\s+)(.+)", re.IGNORECASE)
 _MOST_HOPS = 8
 _KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
 
@@ -94,34 +96,57 @@ def parse_address(text: str) -> Address:
 def config_file() -> Path:
     """The user's SSH configuration: $BVTDEPLOY_SSH_CONFIG, else ~/.ssh/config."""
     chosen = os.environ.get("BVTDEPLOY_SSH_CONFIG")
-    return Path(chosen).expanduser() if chosen else Path("~/.ssh/config").expanduser()
+    try:
+        return Path(chosen or "~/.ssh/config").expanduser()
+    except RuntimeError as error:  # a user that there is not
+        raise UserError(
+            "the SSH configuration is not there", where=chosen or "", why=str(error), fix="check BVTDEPLOY_SSH_CONFIG"
+        ) from error
 
 
 def config_hosts() -> list[str]:
     """The names of Hosts in the SSH configuration; patterns are none."""
+    names: set[str] = set()
     try:
-        names = _parsed("").get_hostnames()
-    except UserError:
+        for line in _text().splitlines():
+            found = _HOST_LINE.match(line)
+            names.update(shlex.split(found[1]) if found else ())
+    except (UserError, ValueError, RuntimeError):
         return []
     return sorted(name for name in names if not set(name) & set("*?!"))
+
+
+def sharing(key_name: str) -> list[str]:
+    """The named devices whose host key is noted under a name: two names may stand for one address."""
+    found = []
+    for name, entry in entries().items():
+        with contextlib.suppress(UserError):  # an address that no longer means anything
+            if resolve(parse_address(entry.address)).key_name == key_name:
+                found.append(name)
+    return found
 
 
 def resolve(address: Address, *, hops: int = 0) -> Target:
     """Ask the SSH configuration about an address.
 
     Raises:
-        UserError: the configuration cannot be read, or its jump hosts go in a circle.
+        UserError: the configuration cannot be read or understood, or its jump hosts go in a circle.
     """
+    try:
+        return _resolve(address, hops)
+    except (paramiko.ConfigParseError, paramiko.CouldNotCanonicalize, ImportError, ValueError, RuntimeError) as error:
+        raise UserError(  # also a quote without its end, and the home of a user that there is not
+            "the SSH configuration cannot be understood", where=str(config_file()), why=str(error) or type(error).__name__,
+            fix="correct it, or name another with BVTDEPLOY_SSH_CONFIG",
+        ) from error  # fmt: skip
+
+
+def _resolve(address: Address, hops: int) -> Target:
     if hops > _MOST_HOPS:
         raise UserError("the jump hosts of the SSH configuration go in a circle", where=str(config_file()), fix="check ProxyJump")
     given = "".join(f"{key} {value}\n" for key, value in (("User", address.user), ("Port", address.port)) if value)
-    try:
-        options = _parsed(given).lookup(address.host)  # the first value of an option counts: what was given comes first
-    except (paramiko.ConfigParseError, paramiko.CouldNotCanonicalize, ImportError, UnicodeError) as error:
-        raise UserError(
-            "the SSH configuration cannot be understood", where=str(config_file()), why=str(error) or type(error).__name__,
-            fix="name another with BVTDEPLOY_SSH_CONFIG, or give the address in full: user@host:port",
-        ) from error  # fmt: skip
+    # The first value of an option counts: what was given comes first.
+    options = paramiko.SSHConfig.from_text(given + _text()).lookup(address.host)
     host, told = options.get("hostname", address.host), options.get("port", "22")
     port = int(told) if told.isdecimal() and 1 <= int(told[:9]) <= 65535 else 0
     if not port:
@@ -171,18 +196,14 @@ def _known_hosts(options: paramiko.SSHConfigDict) -> tuple[Path, ...]:
     return (known_hosts_file(), *(Path(name).expanduser() for name in (*user, *everybody) if name.lower() != "none"))
 
 
-def _parsed(given: str) -> paramiko.SSHConfig:
-    """The configuration with its Includes, after what was given."""
+def _text() -> str:
+    """The configuration with its Includes."""
     chosen = config_file()
-    text = given
     if chosen.exists():
-        text += _with_includes(chosen, chosen.parent, 0)
-    elif os.environ.get("BVTDEPLOY_SSH_CONFIG"):
+        return _with_includes(chosen, chosen.parent, 0)
+    if os.environ.get("BVTDEPLOY_SSH_CONFIG"):
         raise UserError("the SSH configuration is not there", where=str(chosen), fix="check BVTDEPLOY_SSH_CONFIG")
-    try:
-        return paramiko.SSHConfig.from_text(text)
-    except paramiko.ConfigParseError as error:
-        raise UserError("the SSH configuration cannot be understood", where=str(chosen), why=str(error)) from error
+    return ""
 
 
 def _with_includes(path: Path, base: Path, depth: int) -> str:

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import os
 import stat
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from bvtdeploy.device.ssh.hostkeys import fingerprint
 from bvtdeploy.errors import UserError
 
 _TRIES = 3  # of a password
+_FACTORS = 4  # ways of logging in that a server may want one after the other
 
 
 @dataclass
@@ -45,8 +47,21 @@ def authenticate(transport: paramiko.Transport, target: Target, secrets: Secrets
     """
     tried: list[str] = []
     methods = _methods(transport, target)
-    if methods is None:
-        return
+    for factor in range(_FACTORS):
+        if methods is None:
+            return
+        try:
+            methods = _factor(transport, target, secrets, methods, tried, first=factor == 0)
+        except _Refused as refused:
+            raise _refusal(target, refused.methods, tried) from refused
+    if methods is not None:
+        raise _refusal(target, methods, tried)
+
+
+def _factor(
+    transport: paramiko.Transport, target: Target, secrets: Secrets, methods: list[str], tried: list[str], *, first: bool
+) -> list[str] | None:
+    """Prove one thing. Returns what the server wants besides; None: we are in."""
     if "publickey" in methods:
         for key, label in _keys(target, secrets, tried):
             tried.append(label)
@@ -60,14 +75,8 @@ def authenticate(transport: paramiko.Transport, target: Target, secrets: Secrets
                 if not transport.is_active():
                     raise _too_many(target, tried) from error
                 continue  # a signature algorithm that the server does not take
-            if not more:
-                return
-            methods = list(more)  # the key was right and something more is wanted
-            break
-    try:
-        _typed(transport, target, secrets, methods, tried)
-    except _Refused as refused:
-        raise _refusal(target, refused.methods, tried) from refused
+            return list(more) or None  # more: the key was right and something else is wanted too
+    return _typed(transport, target, secrets, methods, tried, first=first)
 
 
 def _methods(transport: paramiko.Transport, target: Target) -> list[str] | None:
@@ -165,17 +174,27 @@ def _load(path: Path, passphrase: str | None) -> paramiko.PKey:
             continue
         certificate = Path(f"{path}-cert.pub")
         if certificate.is_file():
-            key.load_certificate(str(certificate))
+            # One that cannot be used is left out, as OpenSSH does: the key itself may do.
+            with contextlib.suppress(paramiko.SSHException, OSError, ValueError, TypeError, IndexError, struct.error):
+                key.load_certificate(str(certificate))
         return key
     raise UserError("the key cannot be used", where=str(path), why=last)
 
 
-def _typed(transport: paramiko.Transport, target: Target, secrets: Secrets, methods: list[str], tried: list[str]) -> None:
-    """Log in with what the user types."""
+def _typed(
+    transport: paramiko.Transport, target: Target, secrets: Secrets, methods: list[str], tried: list[str], *, first: bool
+) -> list[str] | None:
+    """Prove it with what the user types. As `_factor`."""
     ways = [way for way in ("password", "keyboard-interactive") if way in methods]
     known = secrets.passwords.get(str(target))
     if not ways or not target.password or not (can_ask() or known):
         raise _Refused(methods)
+    if not first and ways[0] == "keyboard-interactive":  # a second thing that it asks for: the password it is not
+        tried.append("answers to its questions")
+        try:
+            return list(transport.auth_interactive(target.user, _Answers(None))) or None
+        except paramiko.AuthenticationException as error:
+            raise _Refused(methods) from error
     for _ in range(_TRIES):
         password = known or ask(f"password of {target}: ", secret=True)
         known = None
@@ -184,24 +203,24 @@ def _typed(transport: paramiko.Transport, target: Target, secrets: Secrets, meth
         tried.append("a password")
         try:
             if ways[0] == "password":
-                transport.auth_password(target.user, password, fallback=False)
+                more = transport.auth_password(target.user, password, fallback=False)
             else:
-                transport.auth_interactive(target.user, _Answers(password))
+                more = transport.auth_interactive(target.user, _Answers(password))
         except paramiko.AuthenticationException as error:
             secrets.passwords.pop(str(target), None)
             if not transport.is_active():
                 raise _Refused(methods) from error
             continue
         secrets.passwords[str(target)] = password
-        return
+        return list(more) or None
     raise _Refused(methods)
 
 
 class _Answers:
     """Answers a server's questions: the first that hides what is typed gets the password, the user answers the others."""
 
-    def __init__(self, password: str) -> None:
-        self._password: str | None = password
+    def __init__(self, password: str | None) -> None:
+        self._password = password
 
     def __call__(self, title: str, instructions: str, questions: list[tuple[str, bool]]) -> list[str]:
         answers = []

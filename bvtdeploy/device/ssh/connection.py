@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import paramiko
 
 from bvtdeploy.device.base import Completed, signal_name
-from bvtdeploy.device.ssh.address import Target
+from bvtdeploy.device.ssh.address import Target, sharing
 from bvtdeploy.device.ssh.auth import Secrets, authenticate
 from bvtdeploy.device.ssh.hostkeys import KnownKey, fingerprint, known_keys, short_kind
 from bvtdeploy.errors import UserError
@@ -179,6 +179,7 @@ class Connection:
 
     def _through_jump(self, jump: Target) -> paramiko.Channel:
         self._jump = Connection(jump, self.timeouts, self._secrets, name=_name_for(jump))
+        self.stage = "connect"  # its name is resolved there
         self._jump.open()
         assert self._jump._transport is not None
         try:
@@ -193,6 +194,7 @@ class Connection:
             ) from error  # fmt: skip
 
     def _through_command(self, command: str) -> socket.socket:
+        self.stage = "connect"
         ours, theirs = socket.socketpair()
         with theirs:
             self._proxy = subprocess.Popen(
@@ -230,8 +232,9 @@ class Connection:
             raise UnknownHostKeyError(self.target, kind, blob, self._name or _name_for(self.target), self._address)
         old = next((key for key in valid if key.kind == kind), valid[0])
         ours = old.file == self.target.known_hosts[0]
-        forget = "bvtdeploy devices remove" if ours else f"ssh-keygen -f {old.file} -R '{self.target.key_name}'"
-        again = f"{forget} {self._name}" if ours and self._name else forget
+        named = sharing(self.target.key_name) if ours else []  # the key goes with the last of its names
+        again = ", ".join(f"bvtdeploy devices remove {name}" for name in named)
+        again = again or f"ssh-keygen -f {old.file} -R '{self.target.key_name}'"
         raise UserError(
             f"THE HOST KEY OF {self.target.host} HAS CHANGED: this may be another machine, which listens in",
             where=str(self.target),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import secrets
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -54,6 +55,7 @@ class SshDevice(Device):
         self._system: identify.System | None = None
         self._files: dict[str, tuple[bytes, bool]] = {}
         self._done: list[str] = []
+        self._closed = threading.Event()  # by clean(), perhaps while another thread is connecting again
         self.stage = "resolve"
         self.host_key: tuple[str, bytes] | None = None
 
@@ -61,6 +63,10 @@ class SshDevice(Device):
 
     def connect(self) -> None:
         """Connect and log in, without a private folder and without the lock: enough to look."""
+        self._closed.clear()
+        self._connect()
+
+    def _connect(self) -> None:
         if self._connection is None:
             self._say(f"connecting to {self.target.route}")
             name, address = (self.entry.name, self.entry.address) if self.entry else ("", self.name)
@@ -74,6 +80,7 @@ class SshDevice(Device):
     def open(self) -> None:
         if self._keeper is not None:
             return
+        self._closed.clear()
         try:
             try:
                 self._begin()
@@ -88,13 +95,14 @@ class SshDevice(Device):
             raise
 
     def _begin(self) -> None:
-        self.connect()
+        self._connect()
         assert self._connection is not None
         keeper = Keeper(self._connection, token=self._token, folder=self.entry.folder if self.entry else None, say=self._say)
         self._keeper = keeper
         keeper.open()
 
     def clean(self) -> None:
+        self._closed.set()
         keeper, self._keeper = self._keeper, None
         try:
             if keeper is not None and not keeper.close():
@@ -158,26 +166,36 @@ class SshDevice(Device):
         held = self._keeper is not None
         for last, pause in enumerate(_RECONNECTS, 1):
             self._drop()
-            time.sleep(pause)
+            if not self._closed.is_set():
+                time.sleep(pause)
+            if self._closed.is_set():
+                raise self._lost(what, error)
             self._say(f"the connection to {self.target} broke: connecting again")
             try:
-                if not held:
-                    self.connect()
+                self._again(held)
+                if not self._closed.is_set():
                     return
-                self._keeper = None
-                self._begin()
-                for name, (data, executable) in self._files.items():
-                    assert self._connection is not None
-                    self._put(self._connection, data, name, executable)
-                return
-            except (LinkLostError, UserError) as again:
-                if last == len(_RECONNECTS):
+            except (LinkLostError, CommandTimeoutError, UserError) as again:
+                if last == len(_RECONNECTS) and not self._closed.is_set():
                     raise self._lost(what, error, again) from again
+            if self._closed.is_set():  # meanwhile: what was opened since is ours to end
+                self.clean()
+                raise self._lost(what, error)
+
+    def _again(self, held: bool) -> None:
+        if not held:
+            self._connect()
+            return
+        self._keeper = None
+        self._begin()
+        for name, (data, executable) in list(self._files.items()):
+            assert self._connection is not None
+            self._put(self._connection, data, name, executable)
 
     def _lost(self, what: str, error: Exception, again: Exception | None = None) -> UserError:
         why = [f"{error}" if str(error) else "it was closed from the other side, or the network is gone"]
         if again is not None:
-            why.append("connecting again failed: " + " ".join(str(again).split()))
+            why.append("connecting again failed: " + (" ".join(str(again).split()) or "a command of ours did not end in time"))
         why.append("known by then: " + ("; ".join(self._done) if self._done else "nothing"))
         return UserError(
             f"the connection to {self.name} broke {what}", where=str(self.target), why=". ".join(why),
@@ -304,6 +322,28 @@ class SshDevice(Device):
             raise LinkLostError(f"{len(data)} of {int(size)} bytes of {name} arrived")
         return data[: int(size)]
 
+    def forget_kept(self) -> dict[str, int]:
+        """Remove the files that `keep` left on the board, from every folder where a session may have left them.
+
+        Returns:
+            folder -> bytes that it had. Folders of ours that are empty then go, too, the last when the session ends.
+        """
+
+        def step(connection: Connection) -> list[str]:
+            mark = self._mark()
+            folder = self.entry.folder if self.entry and self.entry.folder else ""
+            done = self._checked(connection.execute(scripts.CLEAN, mark, folder))
+            return _after(done.stdout, mark).decode(errors="replace").splitlines()
+
+        told = [line.partition(" ")[::2] for line in self._steady("while kept files were removed", step)]
+        left = [path for word, path in told if word == "left"]
+        if left:
+            raise UserError(
+                f"what was kept on {self.name} cannot be removed", where=f"{self.target}:{left[0]}",
+                fix="remove that folder on the board",
+            )  # fmt: skip
+        return {path: int(word) << 10 for word, path in told if word.isdecimal()}
+
     def read_files(self, patterns: Sequence[str]) -> dict[str, bytes]:
         return self._steady("while its files were read", lambda connection: self._read(connection, patterns))
 
@@ -331,7 +371,7 @@ class SshDevice(Device):
             except CommandTimeoutError as error:
                 raise UserError(
                     f"the program did not finish on {self.name} within {timeout:g} s", where=command,
-                    why="it was ended", fix="give it more time or less work",
+                    why="it was ended", fix="give it more time with --timeout, or less work",
                 ) from error  # fmt: skip
 
         done = self._once(f"while {Path(argv[0]).name} ran", step)

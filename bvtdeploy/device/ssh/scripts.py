@@ -9,7 +9,8 @@ another process, so a dead session's folder is recognised for certain.
 
 from __future__ import annotations
 
-# Who lives, and tidying up after those who do not.
+# Who lives, and tidying up after those who do not. Names of files are PID.BORN in digits, or are nobody's: others may write where
+# the lock is.
 _COMMON = r"""
 LC_ALL=C; export LC_ALL; umask 077
 PATH=$PATH:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin:/opt/vc/bin
@@ -18,9 +19,15 @@ born() {
   b=${b##*) }; set -- $b
   [ "$1" = Z ] || echo "${20}"
 }
-alive() { [ "$(born "${1%%.*}")" = "${1#*.}" ]; }
+named() {
+  case $1 in *[!0-9.]*|*.*.*|.*|*.) return 1;; *.*) return 0;; esac
+  return 1
+}
+own() { [ -O "$1" ] && [ ! -L "$1" ]; }
+alive() { named "$1" && [ "$(born "${1%%.*}")" = "${1#*.}" ]; }
 sweep() {
   for p in "$1"/.program.*; do
+    own "$p" || continue
     p=${p##*/.program.}
     alive "$p" && { kill -9 "-${p%%.*}"; kill -9 "${p%%.*}"; } 2>/dev/null
   done
@@ -29,15 +36,21 @@ sweep() {
 """
 
 # KEEPER mark token who folder
-# Chooses the base folder, waits for nobody: exit code 75 where another session has the device. Then it holds the lock and the
+# Waits for nobody: exit code 75 where another session has the device. Else it chooses the base folder, and holds the lock and the
 # private folder until its input ends, by our wish or because the connection is gone, and removes both. Each line that comes is a
 # sign of life: it is answered, and the lock becomes young again.
-# The lock: every session puts a file into one folder, and has the lock if no living session's file was there.
+# The lock: every session puts a file into one folder, and has the lock if no living session's file was there. All users of a device
+# share that folder, so nothing in it is believed: a process is ended only for a file of our own, and only if it is a keeper with
+# the token in that file. A file is made aside and renamed, never written through. Base folders are made and removed under the lock
+# alone; the lock's folder is removed by whoever finds it empty, and who finds it removed makes it again.
+# Where the processes of others are hidden (hidepid), a young file of another user counts as a living session's.
+LOCKS = "/run/lock /dev/shm /tmp"
 KEEPER = (
     _COMMON
     + r"""
 mark=$1 token=$2 who=$3 folder=$4
 say() { printf '%s\n' "$*"; }
+unfit() { say "no $d: $1"; rm -f "$f"; rmdir "$d"; return 1; }
 fits() {
   d=$1
   if [ -L "$d" ]; then say "no $d: it is a link"; return 1; fi
@@ -46,11 +59,11 @@ fits() {
   f=$d/.try.$$
   if ! { printf '#!/bin/sh\n:\n' >"$f"; } 2>/dev/null; then
     w=full; [ -w "$d" ] || w='it cannot be written'
-    say "no $d: $w"; rm -f "$f"; return 1
+    unfit "$w"; return 1
   fi
-  [ -s "$f" ] || { say "no $d: full"; rm -f "$f"; return 1; }
+  [ -s "$f" ] || { unfit full; return 1; }
   chmod 700 "$f" "$d"
-  if ! "$f" 2>/dev/null; then say "no $d: programs may not run there (mounted noexec)"; rm -f "$f"; rmdir "$d"; return 1; fi
+  "$f" 2>/dev/null || { unfit 'programs may not run there (mounted noexec)'; return 1; }
   rm -f "$f"
 }
 exec 2>/dev/null
@@ -63,55 +76,104 @@ else
   c=${XDG_CACHE_HOME:-${HOME:+$HOME/.cache}}
   [ -z "$c" ] || set -- "$c/bvtdeploy" "$@"
 fi
-base=
-for d; do if fits "$d"; then base=$d; break; fi; done
-[ -n "$base" ] || exit 74
-lock=
-for l in /run/lock /dev/shm /tmp "$base"; do
-  [ -d "$l" ] && [ -w "$l" ] || continue
-  lock=$l/bvtdeploy.lock; mkdir -m 777 "$lock"
-  [ -d "$lock" ] && [ ! -L "$lock" ] && [ -w "$lock" ] && break
-  lock=
-done
-claim=$lock/$me
-note() { umask 022; printf '%s\n' "$token" "$who" >"$claim"; umask 077; }
+note() {
+  rm -f "$lock/.$me"; umask 022; set -C
+  printf '%s\n' "$token" "$who" >"$lock/.$me"
+  set +C; umask 077
+  own "$lock/.$me" && [ -s "$lock/.$me" ] && mv -f "$lock/.$me" "$lock/$me" && own "$lock/$me"
+}
+hold() {
+  lock=$1/bvtdeploy.lock
+  for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+    if [ -n "$2" ]; then mkdir -p "$1"; own "$1" || continue; fi
+    mkdir -m 1777 "$lock"
+    [ ! -L "$lock" ] && note && return 0
+  done
+  lock=; return 1
+}
+away() {
+  rmdir "$1"
+  case $1 in */.cache/bvtdeploy) rmdir "${1%/*}";; esac
+}
 gone() {
   trap '' HUP INT TERM PIPE; trap - EXIT; cd /
   [ -z "$run" ] || sweep "$run"
-  rm -f "$claim"; rmdir "$lock" "$base/store" "$base"
-  case $base in */.cache/bvtdeploy) rmdir "${base%/*}";; esac
+  [ -z "$base" ] || { rmdir "$base/store"; away "$base"; }
+  if [ -n "$lock" ]; then rm -f "$lock/$me" "$lock/.$me"; rmdir "$lock"; fi
+  [ -z "$within" ] || away "$within"
   [ -z "$run" ] || say gone
 }
-run=
+run= base= lock= within=
 trap gone EXIT; trap exit HUP INT TERM; trap '' PIPE
-note
+for l in """
+    + LOCKS
+    + r"""; do
+  [ -d "$l" ] && [ -w "$l" ] && hold "$l" && break
+done
+[ -n "$lock" ] || for within; do hold "$within" ours && break; within=; done
+[ -n "$lock" ] || { for d; do fits "$d" && rmdir "$d"; done; say "no $1: nothing can be written for the lock"; exit 74; }
+hidden=; [ -n "$(born 1)" ] || hidden=1
+keeper() { tr '\0' '\n' <"/proc/$1/cmdline" | grep -qxF "bvtdeploy-$2"; }
 holder=
 for f in "$lock"/*; do
   n=${f##*/}
-  [ -f "$f" ] && [ "$n" != "$me" ] || continue
-  { read -r t; read -r h; } <"$f"
-  if ! alive "$n"; then rm -f "$f"
-  elif [ "$t" = "$token" ] || [ -n "$(find "$f" -mmin +2)" ]; then
-    kill "${n%%.*}"; i=0
-    while alive "$n" && [ $i -lt 30 ]; do i=$((i+1)); sleep 0.1 || sleep 1; done
-    alive "$n" && kill -9 "${n%%.*}"
+  named "$n" && [ -f "$f" ] && [ ! -L "$f" ] && [ "$n" != "$me" ] || continue
+  t= h=
+  { read -r t; read -r h; } <<EOF
+$(head -c 400 "$f")
+EOF
+  old=$(find "$f" -mmin +2)
+  if alive "$n" && [ -O "$f" ] && { [ "$t" = "$token" ] || [ -n "$old" ]; }; then
+    p=${n%%.*}; i=0
+    if keeper "$p" "$t"; then
+      kill "$p"
+      while alive "$n" && [ $i -lt 30 ]; do i=$((i+1)); sleep 0.1 || sleep 1; done
+      alive "$n" && kill -9 "$p"
+    fi
     rm -f "$f"
-  else holder=$h
+  elif [ -z "$old" ] && { alive "$n" || { [ -n "$hidden" ] && [ ! -O "$f" ]; }; }; then holder=${h:-somebody}
+  elif ! alive "$n"; then rm -f "$f"
   fi
 done
 if [ -n "$holder" ]; then say "busy $holder"; exit 75; fi
+for d; do if fits "$d"; then base=$d; break; fi; done
+[ -n "$base" ] || exit 74
 for d; do
+  own "$d" || continue
   for r in "$d"/run-*; do
-    [ -d "$r" ] && ! alive "${r##*/run-}" && sweep "$r"
+    n=${r##*/run-}
+    named "$n" && [ -d "$r" ] && own "$r" && ! alive "$n" && sweep "$r"
   done
 done
 run=$base/run-$me
-mkdir "$run" || { run=; exit 74; }
+mkdir "$run" || { mkdir -p "$base"; mkdir "$run"; } || { run=; exit 74; }
 say "ready $run"
 while read -r n; do note; say "beat"; done
 exit 0
 """
 )
+
+# CLEAN mark folder  (for each folder of files that were kept: "KIB PATH"; "left PATH" where it cannot be removed)
+# Run while a session has the lock. What is empty then goes too; the session's own base folder goes at its end.
+CLEAN = r"""
+LC_ALL=C; export LC_ALL
+PATH=$PATH:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
+printf '%s\n' "$1"
+exec 2>/dev/null
+u=bvtdeploy-$(id -u)
+c=${XDG_CACHE_HOME:-${HOME:+$HOME/.cache}}
+for d in "${2:+$2/$u}" "${c:+$c/bvtdeploy}" "/var/tmp/$u" "/tmp/$u" "/dev/shm/$u"; do
+  [ -n "$d" ] && [ -O "$d" ] && [ ! -L "$d" ] || continue
+  s=$d/store
+  if [ -d "$s" ] && [ ! -L "$s" ]; then
+    set -- $(du -sk "$s")
+    rm -rf "$s"
+    if [ -d "$s" ]; then echo "left $s"; else echo "${1:-0} $s"; fi
+  fi
+  rmdir "$d"
+done
+exit 0
+"""
 
 _SUM = r"""
 sum_of() {
@@ -257,7 +319,8 @@ fi
 echo "libc=$c"
 echo "uid=$(id -u)"; echo "date=$(date +%s)"
 echo "init=$(tr '\0' ' ' </proc/1/cmdline)"
-[ -d /sys/firmware/qemu_fw_cfg ] && echo "qemu=yes"
+# A virtual machine on an x86 CPU has it too, and times of that real CPU.
+case $(uname -m) in x86_64|i?86);; *) [ -d /sys/firmware/qemu_fw_cfg ] && echo "qemu=yes";; esac
 for d in "$2" "${XDG_CACHE_HOME:-$HOME/.cache}" "$HOME" /var/tmp /tmp; do
   [ -n "$d" ] && [ -d "$d" ] || continue
   set -- "" "" $(df -Pk "$d" | tail -n 1)

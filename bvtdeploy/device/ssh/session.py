@@ -17,6 +17,7 @@ from bvtdeploy.device.ssh.connection import Connection, LinkLostError
 from bvtdeploy.errors import UserError
 
 _NO_FOLDER, _BUSY = 74, 75
+_MOST_SAID = 1 << 20  # bytes that may come before the keeper is ready: login scripts print before it
 _CLOSING = 8.0  # seconds to remove a folder in; who pressed Ctrl-C waits for it
 
 
@@ -31,6 +32,8 @@ class Keeper:
         self._connection, self._token, self._folder, self._say = connection, token, folder, say
         self._channel: paramiko.Channel | None = None
         self._buffer = b""
+        self._said = 0
+        self._answer_by = 0.0
         self._heard = time.monotonic()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -53,7 +56,8 @@ class Keeper:
 
     def _try(self, deadline: float) -> bool:
         mark = f"bvtdeploy-{self._token}"
-        self._buffer = b""
+        self._buffer, self._said = b"", 0
+        self._answer_by = time.monotonic() + self._connection.timeouts.command
         self._channel = self._connection.channel(scripts.KEEPER, mark, self._token, _who(), self._folder or "")
         refused: list[str] = []
         while (line := self._line()) is not None and line != mark:
@@ -64,6 +68,7 @@ class Keeper:
                 self.run = rest
                 return True
             if word == "busy":
+                rest = "".join(letter for letter in rest if letter.isprintable())[:200]  # others there wrote it
                 if time.monotonic() >= deadline:
                     raise UserError(
                         f"{self._connection.target.host} is in use", where=str(self._connection.target), why=f"by {rest}",
@@ -86,19 +91,39 @@ class Keeper:
         )  # fmt: skip
 
     def _line(self) -> str | None:
-        """The next line that the keeper says; None when it has ended."""
+        """The next line that the keeper says while it opens; None when it has ended."""
         assert self._channel is not None
-        self._channel.settimeout(self._connection.timeouts.command)
         while b"\n" not in self._buffer:
+            left = self._answer_by - time.monotonic()
+            if left <= 0 or self._said > _MOST_SAID:
+                raise self._no_answer()
+            self._channel.settimeout(left)
             try:
                 chunk = self._channel.recv(4096)
+            except TimeoutError as error:
+                if self._said:
+                    raise self._no_answer() from error
+                raise LinkLostError("nothing came from it") from error
             except (OSError, paramiko.SSHException) as error:
                 raise LinkLostError(str(error)) from error
             if not chunk:
                 return None
             self._buffer += chunk
+            self._said += len(chunk)
         line, self._buffer = self._buffer.split(b"\n", 1)
         return line.decode(errors="replace")
+
+    def _no_answer(self) -> UserError:
+        """Something there talks, and not the keeper. Its channel is given up: it may talk for ever."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
+        limit = f"{_MOST_SAID >> 20} MiB" if self._said > _MOST_SAID else f"{self._connection.timeouts.command:g} s"
+        return UserError(
+            f"a private folder on {self._connection.target.host} could not be made", where=str(self._connection.target),
+            why=f"what runs at login there printed, and did not come to our script within {limit}",
+            fix="check what the login shell's start files (~/.profile, ~/.bashrc) print and wait for",
+        )  # fmt: skip
 
     def _beat(self) -> None:
         """Send signs of life. Where none is answered, end the connection: who waits for it then learns that it is lost."""
@@ -136,11 +161,15 @@ class Keeper:
         if channel is None:
             return True
         with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
-            channel.settimeout(min(_CLOSING, self._connection.timeouts.stall))
+            deadline = time.monotonic() + min(_CLOSING, self._connection.timeouts.stall)
+            channel.settimeout(deadline - time.monotonic())
             channel.shutdown_write()
             said = b""
             while chunk := channel.recv(4096):
-                said += chunk
+                said = said[-64:] + chunk
+                if (left := deadline - time.monotonic()) <= 0:
+                    return False
+                channel.settimeout(left)
             channel.status_event.wait(2.0)
             channel.close()
             return b"gone" in said

@@ -265,7 +265,7 @@ def of_comparison(c: Record) -> dict[str, Any]:
     words = {"faster": "faster", "slower": "slower", "same": "no difference", "cannot tell": "cannot tell"}
 
     def shown(row: Record) -> dict[str, Any]:
-        change = "new" if row["ratio"] is None or not math.isfinite(row["ratio"]) else f"{100 * (row['ratio'] - 1):+.1f} %"
+        change = "from 0" if row["ratio"] is None else f"{100 * (row['ratio'] - 1):+.1f} %"
         interval = "too few runs" if row["low"] is None else f"{100 * (row['low'] - 1):+.1f} to {100 * (row['high'] - 1):+.1f} %"
         return {**row, "change": change, "interval": interval, "word": words[row["verdict"]]}
 
