@@ -94,7 +94,7 @@ def test_a_converter_that_fails_is_told_with_its_reason(nano: Path, monkeypatch:
         (("--against", "tensorrt"), "there is no peer 'tensorrt'"),
         (("--like", "deit"), "there is no plain ViT 'deit'"),
         (("--model", "nowhere.pt"), "there is no such model"),
-        (("--rounds", "1"), "give a number from 2 on, or auto"),
+        (("--rounds", "1"), "give a number from 2 to 100000, or auto"),
         (("--against", ""), "there is nothing to do"),
         (("--modelled", "--board", "generic"), "there is no model of the core 'generic'"),
         (("--modelled", "--board", "rpi3-32"), "board rpi3-32 cannot be modelled"),

@@ -324,9 +324,14 @@ class Connection:
         channel.settimeout(self.timeouts.stall)
         view = memoryview(data)
         while view:
-            sent = channel.send(bytes(view[:_CHUNK]))
+            try:
+                sent = channel.send(bytes(view[:_CHUNK]))
+            except OSError:
+                if not channel.closed:
+                    raise
+                sent = 0
             if sent == 0:
-                break  # the program ended before it had read everything: its exit code says why
+                break  # the program ended before it had read everything: its exit code says why, or that the connection broke
             view = view[sent:]
 
 
