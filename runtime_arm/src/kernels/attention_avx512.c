@@ -192,14 +192,15 @@ INLINE uint64_t reached(const int32_t *score, uint32_t n, int32_t from) {
 static uint64_t table_sum_512(const byte_planes *table, const int32_t *score, uint32_t n, int32_t most, unsigned shift) {
     __m512i sum[8] = {0};
     for (uint32_t j = 0; j < n; j += 64) {
-        _Alignas(64) uint8_t index[64] = {0};
-        const uint32_t left = bvt_min_u32(n - j, 64);
-        for (uint32_t i = 0; i < left; i += 16) {
-            const __mmask16 there = left - i < 16 ? (__mmask16)((1u << (left - i)) - 1) : 0xFFFF;
-            const __m512i distance = _mm512_sub_epi32(_mm512_set1_epi32(most), _mm512_maskz_loadu_epi32(there, score + j + i));
-            _mm_store_si128((__m128i *)(void *)(index + i), _mm512_cvtepi32_epi8(_mm512_srli_epi32(distance, shift)));
+        const __mmask64 there = n - j < 64 ? ((__mmask64)1 << (n - j)) - 1 : ~(__mmask64)0;
+        __m128i part[4]; /* 16 indices each */
+        for (unsigned i = 0; i < 4; i++) {
+            const __m512i s = _mm512_maskz_loadu_epi32((__mmask16)(there >> 16 * i), score + j + 16 * i);
+            part[i] = _mm512_cvtepi32_epi8(_mm512_srli_epi32(_mm512_sub_epi32(_mm512_set1_epi32(most), s), shift));
         }
-        add_entries(sum, table, _mm512_load_si512(index), left < 64 ? ((__mmask64)1 << left) - 1 : ~(__mmask64)0);
+        const __m512i index = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_set_m128i(part[1], part[0])),
+                                                 _mm256_set_m128i(part[3], part[2]), 1);
+        add_entries(sum, table, index, there);
     }
     return whole_sum(sum, table->planes);
 }

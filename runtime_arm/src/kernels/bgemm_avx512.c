@@ -26,9 +26,10 @@ INLINE __m512i load_bytes(const uint8_t *p, uint32_t n) {
     return _mm512_set1_epi32((int)word);
 }
 
-/* Rows row .. row+R-1 and T weight tiles from `tile` on, of which n channels are there (n > 16*(T-1)). */
+/* Rows row .. row+R-1 and T weight tiles from `tile` on, of which n channels are there (n > 16*(T-1)). all: K, or of trits how many of
+ * a row's codes are not 0. */
 INLINE void bgemm_tile(const bvt_call *call, uint32_t row, uint32_t tile, uint32_t n, const unsigned R, const unsigned T,
-                        const bool trits) {
+                        const int32_t *all, const bool trits) {
     const uint32_t k = call->in[1].cols, steps = (k + 7) / 8, words = steps / 4, rest = steps % 4;
     const size_t at = bvt_bgemm_segment(call, tile), w_stride = call->in[1].stride;
     const __m512i lanes = lanes_of_steps();
@@ -49,8 +50,9 @@ INLINE void bgemm_tile(const bvt_call *call, uint32_t row, uint32_t tile, uint32
             const __m512i code = load_bytes(x[r] + 4 * (size_t)i, bytes);                                              \
             const __m512i mask = trits ? load_bytes(some[r] + 4 * (size_t)i, bytes) : code;                            \
             for (unsigned t = 0; t < T; t++) {                                                                         \
-                __m512i differ = _mm512_xor_si512(weight[t], code);                                                    \
-                if (trits) differ = _mm512_and_si512(differ, mask);                                                    \
+                /* 0x28: (weight xor code) and mask */                                                                 \
+                const __m512i differ = trits ? _mm512_ternarylogic_epi32(weight[t], code, mask, 0x28)                  \
+                                             : _mm512_xor_si512(weight[t], code);                                      \
                 count[r][t] = _mm512_add_epi32(count[r][t], _mm512_popcnt_epi32(differ));                              \
             }                                                                                                          \
         }                                                                                                              \
@@ -60,7 +62,7 @@ INLINE void bgemm_tile(const bvt_call *call, uint32_t row, uint32_t tile, uint32
     if (rest) STEP(rest, _mm512_maskz_loadu_epi8(there, w[t] + 64 * (size_t)i))
 #undef STEP
     for (unsigned r = 0; r < R; r++) {
-        const __m512i ones = _mm512_set1_epi32(trits ? bvt_bgemm_ones(some[r], k) : (int32_t)k);
+        const __m512i ones = _mm512_set1_epi32(all[r]);
         int16_t *y = (int16_t *)bvt_row(&call->out[0], row + r) + 16 * (size_t)tile;
         for (unsigned t = 0; t < T; t++) {
             const uint32_t left = n - 16 * t;
@@ -75,9 +77,15 @@ INLINE void bgemm_rows(const bvt_call *call, uint32_t row, const unsigned R, con
     const uint32_t groups = call->in[0].cols / call->in[1].cols, outputs = call->out[0].cols / groups;
     for (uint32_t g = 0; g < groups; g++) {
         const uint32_t first = g * outputs;
+        int32_t all[ROWS];
+        for (unsigned r = 0; r < R; r++) {
+            const size_t at = bvt_bgemm_segment(call, first / 16);
+            all[r] = (int32_t)call->in[1].cols;
+            if (trits) all[r] = bvt_bgemm_ones(bvt_row_bits(&call->in[0], row + r) + bvt_plane(call->in[0].cols) + at, call->in[1].cols);
+        }
         uint32_t o = 0;
-        for (; o + 16 < outputs; o += 32) bgemm_tile(call, row, (first + o) / 16, bvt_min_u32(outputs - o, 32), R, 2, trits);
-        if (o < outputs) bgemm_tile(call, row, (first + o) / 16, outputs - o, R, 1, trits);
+        for (; o + 16 < outputs; o += 32) bgemm_tile(call, row, (first + o) / 16, bvt_min_u32(outputs - o, 32), R, 2, all, trits);
+        if (o < outputs) bgemm_tile(call, row, (first + o) / 16, outputs - o, R, 1, all, trits);
     }
 }
 

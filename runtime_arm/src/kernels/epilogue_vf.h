@@ -150,6 +150,47 @@ VF_INLINE void run(rows8 *b, uint32_t row0, uint32_t row1, const unsigned set) {
     }
 }
 
+#if VF_LANES == 16
+/* Thresholds on bare dots of 16 bits, where all signs are rows: 32 channels at a time, which never become floats. float(x) >= t is
+ * x >= ceil(t), cut to i16, whose ends no dot reaches (BVT_MOST_COLUMNS); a NaN, which nothing reaches and nothing is below, becomes
+ * `nan`, one of the ends. */
+VF_INLINE __m256i ceilings(const float *p, unsigned n, int32_t nan) {
+    const __m512 t = vf_load_n(p, n);
+    const __m512 up = _mm512_min_ps(_mm512_max_ps(_mm512_roundscale_ps(t, _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC), _mm512_set1_ps(-32768)),
+                                    _mm512_set1_ps(32767));
+    const __mmask16 number = _mm512_cmp_ps_mask(t, t, _CMP_ORD_Q);
+    return _mm512_cvtepi32_epi16(_mm512_mask_cvtps_epi32(_mm512_set1_epi32(nan), number, up));
+}
+VF_INLINE __m512i ceilings32(const float *p, unsigned n, int32_t nan) {
+    const __m512i low = _mm512_castsi256_si512(ceilings(p, n < 16 ? n : 16, nan));
+    return n > 16 ? _mm512_inserti64x4(low, ceilings(p + 16, n - 16, nan), 1) : low;
+}
+
+static void threshold_rows(rows8 *b, uint32_t row0, uint32_t row1) {
+    for (uint32_t r0 = row0; r0 < row1; r0 += 8) {
+        move_rows(b, r0, row1, 0);
+        for (unsigned i = 0; i < b->n_bits; i++)
+            for (uint32_t c = 0; c < b->cols; c += 32) {
+                const unsigned n = b->cols - c < 32 ? b->cols - c : 32;
+                const __mmask32 there = 0xFFFFFFFFu >> (32 - n);
+                const __m512i high = ceilings32(b->threshold[i] + c, n, INT16_MAX);
+                const __m512i low = b->below[i] ? ceilings32(b->below[i] + c, n, INT16_MIN) : high;
+                for (unsigned r = 0; r < b->rows; r++) {
+                    const __m512i x = _mm512_maskz_loadu_epi16(there, (const int16_t *)(const void *)b->in[r] + c);
+                    uint32_t mask = _mm512_mask_cmpge_epi16_mask(there, x, high);
+                    if (b->below[i]) mask |= _mm512_mask_cmplt_epi16_mask(there, x, low);
+                    uint8_t *to = b->bits[i] + r * b->bits_stride[i] + c / 8;
+                    if (n == 32) memcpy(to, &mask, 4);
+                    else
+                        for (unsigned byte = 0; 8 * byte < n; byte++) to[byte] = (uint8_t)(mask >> 8 * byte);
+                }
+            }
+        for (unsigned i = 0; i < b->n_bits; i++)
+            for (unsigned r = 0; b->padded[i] && r < b->rows; r++) bvt_pad_row(b->view[i], r0 + r);
+    }
+}
+#endif
+
 void VF_KERNEL(epilogue)(const bvt_call *call, uint32_t row0, uint32_t row1) {
     const bvt_view *x = &call->in[BVT_EP_X];
     rows8 b = {.call = call, .cols = x->cols, .x_dtype = x->dtype, .real = call->out[0].base != NULL};
@@ -172,6 +213,14 @@ void VF_KERNEL(epilogue)(const bvt_call *call, uint32_t row0, uint32_t row1) {
             b.padded[b.n_bits] = !plane && !out->by_cols && out->stride * 8 != (size_t)out->cols << trits;
         }
     }
+#if VF_LANES == 16
+    bool rows = !set && !b.real && x->dtype == BVT_DTYPE_I16;
+    for (unsigned i = 0; i < b.n_bits; i++) rows = rows && !b.by_cols[i];
+    if (rows) {
+        threshold_rows(&b, row0, row1);
+        return;
+    }
+#endif
     switch (set) {
 #define X(common) \
     case (unsigned)(common): run(&b, row0, row1, common); break;

@@ -63,8 +63,15 @@ static inline size_t bvt_bgemm_segment(const bvt_call *call, uint32_t tile) {
 
 /* How many codes of a plane's segment are not 0. */
 static inline int32_t bvt_bgemm_ones(const uint8_t *some, uint32_t k) {
+    const uint32_t bytes = (k + 7) / 8;
     int32_t n = 0;
-    for (uint32_t i = 0; i < (k + 7) / 8; i++) n += __builtin_popcount(some[i]);
+    uint32_t i = 0;
+    for (; i + 8 <= bytes; i += 8) {
+        uint64_t word;
+        memcpy(&word, some + i, 8);
+        n += __builtin_popcountll(word);
+    }
+    for (; i < bytes; i++) n += __builtin_popcount(some[i]);
     return n;
 }
 
