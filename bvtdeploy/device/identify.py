@@ -11,29 +11,11 @@ from bvtdeploy.boards import Board, recognise
 from bvtdeploy.boards.machines import machine_name, this_machine
 from bvtdeploy.build.fits import HWCAPS, missing_features
 from bvtdeploy.device.base import Probe
+from bvtdeploy.device.cpuinfo import CORES, paragraphs
 from bvtdeploy.errors import UserError
 
 TREE = "/sys/firmware/devicetree/base"
 FILES = ("/proc/cpuinfo", "/proc/meminfo", f"{TREE}/model", f"{TREE}/compatible")
-
-_CORES = {
-    "41:c07": "Cortex-A7",
-    "41:c0f": "Cortex-A15",
-    "41:d03": "Cortex-A53",
-    "41:d04": "Cortex-A35",
-    "41:d05": "Cortex-A55",
-    "41:d07": "Cortex-A57",
-    "41:d08": "Cortex-A72",
-    "41:d09": "Cortex-A73",
-    "41:d0a": "Cortex-A75",
-    "41:d0b": "Cortex-A76",
-    "41:d0c": "Neoverse-N1",
-    "41:d40": "Neoverse-V1",
-    "41:d42": "Cortex-A78AE",
-    "41:d49": "Neoverse-N2",
-    "4e:003": "Denver 2",
-    "4e:004": "Carmel",
-}
 
 
 @dataclass(frozen=True)
@@ -75,7 +57,7 @@ def read_system(facts: Mapping[str, str], files: Mapping[str, bytes]) -> System:
     cpus = _cpus(files.get("/proc/cpuinfo", b"").decode(errors="replace"))
     first = cpus[0] if cpus else {}
     parts = tuple(dict.fromkeys(_part(cpu) for cpu in cpus if _part(cpu)))
-    names = [_CORES.get(part, part) for part in parts]
+    names = [_core(part) for part in parts]
     cpu = " + ".join(names) or first.get("model name") or None
     if cpu is None:
         missing["cpu"] = "/proc/cpuinfo names no core"
@@ -113,9 +95,7 @@ def _cpus(text: str) -> list[dict[str, str]]:
     """/proc/cpuinfo by CPU. What stands once at the end of an ARM board's (Model) belongs to the first."""
     found: list[dict[str, str]] = []
     tail: dict[str, str] = {}
-    for paragraph in text.split("\n\n"):
-        pairs = (line.split(":", 1) for line in paragraph.splitlines() if ":" in line)
-        fields = {key.strip(): value.strip() for key, value in pairs}
+    for fields in paragraphs(text):
         if "processor" in fields and ("CPU part" in fields or len(fields) > 2):
             found.append(fields)
         else:
@@ -130,6 +110,11 @@ def _part(cpu: Mapping[str, str]) -> str:
         return f"{int(cpu['CPU implementer'], 16):02x}:{int(cpu['CPU part'], 16):03x}"
     except (KeyError, ValueError):
         return ""
+
+
+def _core(part: str) -> str:
+    implementer, _, number = part.partition(":")
+    return CORES.get((int(implementer, 16), int(number, 16)), part)
 
 
 def _userland(header: str) -> str | None:

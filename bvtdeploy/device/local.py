@@ -18,6 +18,7 @@ from pathlib import Path
 from bvtdeploy.boards import all_boards, suggest
 from bvtdeploy.build.files import write_whole
 from bvtdeploy.device.base import DEFAULT_TIMEOUT, Completed, Device, Probe, signal_name
+from bvtdeploy.device.cpuinfo import paragraphs
 from bvtdeploy.errors import UserError
 
 GET_QEMU = "apt-get install qemu-user-static"
@@ -208,5 +209,4 @@ def _cpuinfo() -> dict[str, str]:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return {}
-    pairs = (line.split(":", 1) for line in text.split("\n\n")[0].splitlines() if ":" in line)
-    return {key.strip(): value.strip() for key, value in pairs}
+    return paragraphs(text)[0]

@@ -5,33 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from bvtdeploy.device.cpuinfo import CORES, paragraphs
+
 # Bits of the Raspberry Pi's get_throttled that say "now"; 16 bits higher: "since the start".
 THROTTLE_BITS = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
 
 MOST_CORES = 4096
 
 _IMPLEMENTERS = {0x41: "", 0x42: "Broadcom ", 0x43: "Cavium ", 0x4E: "NVIDIA ", 0x51: "Qualcomm ", 0x61: "Apple "}
-_PARTS = {
-    (0x41, 0xC07): "Cortex-A7",
-    (0x41, 0xC0F): "Cortex-A15",
-    (0x41, 0xB76): "ARM1176",
-    (0x41, 0xD03): "Cortex-A53",
-    (0x41, 0xD04): "Cortex-A35",
-    (0x41, 0xD05): "Cortex-A55",
-    (0x41, 0xD07): "Cortex-A57",
-    (0x41, 0xD08): "Cortex-A72",
-    (0x41, 0xD09): "Cortex-A73",
-    (0x41, 0xD0A): "Cortex-A75",
-    (0x41, 0xD0B): "Cortex-A76",
-    (0x41, 0xD0C): "Neoverse-N1",
-    (0x41, 0xD0D): "Cortex-A77",
-    (0x41, 0xD40): "Neoverse-V1",
-    (0x41, 0xD41): "Cortex-A78",
-    (0x41, 0xD42): "Cortex-A78AE",
-    (0x41, 0xD49): "Neoverse-N2",
-    (0x4E, 0x003): "Denver 2",
-    (0x4E, 0x004): "Carmel",
-}
 
 
 def text(data: bytes) -> str:
@@ -71,14 +52,13 @@ def os_release(given: str) -> str | None:
 
 def core_name(implementer: int, part: int) -> str:
     """What a core is called, from its identification register."""
-    return _PARTS.get((implementer, part)) or f"{_IMPLEMENTERS.get(implementer, f'implementer {implementer:#x} ')}part {part:#x}"
+    return CORES.get((implementer, part)) or f"{_IMPLEMENTERS.get(implementer, f'implementer {implementer:#x} ')}part {part:#x}"
 
 
 def cpuinfo_cores(given: str) -> dict[int, str]:
     """The cores in /proc/cpuinfo: number -> what it is called ("" where it does not say)."""
     found: dict[int, str] = {}
-    for block in re.split(r"\n\s*\n", given):
-        lines = dict(re.findall(r"^([^:\n]+?)\s*:\s*(.*)$", block, re.MULTILINE))
+    for lines in paragraphs(given):
         number = integer(lines.get("processor", ""))
         if number is None:
             continue
