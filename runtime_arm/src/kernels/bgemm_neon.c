@@ -1,33 +1,10 @@
-/* bgemm for NEON: the choice by layout, and layout LANES16. A byte lane is an output channel: an activation byte is broadcast, xor
- * and cnt give the differing bits of 16 channels, and no sum ever crosses lanes. A tile of R rows x T weight tiles (16 channels each)
- * keeps its u8 counters in registers; they hold up to 255, so at the latest after 31 steps (248 bits) they go into the output.
- */
-#include "bgemm_neon.h"
-
-#define MOST_STEPS 31u
-
-/* y = (first ? k : y) - 2*count, for the first n of 16 channels. */
-INLINE void flush(int16_t *y, uint8x16_t count, bool first, int32_t k, unsigned n) {
-    int16_t part[16];
-    int16_t *to = n == 16 ? y : part;
-    if (n < 16 && !first) memcpy(part, y, n * sizeof *y);
-    subtract_twice(to, count, first, k);
-    if (n < 16) memcpy(y, part, n * sizeof *y);
-}
-
-/* Which steps a chunk has: 24, which the loops of 8 divide, and a last one of up to 31. */
-INLINE uint32_t chunk_steps(uint32_t left) { return left <= MOST_STEPS ? left : 24; }
-
-/* Eight activation bytes in a register. The empty asm keeps GCC from loading every byte again by itself. */
-INLINE uint8x8_t load8(const uint8_t *p) {
-    uint8x8_t bytes = vld1_u8(p);
-    __asm__("" : "+w"(bytes));
-    return bytes;
-}
+/* bgemm for NEON: the choice by layout, and layout LANES16 in tiles of 4 rows x 4 weight tiles. */
+#define WIDE 4u
+#include "bgemm_lanes16_neon.h"
 
 /* 4 rows x 4 tiles. What keeps GCC 12 from spilling half of the registers: the counters are 16 variables (an array would live in
  * memory), and an empty asm after each step (it would turn the chain of additions into a tree and load all weights first). */
-static void bgemm_4x4(const bvt_call *call, uint32_t row, uint32_t tile) {
+static void bgemm_wide(const bvt_call *call, uint32_t row, uint32_t tile) {
     const uint32_t k = call->in[1].cols, steps = (k + 7) / 8;
     const size_t w_stride = call->in[1].stride;
     const size_t at = bvt_bgemm_segment(call, tile);
@@ -87,35 +64,8 @@ static void bgemm_4x4(const bvt_call *call, uint32_t row, uint32_t tile) {
     }
 }
 
-/* R rows x one tile, of which the first n channels are there. */
-INLINE void bgemm_column(const bvt_call *call, uint32_t row, uint32_t tile, unsigned n, const unsigned R, const int32_t *ones,
-                         const bool trits) {
-    const uint32_t k = call->in[1].cols, steps = (k + 7) / 8;
-    const uint8_t *w = call->in[1].base + tile * call->in[1].stride, *x[4], *some[4] = {NULL};
-    for (unsigned r = 0; r < R; r++) {
-        x[r] = bvt_row_bits(&call->in[0], row + r) + bvt_bgemm_segment(call, tile);
-        if (trits) some[r] = x[r] + bvt_plane(call->in[0].cols);
-    }
-    for (uint32_t done = 0; done < steps;) {
-        const uint32_t end = done + chunk_steps(steps - done);
-        uint8x16_t count[4];
-        for (unsigned r = 0; r < R; r++) count[r] = vdupq_n_u8(0);
-        for (uint32_t s = done; s < end; s++) {
-            const uint8x16_t weight = vld1q_u8(w + 16 * (size_t)s);
-            for (unsigned r = 0; r < R; r++) {
-                uint8x16_t differ = veorq_u8(vld1q_dup_u8(x[r] + s), weight);
-                if (trits) differ = vandq_u8(differ, vld1q_dup_u8(some[r] + s));
-                count[r] = vaddq_u8(count[r], vcntq_u8(differ));
-            }
-        }
-        for (unsigned r = 0; r < R; r++)
-            flush((int16_t *)bvt_row(&call->out[0], row + r) + 16 * (size_t)tile, count[r], done == 0, trits ? ones[r] : (int32_t)k, n);
-        done = end;
-    }
-}
-
 /* Trits: 2 rows x 4 tiles, where the second plane masks what differs. */
-static void bgemm_trits_2x4(const bvt_call *call, uint32_t row, uint32_t tile, const int32_t ones[2]) {
+static void bgemm_trits_wide(const bvt_call *call, uint32_t row, uint32_t tile, const int32_t ones[2]) {
     const uint32_t steps = (call->in[1].cols + 7) / 8;
     const size_t w_stride = call->in[1].stride, at = bvt_bgemm_segment(call, tile), plane = bvt_plane(call->in[0].cols);
     const uint8_t *x0 = bvt_row_bits(&call->in[0], row) + at, *x1 = bvt_row_bits(&call->in[0], row + 1) + at;
@@ -168,62 +118,12 @@ static void bgemm_trits_2x4(const bvt_call *call, uint32_t row, uint32_t tile, c
     }
 }
 
-/* How many codes of a segment are not 0. */
-INLINE int32_t count_some(const uint8_t *some, uint32_t bytes) {
-    uint16x8_t sum = vdupq_n_u16(0);
-    uint32_t i = 0;
-    for (; i + 16 <= bytes; i += 16) sum = vpadalq_u8(sum, vcntq_u8(vld1q_u8(some + i)));
-    return (int32_t)vaddlvq_u16(sum) + bvt_bgemm_ones(some + i, 8 * (bytes - i));
-}
-
-static void bgemm_trits(const bvt_call *call, uint32_t row0, uint32_t row1, bool by_four) {
-    const uint32_t k = call->in[1].cols, groups = call->in[0].cols / k, outputs = call->out[0].cols / groups;
-    for (uint32_t row = row0; row < row1; row += 2) {
-        const unsigned rows = row1 - row < 2 ? 1 : 2;
-        for (uint32_t first = 0; first < call->out[0].cols; first += outputs) {
-            int32_t ones[2] = {0};
-            for (unsigned r = 0; r < rows; r++)
-                ones[r] = count_some(bvt_row_bits(&call->in[0], row + r) + bvt_plane(call->in[0].cols) + bvt_bgemm_segment(call, first / 16),
-                                     (k + 7) / 8);
-            uint32_t o = 0;
-            for (; by_four && rows == 2 && o + 64 <= outputs; o += 64) bgemm_trits_2x4(call, row, (first + o) / 16, ones);
-            for (; o < outputs; o += 16) {
-                const unsigned n = bvt_min_u32(outputs - o, 16);
-                if (rows == 2) bgemm_column(call, row, (first + o) / 16, n, 2, ones, true);
-                else bgemm_column(call, row, (first + o) / 16, n, 1, ones, true);
-            }
-        }
-    }
-}
-
 void bvt_bgemm_neon(const bvt_call *call, uint32_t row0, uint32_t row1) {
-    const uint32_t outputs = call->out[0].cols, whole = outputs / 16, groups = call->in[0].cols / call->in[1].cols;
     switch (call->in[1].layout) {
-    case BVT_LAYOUT_CSA: bvt_bgemm_csa(call, row0, row1); return;
-    case BVT_LAYOUT_TBL2: bvt_bgemm_tbl2(call, row0, row1); return;
-    case BVT_LAYOUT_LUT: bvt_bgemm_lut(call, row0, row1); return;
-    default: break;
-    }
-    if (!bvt_bgemm_tiles(call)) {
-        bvt_bgemm_ref(call, row0, row1);
-        return;
-    }
-    /* Four tiles at a time must be of one segment. */
-    const bool by_four = groups == 1 || outputs / groups % 64 == 0;
-    if (call->in[0].dtype == BVT_DTYPE_TRITS) {
-        bgemm_trits(call, row0, row1, by_four);
-        return;
-    }
-    uint32_t row = row0;
-    for (; row + 4 <= row1; row += 4) {
-        uint32_t tile = 0;
-        for (; by_four && tile + 4 <= whole; tile += 4) bgemm_4x4(call, row, tile);
-        for (; tile < whole; tile++) bgemm_column(call, row, tile, 16, 4, NULL, false);
-        if (outputs % 16) bgemm_column(call, row, tile, outputs % 16, 4, NULL, false);
-    }
-    for (; row < row1; row++) {
-        for (uint32_t tile = 0; tile < whole; tile++) bgemm_column(call, row, tile, 16, 1, NULL, false);
-        if (outputs % 16) bgemm_column(call, row, whole, outputs % 16, 1, NULL, false);
+    case BVT_LAYOUT_CSA: bvt_bgemm_csa(call, row0, row1); break;
+    case BVT_LAYOUT_TBL2: bvt_bgemm_tbl2(call, row0, row1); break;
+    case BVT_LAYOUT_LUT: bvt_bgemm_lut(call, row0, row1); break;
+    default: bgemm_lanes16(call, row0, row1);
     }
 }
 

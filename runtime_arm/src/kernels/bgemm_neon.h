@@ -7,6 +7,10 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+#if !defined(__aarch64__) /* 32-bit ARM has no instructions on high halves */
+#define vsubw_high_u8(wide, narrow) vsubw_u8(wide, vget_high_u8(narrow))
+#endif
+
 /* Of the layouts other than LANES16; as a bvt_kernel. */
 void bvt_bgemm_csa(const bvt_call *call, uint32_t row0, uint32_t row1);
 void bvt_bgemm_csa_in_order(const bvt_call *call, uint32_t row0, uint32_t row1);

@@ -64,12 +64,13 @@ static __attribute__((noinline)) void find_rows(rows8 *t, const operands *o, uin
 }
 
 static __attribute__((noinline)) void put_signs(const operands *o, unsigned i, uint32_t r0, unsigned rows, uint32_t c, unsigned n,
-                                                       const signs *s) {
+                                                const signs *s) {
     store_signs(&o->target[i], r0, rows, c, n, s);
 }
 
 /* Channels tile+half .. tile+half+7 of the rows, in falling order as signs want them. dots: x is i16, else f32 or i32. */
-INLINE uint16x8_t rows_signs(const operands *o, const rows8 *t, uint32_t tile, uint32_t half, const unsigned set, const bool dots, const bool sign) {
+INLINE uint16x8_t rows_signs(const operands *o, const rows8 *t, uint32_t tile, uint32_t half, const unsigned set, const bool dots,
+                             const bool sign) {
     const uint32_t c = tile + half;
     size_t at[BVT_EP_RESIDUALS];
     for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
