@@ -8,6 +8,7 @@ and a chain is merged while it fits. Rewrites of parameters, all in fp64 and nar
                                                       disappears into the scale and shift of the product
     sign(v + move)        = threshold at -move        exact (ops/epilogue.py)
     sign((v + s) + move)  = threshold at -(move + s)  where v + s has no other reader
+    (g*(x - mean)/s + b)*a + c                        = (g*a)*(x - mean)/s + (b*a + c): the norm takes what is behind it
     sign(g*(x - mean)/s + b + move)                   = [g*(x - mean) >= -(b + move)*s]: the norm before a sign is one threshold a
                                                         row, without a division an element (s > 0; g = 0 is a constant code)
 
@@ -290,6 +291,29 @@ def _sign_outputs(graph: Graph, report: Report) -> None:
         report.fused["signs in epilogues"] += len(taken)
 
 
+def _affines_into_norms(graph: Graph, report: Report) -> None:
+    """A scale and shift that is a row norm's only reader, while norms are still floats: so the signs behind both are thresholds."""
+    for op in graph.of_kind("epilogue"):
+        norm = op.inputs[0].producer
+        if op.attrs["results"] != ("f32",) or not set(op.attrs["roles"]) <= {"x", "scale", "shift"}:
+            continue
+        if norm is None or norm.kind != "layer_norm_rows" or not single_use(op.inputs[0], graph):
+            continue
+        affine = _combine(S(_data(norm.inputs[1]), _data(norm.inputs[2])), *[s for s in _steps(op) if isinstance(s, S)])
+        assert affine.scale is not None and affine.shift is not None
+        with np.errstate(over="ignore"):
+            gamma, beta = row(affine.scale), row(affine.shift)
+        if not (np.isfinite(gamma).all() and np.isfinite(beta).all()):
+            report.decline(op, "with it the norm's scale or shift would be beyond fp32")
+            continue
+        inputs = [norm.inputs[0], graph.constant(gamma, before=op), graph.constant(beta, before=op)]
+        merged = graph.append("layer_norm_rows", inputs, dict(norm.attrs), module=norm.module, before=op)
+        graph.supersede(op.out, merged)
+        graph.remove(op)
+        graph.remove(norm)
+        report.fused["scales behind norms"] += 1
+
+
 def _norm_signs(graph: Graph, report: Report) -> None:
     """Row norms that only signs read."""
     for op in graph.of_kind("layer_norm_rows"):
@@ -312,6 +336,7 @@ def run(graph: Graph, report: Report) -> Graph:
     for op in graph.of_kind("epilogue"):
         _shift_into_threshold(graph, op)
     graph.drop_dead()
+    _affines_into_norms(graph, report)
     _norm_signs(graph, report)
     changed = True
     while changed:

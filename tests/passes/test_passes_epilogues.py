@@ -30,18 +30,19 @@ def step(result: str, x: str, role: str, value: str, **attrs: object) -> str:
 
 CONSTANTS = {
     "a": [2, -1, 0.5, 4], "b": [1, 2, 3, 4], "c": [-1, 0.5, -1, 3], "s": [0.25, 0, -0.5, 1],
-    "z": [0, 0, 0, 0], "n": [-0.0, 0, -0.0, 0],
+    "z": [0, 0, 0, 0], "n": [-0.0, 0, -0.0, 0], "h": [1e30, 1e30, 1e30, 1e30],
 }  # fmt: skip
 
 
-def merged(out: str, *steps: str) -> tuple[Graph, Report]:
+def merged(out: str, *steps: str, rounds: bool = False) -> tuple[Graph, Report]:
+    """The graph after the pass, whose results are those before it; with `rounds`, but for roundings."""
     lines = [f"%{k} = const {v} : f32[1x4]" for k, v in CONSTANTS.items()]
     lines += ["%half = const @half : f32[1x4]", "%map = const @map : f32[4x4]"]
     text = "\n".join([f"graph @g(%x: f32[4x4]) -> ({out}) {{", *lines, *steps, "}"])
     half, rows = np.array([[1, -1, 2, 3]], F), np.arange(16, dtype=F).reshape(4, 4)
     before, after, report = rewrite(epilogues.run, text, half=half, map=rows)
     for a, b, v in zip(outputs(before, X), outputs(after, X), after.outputs, strict=True):
-        assert np.array_equal(a, b), (v, a, b)
+        assert np.allclose(a, b, rtol=1e-6, atol=1e-6) if rounds else np.array_equal(a, b), (v, a, b)
     assert [v.name for v in after.outputs] == [v.strip()[1:] for v in out.split(",")]
     return after, report
 
@@ -62,6 +63,23 @@ def test_a_norm_in_front_of_a_sign_is_a_threshold_a_row() -> None:
     assert show(graph.outputs[0]).startswith("norm_sign(x, [0.0, -2.5, -2.0, -7.0], [2.0, -1.0, 0.5, 4.0])")
     twice, _ = merged("%y, %t", NORM, step("y", "l", "threshold0", "z"), step("t", "l", "threshold0", "z", packed=0))
     assert twice.count() == {"norm_sign": 2} and [v.type.packed for v in twice.outputs] == [1, 0]
+
+
+def test_scales_behind_a_norm_are_the_norms() -> None:
+    """(g*d/s + b)*a, behind it a sign: direction g*a, cut t - b*a. Its real result keeps the norm, which then has the scale."""
+    graph, report = merged("%y", NORM, step("m", "l", "scale", "c"), step("y", "m", "threshold0", "c"))
+    assert graph.count() == {"norm_sign": 1} and report.fused["scales behind norms"] == 1
+    assert show(graph.outputs[0]).startswith("norm_sign(x, [0.0, -0.5, 2.0, -9.0], [-2.0, -0.5, -0.5, 12.0])")
+    graph, _ = merged("%r", NORM, step("m", "l", "scale", "c"), step("r", "m", "shift", "b"), rounds=True)
+    assert graph.count() == {"layer_norm_rows": 1}
+    read_twice, _ = merged("%m, %l", NORM, step("m", "l", "scale", "c"))
+    assert read_twice.count() == {"layer_norm_rows": 1, "epilogue": 1}
+
+
+def test_a_scale_that_leaves_fp32_stays_behind_the_norm() -> None:
+    graph, report = merged("%r", NORM, step("m", "l", "scale", "h"), step("r", "m", "scale", "h"))
+    assert graph.count() == {"layer_norm_rows": 1, "epilogue": 1}
+    assert any("beyond fp32" in d.why for d in report.declined)
 
 
 def test_a_norm_that_something_else_reads_stays() -> None:

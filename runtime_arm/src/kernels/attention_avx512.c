@@ -1,11 +1,12 @@
 /* attention for AVX-512 with VPOPCNTDQ and VBMI, with heads of one 64-bit word: the head's keys are an array of words and its value columns
  * words side by side, made once for all rows of the call; then eight keys, or eight channels, are one register.
  *
- * In the plain form scores are bytes, so that 64 compares with the row's threshold are one mask word; the other forms go through
- * attention_general.h, whose scores, thresholds and contexts are done here. Wider heads and more keys than the stack takes go row by
+ * Where one threshold on the row's sum decides, scores are bytes, so that 64 compares with it are one mask word; the other forms go
+ * through attention_general.h, whose scores, thresholds and contexts are done here. Wider heads and more keys than the stack takes go row by
  * row.
  */
 #include <immintrin.h>
+#include <math.h>
 
 #include "attention_rows.h"
 
@@ -22,13 +23,16 @@ typedef struct {
 } byte_planes;
 
 static void split_table(byte_planes *to, const uint64_t *table, uint32_t entries) {
-    uint64_t any = 0;
-    memset(to->bytes, 0, sizeof to->bytes);
-    for (uint32_t i = 0; i < entries; i++) {
-        any |= table[i];
-        for (unsigned p = 0; p < 8; p++) to->bytes[p][i] = (uint8_t)(table[i] >> 8 * p);
+    __m512i any = _mm512_setzero_si512();
+    for (uint32_t i = 0; i < MOST_ENTRIES; i += 8) {
+        const __mmask8 there = entries > i ? (__mmask8)((1u << bvt_min_u32(entries - i, 8)) - 1) : 0;
+        const __m512i entry = _mm512_maskz_loadu_epi64(there, table + i);
+        any = _mm512_or_si512(any, entry);
+        for (unsigned p = 0; p < 8; p++)
+            _mm_storel_epi64((__m128i *)(void *)(to->bytes[p] + i), _mm512_cvtepi64_epi8(_mm512_srli_epi64(entry, 8 * p)));
     }
-    for (to->planes = 0; to->planes < 8 && any >> 8 * to->planes; to->planes++) {}
+    const uint64_t highest = (uint64_t)_mm512_reduce_or_epi64(any);
+    for (to->planes = 0; to->planes < 8 && highest >> 8 * to->planes; to->planes++) {}
 }
 
 /* Adds the entries at 64 indices, of which those in `there` count: sums of eight bytes of every plane. */
@@ -46,74 +50,144 @@ INLINE uint64_t whole_sum(const __m512i sum[8], unsigned planes) {
     return (uint64_t)_mm512_reduce_add_epi64(whole);
 }
 
-/* ---- The plain form -------------------------------------------------------------------------------------------------------- */
+/* ---- One threshold on the row's sum ---------------------------------------------------------------------------------------- */
 
+#define QUERIES 4u /* that take every step together: none waits for the end of the one before */
+
+/* The plain form, and its like with ternary values or an inclusive threshold: scores are bytes. */
 typedef struct {
     byte_planes table;
-    _Alignas(64) uint64_t keys[MOST_KEYS], values[MOST_KEYS]; /* values: [word of 64 keys][channel] */
-    _Alignas(64) uint8_t score[MOST_KEYS];
+    _Alignas(64) uint64_t keys[MOST_KEYS];      /* of 64 keys: key 8*j + i at 8*i + j */
+    _Alignas(64) uint64_t values[2][MOST_KEYS]; /* [plane of trits][word of 64 keys][channel] */
+    _Alignas(64) uint8_t score[QUERIES][MOST_KEYS];
+    _Alignas(64) double weight[72]; /* the table; NaN behind its d + 1 entries, above no limit */
 } head_words;
+
+static bool one_threshold(const bvt_call *call, uint32_t d, uint32_t m) {
+    const int32_t *attr = call->op->attr;
+    for (unsigned i = BVT_ATTENTION_INTS; i < BVT_ATTENTION_INPUTS; i++)
+        if (call->in[i].base) return false;
+    const bool bits = call->in[0].dtype == BVT_DTYPE_BITS && call->in[1].dtype == BVT_DTYPE_BITS;
+    return bits && attr[1] <= 1 && attr[2] <= 1 && !attr[3] && d % 8 == 0 && d <= 64 && m <= MOST_KEYS;
+}
 
 static void load_head(head_words *w, const bvt_view *k, const bvt_view *v, uint32_t h, uint32_t d, uint32_t m) {
     const uint32_t bytes = d / 8, words = (m + 63) / 64;
     const uint8_t *key = k->base + h * bytes;
-    for (uint32_t j = 0; j < m; j++, key += k->stride) w->keys[j] = load_word(key, bytes);
-    memset(w->keys + m, 0, (64 * words - m) * sizeof *w->keys);
-    memset(w->values, 0, 64 * words * sizeof *w->values);
-    for (uint32_t c = 0; c < d; c++) {
-        const uint8_t *column = v->base + (size_t)(h * d + c) * v->stride;
-        for (uint32_t i = 0; i < words; i++) memcpy(&w->values[64 * i + c], column + (size_t)i * 8, 8);
+    memset(w->keys, 0, 64 * words * sizeof *w->keys);
+    for (uint32_t j = 0; j < m; j++, key += k->stride) w->keys[(j & ~63u) + j % 8 * 8 + j / 8 % 8] = load_word(key, bytes);
+    for (unsigned plane = 0; plane < 1u + (v->dtype == BVT_DTYPE_TRITS); plane++) {
+        memset(w->values[plane], 0, 64 * words * sizeof *w->values[plane]);
+        for (uint32_t c = 0; c < d; c++) {
+            const uint8_t *column = v->base + (size_t)(h * d + c) * v->stride + (plane ? bvt_plane(v->rows) : 0);
+            for (uint32_t i = 0; i < words; i++) memcpy(&w->values[plane][64 * i + c], column + (size_t)i * 8, 8);
+        }
     }
 }
 
+static void load_table(head_words *w, const uint64_t *table, uint32_t d) {
+    split_table(&w->table, table, d + 1);
+    for (uint32_t i = 0; i < 72; i++) w->weight[i] = i <= d ? (double)table[i] : NAN;
+}
+
+/* As bvt_attention_last, by how many entries are above the limit: a search would go wrong at every other branch. */
+static int last_above(const head_words *w, uint32_t d, double limit, bool inclusive) {
+    const __m512d lim = _mm512_set1_pd(limit);
+    int n = 0;
+    if (inclusive)
+        for (uint32_t i = 0; i <= d; i += 8) n += __builtin_popcount(_mm512_cmp_pd_mask(_mm512_load_pd(w->weight + i), lim, _CMP_GE_OQ));
+    else
+        for (uint32_t i = 0; i <= d; i += 8) n += __builtin_popcount(_mm512_cmp_pd_mask(_mm512_load_pd(w->weight + i), lim, _CMP_GT_OQ));
+    return n - 1;
+}
+
+INLINE __mmask64 keys_there(uint32_t left) { return left < 64 ? ((__mmask64)1 << left) - 1 : ~(__mmask64)0; }
+
+#define NO_KEY 127u /* the score of one: its table entry is 0, and no threshold takes it */
+
 /* Distances of a query to all keys, less the least of them. */
-static void relative_scores(head_words *w, uint64_t query, uint32_t m) {
-    const __m512i q = _mm512_set1_epi64((long long)query);
-    __m512i least = _mm512_set1_epi8(127);
+INLINE void relative_scores(uint8_t *scores, const head_words *w, uint64_t query, uint32_t m) {
+    const __m512i q = _mm512_set1_epi64((long long)query), none = _mm512_set1_epi8(NO_KEY);
+    __m512i least = none;
     for (uint32_t j = 0; j < m; j += 64) {
-        for (uint32_t i = 0; i < 64; i += 8) {
-            const __m512i differ = _mm512_popcnt_epi64(_mm512_xor_si512(q, _mm512_load_si512(w->keys + j + i)));
-            _mm_storel_epi64((__m128i *)(void *)(w->score + j + i), _mm512_cvtepi64_epi8(differ));
+        __m512i score = _mm512_setzero_si512(); /* a byte from each of 8 registers; 64 fits into 7 bits */
+        for (unsigned i = 8; i-- > 0;) {
+            const __m512i differ = _mm512_popcnt_epi64(_mm512_xor_si512(q, _mm512_load_si512(w->keys + j + 8 * i)));
+            score = _mm512_or_si512(_mm512_slli_epi64(score, 8), differ);
         }
-        const __mmask64 there = m - j < 64 ? ((__mmask64)1 << (m - j)) - 1 : ~(__mmask64)0;
-        least = _mm512_mask_min_epu8(least, there, least, _mm512_load_si512(w->score + j));
+        score = _mm512_mask_mov_epi8(none, keys_there(m - j), score);
+        _mm512_store_si512(scores + j, score);
+        least = _mm512_min_epu8(least, score);
     }
     const __m256i half = _mm256_min_epu8(_mm512_castsi512_si256(least), _mm512_extracti64x4_epi64(least, 1));
     const __m128i quarter = _mm_min_epu8(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
     const __m128i pairs = _mm_min_epu8(quarter, _mm_srli_epi16(quarter, 8)); /* low bytes of 16 */
-    const int low = _mm_extract_epi16(_mm_minpos_epu16(_mm_and_si128(pairs, _mm_set1_epi16(255))), 0);
-    for (uint32_t j = 0; j < m; j += 64)
-        _mm512_store_si512(w->score + j, _mm512_sub_epi8(_mm512_load_si512(w->score + j), _mm512_set1_epi8((char)low)));
+    const __m512i low = _mm512_broadcastb_epi8(_mm_minpos_epu16(_mm_and_si128(pairs, _mm_set1_epi16(255))));
+    for (uint32_t j = 0; j < m; j += 64) {
+        const __m512i score = _mm512_load_si512(scores + j);
+        _mm512_store_si512(scores + j, _mm512_mask_sub_epi8(score, _mm512_cmpneq_epi8_mask(score, none), score, low));
+    }
 }
 
 /* The sum of the scores' table entries. */
-static uint64_t table_sum(const head_words *w, uint32_t m) {
-    __m512i sum[8] = {0};
-    for (uint32_t j = 0; j < m; j += 64) {
-        const __mmask64 there = m - j < 64 ? ((__mmask64)1 << (m - j)) - 1 : ~(__mmask64)0;
-        add_entries(sum, &w->table, _mm512_load_si512(w->score + j), there);
+INLINE uint64_t table_sum(const uint8_t *scores, const head_words *w, uint32_t m) {
+    __m512i whole = _mm512_setzero_si512();
+    for (unsigned p = w->table.planes; p-- > 0;) {
+        const __m512i low = _mm512_load_si512(w->table.bytes[p]), high = _mm512_load_si512(w->table.bytes[p] + 64);
+        whole = _mm512_slli_epi64(whole, 8);
+        for (uint32_t j = 0; j < m; j += 64) {
+            const __m512i entry = _mm512_permutex2var_epi8(low, _mm512_load_si512(scores + j), high);
+            whole = _mm512_add_epi64(whole, _mm512_sad_epu8(entry, _mm512_setzero_si512()));
+        }
     }
-    return whole_sum(sum, w->table.planes);
+    return (uint64_t)_mm512_reduce_add_epi64(whole);
 }
 
-/* out[c] = (values of the keys with score <= last) = 2 * (how many of them are +1) - (how many). */
-static void context(int32_t *out, const head_words *w, int last, uint32_t d, uint32_t m) {
-    __m512i count[8];
+/* out[c] = sum of the values of the keys with score <= last = 2 * (how many of them are +1) - (how many are not 0). */
+INLINE void context(int32_t *out, const uint8_t *scores, const head_words *w, int last, uint32_t d, uint32_t m, const bool trits) {
+    __m512i plus[8], some[8];
     int32_t ones = 0;
-    for (uint32_t c = 0; c < 8; c++) count[c] = _mm512_setzero_si512();
-    for (uint32_t j = 0; j < m; j += 64) {
-        const __mmask64 there = m - j < 64 ? ((__mmask64)1 << (m - j)) - 1 : ~(__mmask64)0;
-        const uint64_t mask = last < 0 ? 0
-                                       : _mm512_mask_cmple_epu8_mask(there, _mm512_load_si512(w->score + j),
-                                                                     _mm512_set1_epi8((char)last));
+    for (uint32_t c = 0; c < 8; c++) plus[c] = some[c] = _mm512_setzero_si512();
+    for (uint32_t j = 0; j < m && last >= 0; j += 64) {
+        const uint64_t mask = _mm512_cmple_epu8_mask(_mm512_load_si512(scores + j), _mm512_set1_epi8((char)last));
         const __m512i keys = _mm512_set1_epi64((long long)mask);
-        ones += __builtin_popcountll(mask);
-        for (uint32_t c = 0; c < 8; c++)
-            count[c] = _mm512_add_epi64(count[c], _mm512_popcnt_epi64(_mm512_and_si512(keys, _mm512_load_si512(w->values + j + 8 * c))));
+        if (!trits) ones += __builtin_popcountll(mask);
+        for (uint32_t c = 0; c < 8; c++) {
+            const __m512i value = _mm512_load_si512(w->values[0] + j + 8 * c);
+            plus[c] = _mm512_add_epi64(plus[c], _mm512_popcnt_epi64(_mm512_and_si512(keys, value)));
+            if (!trits) continue;
+            const __m512i there = _mm512_load_si512(w->values[1] + j + 8 * c);
+            some[c] = _mm512_add_epi64(some[c], _mm512_popcnt_epi64(_mm512_and_si512(keys, there)));
+        }
     }
-    for (uint32_t c = 0; 8 * c < d; c++) {
-        const __m256i twice = _mm256_slli_epi32(_mm512_cvtepi64_epi32(count[c]), 1);
-        _mm256_storeu_si256((__m256i *)(void *)(out + 8 * c), _mm256_sub_epi32(twice, _mm256_set1_epi32(ones)));
+#pragma GCC unroll 8
+    for (uint32_t c = 0; c < 8; c++) {
+        const __m512i twice = _mm512_add_epi64(plus[c], plus[c]);
+        const __m512i y = _mm512_sub_epi64(twice, trits ? some[c] : _mm512_set1_epi64(ones));
+        _mm256_mask_storeu_epi32(out + 8 * c, 8 * c < d ? 0xFF : 0, _mm512_cvtepi64_epi32(y));
+    }
+}
+
+static void one_threshold_rows(const bvt_call *call, uint32_t row0, uint32_t row1, uint32_t heads, uint32_t d, uint32_t m) {
+    const double *limit = bvt_row(&call->in[BVT_ATTENTION_LIMIT], 0);
+    const bool trits = call->in[2].dtype == BVT_DTYPE_TRITS, inclusive = call->op->attr[4];
+    head_words w;
+    for (uint32_t h = 0; h < heads; h++) {
+        load_head(&w, &call->in[1], &call->in[2], h, d, m);
+        load_table(&w, bvt_attention_table(call, h), d);
+        for (uint32_t row = row0; row < row1; row += QUERIES) {
+            const uint32_t rows = bvt_min_u32(row1 - row, QUERIES);
+            double sum[QUERIES];
+            for (uint32_t i = 0; i < rows; i++)
+                relative_scores(w.score[i], &w, load_word(bvt_row_bits(&call->in[0], row + i) + h * (d / 8), d / 8), m);
+            for (uint32_t i = 0; i < rows; i++) sum[i] = (double)table_sum(w.score[i], &w, m);
+            for (uint32_t i = 0; i < rows; i++) {
+                const int last = last_above(&w, d, limit[h] * sum[i], inclusive);
+                int32_t *out = (int32_t *)bvt_row(&call->out[0], row + i) + (size_t)h * d;
+                if (trits) context(out, w.score[i], &w, last, d, m, true);
+                else context(out, w.score[i], &w, last, d, m, false);
+            }
+        }
     }
 }
 
@@ -275,24 +349,7 @@ static void general_rows_512(const bvt_call *call, uint32_t row0, uint32_t row1)
 
 void bvt_attention_avx512(const bvt_call *call, uint32_t row0, uint32_t row1) {
     const uint32_t heads = (uint32_t)call->op->attr[0], d = call->in[0].cols / heads, m = call->in[1].rows;
-    if (!bvt_attention_plain(call)) {
-        general_rows_512(call, row0, row1);
-        return;
-    }
-    if (d % 8 || d > 64 || m > MOST_KEYS) {
-        attention_rows(call, row0, row1);
-        return;
-    }
-    const double *limit = bvt_row(&call->in[BVT_ATTENTION_LIMIT], 0);
-    head_words w;
-    for (uint32_t h = 0; h < heads; h++) {
-        const uint64_t *table = bvt_attention_table(call, h);
-        load_head(&w, &call->in[1], &call->in[2], h, d, m);
-        split_table(&w.table, table, d + 1);
-        for (uint32_t i = row0; i < row1; i++) {
-            relative_scores(&w, load_word(bvt_row_bits(&call->in[0], i) + h * (d / 8), d / 8), m);
-            const int last = bvt_attention_last(table, d, limit[h] * (double)table_sum(&w, m));
-            context((int32_t *)bvt_row(&call->out[0], i) + (size_t)h * d, &w, last, d, m);
-        }
-    }
+    if (one_threshold(call, d, m)) one_threshold_rows(call, row0, row1, heads, d, m);
+    else if (bvt_attention_plain(call)) attention_rows(call, row0, row1);
+    else general_rows_512(call, row0, row1);
 }
