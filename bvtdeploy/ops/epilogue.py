@@ -4,7 +4,8 @@
     v = fma(v, scale[c], shift[c])                     if scale is there (shift may then be absent: v = v * scale[c]);
                                                        shift alone: v = v + shift[c]
     v = v + res_j[row_j(r)][c mod cols_j]              for j = 0, 1, 2 in this order, those that are there
-    v = v > 0 ? v : v * slope[c]                       if slope is there (PReLU; NaN takes the second branch)
+    v = fma(0 < v ? 0 : v, slope[c] - 1, v)            if slope is there: PReLU, two instructions where a branch takes three;
+                                                       of v < 0 the one rounding is that of v * (1 + fp32(slope - 1))
     v = v + post[c]                                    if there
     v = fma(v, scale2[c], shift2[c])                   same rule as scale/shift
     v = v + post_res_j[row_j(r)][c mod cols_j]         for j = 0, 1, 2
@@ -104,7 +105,7 @@ def _reference(attrs: Attrs, inputs: Sequence[Array]) -> list[Array]:
         return v
 
     v = add(affine(v, "scale", "shift"), RESIDUALS[:3])
-    v = np.where(v > 0, v, v * at["slope"]).astype(np.float32) if "slope" in at else v
+    v = fma(np.where(v > 0, np.float32(0), v), at["slope"] - np.float32(1), v) if "slope" in at else v
     v = v + at["post"] if "post" in at else v
     v = add(affine(v, "scale2", "shift2"), RESIDUALS[3:])
     codes = []

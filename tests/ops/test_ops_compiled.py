@@ -257,7 +257,7 @@ def naive_epilogue(attrs: dict[str, Any], inputs: list[Array]) -> list[Array]:
 
             y = residual(affine(y, "scale", "shift"), RESIDUALS[:3])
             if "slope" in at and not y > 0:
-                y = y * at["slope"][0, ch]
+                y = fma(y, at["slope"][0, ch] - F(1), y)[()]
             y = y + at["post"][0, ch] if "post" in at else y
             v[r, ch] = residual(affine(y, "scale2", "shift2"), RESIDUALS[3:])
     out = [v] if "f32" in attrs["results"] else []

@@ -1,5 +1,5 @@
-/* epilogue for NEON: 8 rows x 16 channels at a time, in halves of 8 channels, whose parameters all fit into registers: they are loaded
- * once for 8 rows. Thresholds on bare dots never become floats.
+/* epilogue for NEON: 8 rows x 16 channels at a time, whose parameters fit into registers: they are loaded once for 8 rows. Thresholds
+ * on bare dots never become floats.
  */
 #include "epilogue_sets.h"
 #include "signs_neon.h"
@@ -41,72 +41,88 @@ INLINE uint16x8_t less(vf v, vf threshold) { return narrow(vcltq_f32(v.a, thresh
 /* 8 rows. */
 typedef struct {
     unsigned rows;
-    const uint8_t *x[8];
-    float *out[8]; /* or NULL, all of them */
-    const float *res[BVT_EP_RESIDUALS][8];
+    const void *x[8];
+    void *out[8]; /* or NULL, all of them */
+    const void *res[BVT_EP_RESIDUALS][8];
     uint32_t at[BVT_EP_RESIDUALS]; /* of a tile's first channel: c mod the residual's columns */
 } rows8;
+
+/* Where 8 rows are; those beyond the last are not read. */
+INLINE void rows_from(const void *to[8], const void *first, size_t stride) {
+    uintptr_t at = (uintptr_t)first;
+#pragma GCC unroll 8
+    for (unsigned r = 0; r < 8; r++, at += stride) to[r] = (const void *)at;
+}
 
 static __attribute__((noinline)) void find_rows(rows8 *t, const operands *o, uint32_t r0, uint32_t row1, unsigned set) {
     const bvt_view *x = &o->call->in[BVT_EP_X], *out = &o->call->out[0];
     t->rows = bvt_min_u32(row1 - r0, 8);
-    for (unsigned r = 0; r < t->rows; r++) {
-        t->x[r] = bvt_row_bits(x, r0 + r);
-        t->out[r] = out->base ? (float *)bvt_row(out, r0 + r) : NULL;
-    }
+    rows_from(t->x, bvt_row(x, r0), x->stride);
+    rows_from((const void **)t->out, out->base ? bvt_row(out, r0) : NULL, out->base ? out->stride : 0);
     for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) {
         if (!(set >> (BVT_EP_RES0 + slot) & 1)) continue;
-        const bool same_rows = o->call->op->attr[1 + slot] == 1; /* the others divide */
         const bvt_view *res = &o->call->in[BVT_EP_RES0 + slot];
-        for (unsigned r = 0; r < t->rows; r++)
-            t->res[slot][r] = same_rows ? bvt_row_f32(res, r0 + r) : bvt_epilogue_residual(o->call, slot, r0 + r);
+        if (o->call->op->attr[1 + slot] == 1) rows_from(t->res[slot], bvt_row(res, r0), res->stride);
+        else
+            for (unsigned r = 0; r < t->rows; r++) t->res[slot][r] = bvt_epilogue_residual(o->call, slot, r0 + r); /* divides */
     }
 }
 
-static __attribute__((noinline)) void put_signs(const operands *o, unsigned i, uint32_t r0, unsigned rows, uint32_t c, unsigned n,
-                                                const signs *s) {
-    store_signs(&o->target[i], r0, rows, c, n, s);
+static __attribute__((noinline)) void put_columns(const operands *o, unsigned i, uint32_t r0, unsigned rows, uint32_t c, unsigned n,
+                                                  uint8x16_t columns) {
+    store_columns(&o->target[i], r0, rows, c, n, columns);
 }
 
-/* Channels tile+half .. tile+half+7 of the rows, in falling order as signs want them. dots: x is i16, else f32 or i32. */
-INLINE uint16x8_t rows_signs(const operands *o, const rows8 *t, uint32_t tile, uint32_t half, const unsigned set, const bool dots,
-                             const bool sign) {
-    const uint32_t c = tile + half;
-    size_t at[BVT_EP_RESIDUALS];
-    for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
-        if (set >> (BVT_EP_RES0 + slot) & 1) at[slot] = t->at[slot] + half;
-    const vf none = vf_set(0), threshold = sign ? vf_load(o->threshold[0] + c) : none;
+typedef struct {
+    vf low, high;
+} vf16;
+
+INLINE vf16 load16(const float *p) { return (vf16){vf_load(p), vf_load(p + 8)}; }
+INLINE vf16 add16(vf16 x, vf16 y) { return (vf16){vf_add(x.low, y.low), vf_add(x.high, y.high)}; }
+INLINE uint8x16_t not_less16(vf16 v, vf16 threshold) {
+    return vuzp1q_u8(vreinterpretq_u8_u16(not_less(v.low, threshold.low)), vreinterpretq_u8_u16(not_less(v.high, threshold.high)));
+}
+
+INLINE vf16 affine16(const unsigned set, const unsigned scale, vf16 v, vf16 factor, vf16 offset) {
+    return (vf16){affine(set, scale, v.low, factor.low, offset.low), affine(set, scale, v.high, factor.high, offset.high)};
+}
+
+/* The columns of 16 channels from c on. dots: x is i16, else f32 or i32. */
+INLINE uint8x16_t rows_signs(const operands *o, const rows8 *t, uint32_t c, const unsigned set, const bool dots, const bool sign) {
+    const vf16 none = {vf_set(0), vf_set(0)}, threshold = sign ? load16(o->threshold[0] + c) : none;
     const bool wide_dots = !dots && o->x_dtype == BVT_DTYPE_I32;
-    vf p[BVT_EP_THRESHOLD0];
-    for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++) p[i] = set >> i & 1 ? vf_load(o->param[i] + c) : none;
+    vf16 p[BVT_EP_THRESHOLD0];
+    for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++) p[i] = set >> i & 1 ? load16(o->param[i] + c) : none;
+    const vf one = vf_set(1);
+    if (set >> BVT_EP_SLOPE & 1) p[BVT_EP_SLOPE] = (vf16){vf_sub(p[BVT_EP_SLOPE].low, one), vf_sub(p[BVT_EP_SLOPE].high, one)};
     /* A multiply-add overwrites its addend, so that is read anew for every row: a load is cheaper than a move. The empty asm keeps
      * GCC from keeping it, and the conversion's constants from being loaded for every row. */
     const float *shift = set >> BVT_EP_SHIFT & 1 ? o->param[BVT_EP_SHIFT] + c : NULL;
     const float *shift2 = set >> BVT_EP_SHIFT2 & 1 ? o->param[BVT_EP_SHIFT2] + c : NULL;
     float32x4_t base = vdupq_n_f32(VF_I16_BASE);
     __asm__("" : "+w"(base));
-    uint16x8_t signs = vdupq_n_u16(0);
+    uint8x16_t signs = vdupq_n_u8(0);
 #pragma GCC unroll 1
-    for (unsigned r = t->rows; r-- > 0;) {
+    for (unsigned r = t->rows; r-- > 0;) { /* falling, so that row 0 comes to lie in bit 0 */
         const void *x = t->x[r];
         float *out = t->out[r];
-        vf v;
-        if (dots) v = vf_from_i16((const int16_t *)x + c, base);
-        else if (wide_dots) v = vf_load_i32((const int32_t *)x + c);
-        else v = vf_load((const float *)x + c);
+        vf16 v;
+        if (dots) v = (vf16){vf_from_i16((const int16_t *)x + c, base), vf_from_i16((const int16_t *)x + c + 8, base)};
+        else if (wide_dots) v = (vf16){vf_load_i32((const int32_t *)x + c), vf_load_i32((const int32_t *)x + c + 8)};
+        else v = load16((const float *)x + c);
         __asm__("" : "+r"(shift), "+r"(shift2));
-        v = affine(set, BVT_EP_SCALE, v, p[BVT_EP_SCALE], set >> BVT_EP_SHIFT & 1 ? vf_load(shift) : none);
+        v = affine16(set, BVT_EP_SCALE, v, p[BVT_EP_SCALE], set >> BVT_EP_SHIFT & 1 ? load16(shift) : none);
         /* Slots by hand: in a loop that is not unrolled the set is no constant. */
 #define RESIDUAL(slot) \
-    if (set >> (BVT_EP_RES0 + (slot)) & 1) v = vf_add(v, vf_load(t->res[slot][r] + at[slot]));
+    if (set >> (BVT_EP_RES0 + (slot)) & 1) v = add16(v, load16((const float *)t->res[slot][r] + t->at[slot]));
         RESIDUAL(0) RESIDUAL(1) RESIDUAL(2)
-        if (set >> BVT_EP_SLOPE & 1) v = vf_prelu(v, p[BVT_EP_SLOPE]);
-        if (set >> BVT_EP_POST & 1) v = vf_add(v, p[BVT_EP_POST]);
-        v = affine(set, BVT_EP_SCALE2, v, p[BVT_EP_SCALE2], set >> BVT_EP_SHIFT2 & 1 ? vf_load(shift2) : none);
+        if (set >> BVT_EP_SLOPE & 1) v = (vf16){vf_prelu(v.low, p[BVT_EP_SLOPE].low), vf_prelu(v.high, p[BVT_EP_SLOPE].high)};
+        if (set >> BVT_EP_POST & 1) v = add16(v, p[BVT_EP_POST]);
+        v = affine16(set, BVT_EP_SCALE2, v, p[BVT_EP_SCALE2], set >> BVT_EP_SHIFT2 & 1 ? load16(shift2) : none);
         RESIDUAL(3) RESIDUAL(4) RESIDUAL(5)
 #undef RESIDUAL
-        if (out) vf_store(out + c, v);
-        if (sign) signs = add_row(signs, not_less(v, threshold));
+        if (out) vf_store(out + c, v.low), vf_store(out + c + 8, v.high);
+        if (sign) signs = vsliq_n_u8(not_less16(v, threshold), signs, 1);
     }
     return signs;
 }
@@ -115,18 +131,15 @@ static __attribute__((noinline)) void run_any(const operands *o, uint32_t row0, 
 
 INLINE void run(const operands *o, uint32_t row0, uint32_t row1, const unsigned set, const bool dots, const bool sign) {
     const uint32_t whole = o->cols & ~15u;
-    unsigned halves = 2;
-    __asm__("" : "+r"(halves)); /* a loop, not the same code twice: it is there for every set */
     for (uint32_t r0 = row0; r0 < row1; r0 += 8) {
         rows8 t;
         find_rows(&t, o, r0, row1, set);
         memset(t.at, 0, sizeof t.at);
         for (uint32_t c = 0; c < whole; c += 16) {
-            signs s;
-            for (unsigned half = 0; half < halves; half++) *half_of(&s, half) = rows_signs(o, &t, c, 8 * half, set, dots, sign);
+            const uint8x16_t columns = rows_signs(o, &t, c, set, dots, sign);
             for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
                 if (set >> (BVT_EP_RES0 + slot) & 1) t.at[slot] = t.at[slot] + 16 == o->res_cols[slot] ? 0 : t.at[slot] + 16;
-            if (sign) put_signs(o, 0, r0, t.rows, c, 16, &s);
+            if (sign) put_columns(o, 0, r0, t.rows, c, 16, columns);
         }
     }
     if (whole < o->cols) run_any(o, row0, row1, whole, set);
@@ -157,6 +170,7 @@ INLINE void half_signs(signs *out, const tile *t, const unsigned half, unsigned 
     const vf threshold = n_signs ? vf_load(t->threshold[0] + c) : vf_set(0);
     vf p[BVT_EP_THRESHOLD0];
     for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++) p[i] = set >> i & 1 ? vf_load(t->param[i] + c) : vf_set(0);
+    p[BVT_EP_SLOPE] = vf_sub(p[BVT_EP_SLOPE], vf_set(1));
     uint16x8_t first = vdupq_n_u16(0);
     for (unsigned i = 1; i < n_signs; i++) *half_of(&out[i], half) = first;
     const float *const(*res)[8] = (const float *const(*)[8])t->res;
@@ -266,7 +280,7 @@ static void run_any(const operands *o, uint32_t row0, uint32_t row1, uint32_t fi
                 tile_signs(s, &t, set);
                 if (t.out) copy_back(o, &own, r0, t.rows, c, n);
             }
-            for (unsigned i = 0; i < o->n_signs; i++) put_signs(o, i, r0, t.rows, c, n, &s[i]);
+            for (unsigned i = 0; i < o->n_signs; i++) put_columns(o, i, r0, t.rows, c, n, columns_of(&s[i]));
         }
     }
 }
@@ -358,8 +372,8 @@ INLINE void run_dots(const operands *o, uint32_t row0, uint32_t row1, const bool
                 }
                 if (trits) dots_signs(s, from, stride, rows, threshold, below, true, wide);
                 else dots_signs(s, from, stride, rows, threshold, NULL, false, wide);
-                put_signs(o, i, r0, rows, c, n, &s[0]);
-                if (trits) put_signs(o, ++i, r0, rows, c, n, &s[1]);
+                put_columns(o, i, r0, rows, c, n, columns_of(&s[0]));
+                if (trits) put_columns(o, ++i, r0, rows, c, n, columns_of(&s[1]));
             }
         }
     }

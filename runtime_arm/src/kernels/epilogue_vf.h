@@ -92,6 +92,7 @@ VF_INLINE void chunk(const rows8 *b, uint32_t c, const unsigned n, const unsigne
     uint32_t at[BVT_EP_RESIDUALS] = {0}; /* c mod cols of the residual */
     uint64_t signs[2 * BVT_EP_BITS][VF_LANES / 8] = {{0}};
     for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++) p[i] = set >> i & 1 ? vf_load_n(b->param[i] + c, n) : vf_set(0);
+    p[BVT_EP_SLOPE] = vf_sub(p[BVT_EP_SLOPE], vf_set(1));
     for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
         if (set >> (BVT_EP_RES0 + slot) & 1) at[slot] = b->res[slot].cols == b->cols ? c : c % b->res[slot].cols;
     if (b->n_bits) first_threshold = vf_load_n(b->threshold[0] + c, n);

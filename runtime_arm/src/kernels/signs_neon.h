@@ -19,6 +19,9 @@ INLINE uint16x8_t *half_of(signs *s, unsigned half) { return half ? &s->high : &
 INLINE uint16x8_t narrow(uint32x4_t a, uint32x4_t b) { return vuzp1q_u16(vreinterpretq_u16_u32(a), vreinterpretq_u16_u32(b)); }
 INLINE uint16x8_t add_row(uint16x8_t rows, uint16x8_t mask) { return vsubq_u16(vaddq_u16(rows, rows), mask); }
 
+/* Bit r of byte i: row r of channel i. */
+INLINE uint8x16_t columns_of(const signs *s) { return vmovn_high_u16(vmovn_u16(s->low), s->high); }
+
 /* Transposes the 8 x 8 bit matrices in both halves, whose rows are bytes (Hacker's Delight 7-3). */
 INLINE uint8x16_t transpose8(uint8x16_t bytes) {
     uint64x2_t x = vreinterpretq_u64_u8(bytes);
@@ -36,11 +39,10 @@ typedef struct {
     size_t plane;
 } sign_target;
 
-/* Writes the signs of channels c .. c+n-1 of rows r0 .. r0+rows-1. */
-INLINE void store_signs(const sign_target *target, uint32_t r0, unsigned rows, uint32_t c, unsigned n, const signs *s) {
+/* Writes the signs of channels c .. c+n-1 of rows r0 .. r0+rows-1. columns: bit r of byte i is that of channel c+i in row r0+r. */
+INLINE void store_columns(const sign_target *target, uint32_t r0, unsigned rows, uint32_t c, unsigned n, uint8x16_t columns) {
     const bvt_view *view = target->view;
     const size_t stride = view->stride;
-    const uint8x16_t columns = vmovn_high_u16(vmovn_u16(s->low), s->high);
     if (view->by_cols) {
         uint8_t *to = view->base + c * stride + (r0 - view->first) / 8 + target->plane;
         if (n == 16) {
@@ -70,6 +72,10 @@ INLINE void store_signs(const sign_target *target, uint32_t r0, unsigned rows, u
             if (n > 8) to[1] = (uint8_t)(there >> 8);
         }
     }
+}
+
+INLINE void store_signs(const sign_target *target, uint32_t r0, unsigned rows, uint32_t c, unsigned n, const signs *s) {
+    store_columns(target, r0, rows, c, n, columns_of(s));
 }
 
 #endif

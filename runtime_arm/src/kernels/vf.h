@@ -28,9 +28,7 @@ VF_INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
 VF_INLINE vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
 VF_INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 VF_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
-VF_INLINE vf vf_prelu(vf v, vf slope) {
-    return _mm512_mask_mul_ps(v, _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_NGT_UQ), v, slope);
-}
+VF_INLINE vf vf_prelu(vf v, vf less) { return _mm512_fmadd_ps(_mm512_min_ps(_mm512_setzero_ps(), v), less, v); }
 VF_INLINE unsigned vf_ge(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
 VF_INLINE unsigned vf_gt(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
 VF_INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
@@ -64,10 +62,8 @@ VF_INLINE vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
 VF_INLINE vf vf_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
 VF_INLINE vf vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
 VF_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
-/* v > 0 ? v : v * slope */
-VF_INLINE vf vf_prelu(vf v, vf slope) {
-    return _mm256_blendv_ps(_mm256_mul_ps(v, slope), v, _mm256_cmp_ps(v, _mm256_setzero_ps(), _CMP_GT_OQ));
-}
+/* (0 < v ? 0 : v) * less + v: PReLU with less = slope - 1. Of a NaN, and of two zeros, minps takes the second. */
+VF_INLINE vf vf_prelu(vf v, vf less) { return _mm256_fmadd_ps(_mm256_min_ps(_mm256_setzero_ps(), v), less, v); }
 /* Bit i: a >= b in lane i. */
 VF_INLINE unsigned vf_ge(vf a, vf b) { return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ)); }
 /* Bit i: a > b in lane i. */
@@ -115,9 +111,9 @@ VF_INLINE vf vf_add(vf a, vf b) { return (vf){vaddq_f32(a.a, b.a), vaddq_f32(a.b
 VF_INLINE vf vf_sub(vf a, vf b) { return (vf){vsubq_f32(a.a, b.a), vsubq_f32(a.b, b.b)}; }
 VF_INLINE vf vf_mul(vf a, vf b) { return (vf){vmulq_f32(a.a, b.a), vmulq_f32(a.b, b.b)}; }
 VF_INLINE vf vf_fma(vf a, vf b, vf c) { return (vf){vfmaq_f32(c.a, a.a, b.a), vfmaq_f32(c.b, a.b, b.b)}; }
-VF_INLINE vf vf_prelu(vf v, vf slope) {
-    const vf scaled = vf_mul(v, slope);
-    return (vf){vbslq_f32(vcgtzq_f32(v.a), v.a, scaled.a), vbslq_f32(vcgtzq_f32(v.b), v.b, scaled.b)};
+VF_INLINE vf vf_prelu(vf v, vf less) { /* FMIN takes -0 of two zeros, and a NaN */
+    const float32x4_t zero = vdupq_n_f32(0);
+    return (vf){vfmaq_f32(v.a, vminq_f32(v.a, zero), less.a), vfmaq_f32(v.b, vminq_f32(v.b, zero), less.b)};
 }
 VF_INLINE unsigned vf_ge(vf a, vf b) {
     static const uint8_t weight[8] = {1, 2, 4, 8, 16, 32, 64, 128};

@@ -70,8 +70,8 @@ VF_INLINE vf vf_fma(vf p, vf q, vf r) {
     return VF_MAP(X);
 #undef X
 }
-VF_INLINE vf vf_prelu(vf v, vf slope) {
-#define X(l, i) v.l > 0 ? v.l : v.l *slope.l
+VF_INLINE vf vf_prelu(vf v, vf less) {
+#define X(l, i) bvt_fma(0 < v.l ? 0 : v.l, less.l, v.l)
     return VF_MAP(X);
 #undef X
 }

@@ -3,7 +3,8 @@
  *     v = float(x)
  *     v = fma(v, scale[c], shift[c])            scale alone: v * scale[c]; shift alone: v + shift[c]
  *     v = v + res_j[row_j(r)][c mod cols_j]     j = 0, 1, 2
- *     v = v > 0 ? v : v * slope[c];  v = v + post[c]
+ *     v = fma(0 < v ? 0 : v, slope[c] - 1, v)   PReLU
+ *     v = v + post[c]
  *     v = fma(v, scale2[c], shift2[c])          likewise
  *     v = v + post_res_j[row_j(r)][c mod cols_j]
  *     out[0] = v; out[1+i] = bit v >= threshold_i[c], or trit v >= threshold_i[1][c] ? +1 : v < threshold_i[0][c] ? -1 : 0
@@ -119,7 +120,7 @@ void bvt_epilogue_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
         for (uint32_t c = 0; c < x->cols; c++) {
             float v = affine(call, BVT_EP_SCALE, c, load_x(x, r, c));
             v = add_residuals(call, 0, r, c, v);
-            if (call->in[BVT_EP_SLOPE].base) v = v > 0 ? v : v * bvt_row_f32(&call->in[BVT_EP_SLOPE], 0)[c];
+            if (call->in[BVT_EP_SLOPE].base) v = bvt_fma(0 < v ? 0 : v, bvt_row_f32(&call->in[BVT_EP_SLOPE], 0)[c] - 1, v);
             if (call->in[BVT_EP_POST].base) v = v + bvt_row_f32(&call->in[BVT_EP_POST], 0)[c];
             v = affine(call, BVT_EP_SCALE2, c, v);
             v = add_residuals(call, 3, r, c, v);
