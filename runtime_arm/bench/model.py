@@ -2,7 +2,7 @@
 
     python bench/model.py [--cpu a76 ...] [--layout tbl2 ...] [--k 64 192 ...] [--rows 49 197 3136] [--outputs N] [--block N]
 
-The program is run twice, with and without the product, gives the count of every instruction of the product alone; each core runs
+The program is run twice, with two products and with one, which gives the count of every instruction of a product alone; each core runs
 the kernel that the runtime chooses on it. The counts are exact;
 the cycles are a model, and no board has measured them. Straight pieces of code take the most of what their instructions need: of
 dispatch slots, and of each pipe (out-of-order cores), or what an in-order issue simulation says (A53); the times of pieces add up.
@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-LAYOUTS = ("lanes16", "csa", "tbl2", "lut")
+LAYOUTS = ("lanes16", "csa", "tbl2", "lut", "lanes16-trits", "tbl2-trits")
 # Upper bounds of the main loops in MAC/cycle, from the operations that a scheme needs (KERNELS.md).
 BOUNDS = {
     "a76": {"lanes16": 85.3, "csa": 102.4, "tbl2": 137.1, "lut": 181.0},
@@ -332,8 +332,8 @@ def main() -> int:
                 for k in args.k:
                     shape = [layout, rows, k, args.outputs, args.block or 128]
                     for cpu in args.cpu:
-                        counts = count(program, args.qemu, cpu, [*shape, 1])
-                        counts.subtract(count(program, args.qemu, cpu, [*shape, 0]))
+                        counts = count(program, args.qemu, cpu, [*shape, 2])
+                        counts.subtract(count(program, args.qemu, cpu, [*shape, 1]))
                         total, functions, (one, passes) = cycles(program, counts, cpu)
                         rate, larq = rows * k * args.outputs / total, LARQ[cpu].get(k)
                         compared = f"{larq:5} {rate / larq:6.2f}" if larq else f"{'-':>5} {'-':>6}"
