@@ -1,9 +1,9 @@
 /* bgemm for NEON, layout TBL2: one table look-up of 32 bytes counts 5 columns of two rows for 16 channels (KERNELS.md, "TBL2").
  *
- * The table of a pair of rows holds at index i, of 5 weight bits, the equal bits of the first row in its low nibble and those of the
- * second in its high one. Three look-ups fit into a nibble (3*5 = 15); then a sum over all is kept modulo 256 and one over the high
- * nibbles, from which the low ones follow. Rows of bits have 32 x 32 tables, all of which are in `pairs`; of trits `singles` has
- * the table of one row, and the loop joins two.
+ * The table of a pair of rows holds at index i, of 5 weight bits, how many are equal to the first row's in its low nibble and to the
+ * second's in its high one. Three look-ups fit into a nibble (3*5 = 15); then a sum over all is kept modulo 256 and one over the
+ * high nibbles, from which the low ones follow. Rows of bits have 32 x 32 tables, all of which are in `pairs`; of trits `singles`
+ * has the table of one row, and the loop joins two.
  */
 #include <pthread.h>
 
@@ -130,28 +130,30 @@ static void make_plan(plan *p, uint32_t k, bool trits) {
     set_part(&p->little, LITTLE, centre - split);
 }
 
-/* The counts of 4 rows x 64 channels over the groups of a part: of row r and vector i in v[4*i + r]. x: offsets of tables, [group][2],
- * of trits [group][4]. */
+/* The counts of 4 rows x 64 channels over the groups of a part: of row r and vector i in v[4*i + r]. x: offsets of tables,
+ * [group][2], of trits [group][4]. */
 INLINE void count(const uint16_t *x, const uint8_t *w, const part *now, int8x16_t v[16], const bool trits) {
     uint32_t triples = now->triples;
     uint64_t p, q;
     register uint8x16_t a0 __asm__("v0"), a1 __asm__("v1"), a2 __asm__("v2"), a3 __asm__("v3"), a4 __asm__("v4"), a5 __asm__("v5"),
         a6 __asm__("v6"), a7 __asm__("v7"), h0 __asm__("v8"), h1 __asm__("v9"), h2 __asm__("v10"), h3 __asm__("v11"),
         h4 __asm__("v12"), h5 __asm__("v13"), h6 __asm__("v14"), h7 __asm__("v15");
-#define COUNT(TABLES, step, table_of)                                                                                              \
-    __asm__ volatile(LOOP(TABLES, step)                                                                                            \
-                     : [x] "+&r"(x), [w] "+&r"(w), [triples] "+&r"(triples), [p] "=&r"(p), [q] "=&r"(q), "=&w"(a0), "=&w"(a1),      \
-                       "=&w"(a2), "=&w"(a3), "=&w"(a4), "=&w"(a5), "=&w"(a6), "=&w"(a7), "=&w"(h0), "=&w"(h1), "=&w"(h2),          \
-                       "=&w"(h3), "=&w"(h4), "=&w"(h5), "=&w"(h6), "=&w"(h7)                                                       \
-                     : [rest] "r"(now->rest), [table] "r"(&table_of[0][0]), [start] "r"(&now->centre[0][0])                        \
-                     : "memory", "cc", "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25", "v26", "v27", "v28",  \
-                       "v29", "v30", "v31")
+#define OUT(name) "=&w"(name)
+#define COUNT(TABLES, step, table_of)                                                                                         \
+    __asm__ volatile(LOOP(TABLES, step)                                                                                       \
+                     : [x] "+&r"(x), [w] "+&r"(w), [triples] "+&r"(triples), [p] "=&r"(p), [q] "=&r"(q), OUT(a0), OUT(a1),    \
+                       OUT(a2), OUT(a3), OUT(a4), OUT(a5), OUT(a6), OUT(a7), OUT(h0), OUT(h1), OUT(h2), OUT(h3), OUT(h4),     \
+                       OUT(h5), OUT(h6), OUT(h7)                                                                              \
+                     : [rest] "r"(now->rest), [table] "r"(&table_of[0][0]), [start] "r"(&now->centre[0][0])                   \
+                     : "memory", "cc", "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25", "v26", "v27",    \
+                       "v28", "v29", "v30", "v31")
     if (trits) COUNT(TABLES_TRITS, "24", singles);
     else COUNT(TABLES_BITS, "12", pairs);
 #undef COUNT
-    const uint8x16_t sixteen = vdupq_n_u8(16);
-#define CELLS(i, low, high, row)                                            \
-    v[4 * (i) + (row)] = vreinterpretq_s8_u8(vmlsq_u8(low, high, sixteen)); \
+#undef OUT
+/* low - 16*high; a multiplication would hold its pipe twice as long as both together. */
+#define CELLS(i, low, high, row)                                                       \
+    v[4 * (i) + (row)] = vreinterpretq_s8_u8(vsubq_u8(low, vshlq_n_u8(high, 4)));      \
     v[4 * (i) + (row) + 1] = vreinterpretq_s8_u8(high);
     CELLS(0, a0, h0, 0) CELLS(0, a1, h1, 2) CELLS(1, a2, h2, 0) CELLS(1, a3, h3, 2)
     CELLS(2, a4, h4, 0) CELLS(2, a5, h5, 2) CELLS(3, a6, h6, 0) CELLS(3, a7, h7, 2)
