@@ -1,9 +1,9 @@
 /* bgemm for NEON, layout TBL2: one table look-up of 32 bytes counts 5 columns of two rows for 16 channels (KERNELS.md, "TBL2").
  *
- * The table of a pair of rows holds at index i, of 5 weight bits, how many are equal to the first row's in its low nibble and to the
- * second's in its high one. Three look-ups fit into a nibble (3*5 = 15); then a sum over all is kept modulo 256 and one over the
- * high nibbles, from which the low ones follow. Rows of bits have 32 x 32 tables, all of which are in `pairs`; of trits `singles`
- * has the table of one row, and the loop joins two.
+ * The table of a pair of rows holds at index i, of 5 weight bits, how many are equal to the first row's in its low nibble, and to
+ * the second's in its high one. Three look-ups fit into a nibble (3*5 = 15); then a sum over all is kept modulo 256 and one over
+ * the high nibbles, from which the low ones follow. Rows of bits have 32 x 32 tables, all of which are in `pairs`; of trits
+ * `singles` has the table of one row, and the loop joins two.
  */
 #include <pthread.h>
 
