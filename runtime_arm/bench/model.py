@@ -4,8 +4,9 @@
 
 The program is run twice, with two products and with one, which gives the count of every instruction of a product alone; each core
 runs the kernel that the runtime chooses on it. The counts are exact; the cycles are a model, and no board has measured them.
-Straight pieces of code take the most of what their instructions need: of dispatch slots, and of each pipe (out-of-order cores), or what an in-order issue simulation says (A53); the times of pieces add up.
-Latencies and caches are left out for the out-of-order cores: the loops have enough independent work, and their operands are in L1.
+Straight pieces of code take the most of what their instructions need: of dispatch slots, and of each pipe (out-of-order cores), or
+what an in-order issue simulation says (A53); the times of pieces add up. Latencies and caches are left out for the out-of-order
+cores: the loops have enough independent work, and their operands are in L1.
 
 Rates: github.com/ocxtal/insn_bench_aarch64 (A53: Raspberry Pi 3, A72: NXP LX2160A, Neoverse N1 = A76: Ampere Altra), and what
 their relations say about slots: on A72 an instruction with a 128-bit result takes two of the three dispatch slots, so EOR and ADD
