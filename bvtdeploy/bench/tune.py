@@ -20,11 +20,10 @@ from bvtdeploy.artifact.reader import Artifact, read
 from bvtdeploy.build.files import write_whole
 from bvtdeploy.device import Device, RunOptions
 from bvtdeploy.errors import UserError
-from bvtdeploy.lower.weights import DEFAULT, MOST_COLUMNS, TILES, Cost
+from bvtdeploy.lower.weights import DEFAULT, FOR_TRITS, MOST_COLUMNS, TILES, Cost, Product, takes
 from bvtdeploy.profile.environment import read_environment
 from bvtdeploy.profile.stability import doubts
 
-Product = tuple[int, int, int]  # rows, columns of the weight (the products of one output), outputs
 ROUNDS: Final = 5
 VISIT_MS: Final = 200.0  # of one artifact in one round
 CLEAR: Final = 1.02  # a layout must beat the default by more than this to be taken
@@ -48,8 +47,7 @@ class Choice:
 
     def as_dict(self) -> dict[str, Any]:
         """The choice as JSON."""
-        rows, cols, outputs = self.product
-        own = {"rows": rows, "cols": cols, "outputs": outputs, "ops": self.ops}
+        own = {**self.product._asdict(), "ops": self.ops}
         return {**own, "layout": self.layout.lower(), "ns": {name.lower(): ns for name, ns in self.ns.items()}}
 
 
@@ -101,9 +99,10 @@ class Tuning:
             f"stable = {str(not self.unstable_because).lower()}",
         ]
         for choice in self.choices:
-            rows, cols, outputs = choice.product
+            rows, cols, outputs, trits = choice.product
             times = ", ".join(f"{name.lower()} = {ns:.0f}" for name, ns in choice.ns.items())
             lines += ["", "[[product]]", f"rows = {rows}", f"cols = {cols}", f"outputs = {outputs}"]
+            lines += ["trits = true"] if trits else []
             lines += [f"layout = {_quoted(choice.layout.lower())}", f"ns = {{ {times} }}"]
         return "\n".join([*lines, ""])
 
@@ -127,14 +126,20 @@ def load_tuning(path: Path) -> dict[Product, str]:
     for number, row in enumerate(products if isinstance(products, list) else [None], 1):
         shape: list[Any] = [row.get(key) for key in ("rows", "cols", "outputs")] if isinstance(row, dict) else []
         layout = str(row.get("layout")).upper() if isinstance(row, dict) else ""
-        if len(shape) != 3 or not all(type(size) is int and size > 0 for size in shape) or layout not in TILES:
-            why = f"product {number} needs whole numbers rows, cols and outputs, and a layout of {', '.join(TILES).lower()}"
+        trits = row.get("trits", False) if isinstance(row, dict) else None
+        sizes = len(shape) == 3 and all(type(size) is int and size > 0 for size in shape)
+        if not sizes or layout not in TILES or not isinstance(trits, bool):
+            why = (
+                f"product {number} needs whole numbers rows, cols and outputs, a layout of {', '.join(TILES).lower()}, "
+                "and may have trits = true or false"
+            )
             raise UserError("the tuning file is not valid", where=str(path), why=why, fix=fix)
         rows, cols, outputs = (int(size) for size in shape)
-        if layout != DEFAULT and cols > MOST_COLUMNS:
-            why = f"product {number}: {layout.lower()} takes at most {MOST_COLUMNS} columns"
+        if not takes(layout, cols, trits):
+            what = "no trits" if layout not in FOR_TRITS and trits else f"at most {MOST_COLUMNS} columns"
+            why = f"product {number}: {layout.lower()} takes {what}"
             raise UserError("the tuning file is not valid", where=str(path), why=why, fix=fix)
-        found[rows, cols, outputs] = layout
+        found[Product(rows, cols, outputs, trits)] = layout
     return found
 
 
@@ -227,7 +232,8 @@ def products(artifact: Artifact) -> dict[int, tuple[Product, str]]:
     for number, op in enumerate(artifact.ops):
         if op["opcode"] == spec.OPCODES["bgemm"]:
             x, weight = (artifact.values[i] for i in op["inputs"][:2])
-            found[number] = ((x["rows"], weight["cols"], weight["rows"]), names[weight["layout"]])
+            trits = x["dtype"] == spec.DTYPES["TRITS"]
+            found[number] = Product(x["rows"], weight["cols"], weight["rows"], trits), names[weight["layout"]]
     return found
 
 

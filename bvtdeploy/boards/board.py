@@ -50,7 +50,8 @@ class Board:
         cpu_parts: "implementer:part" of its cores, as /proc/cpuinfo has them.
         notes: what else one should know, in sentences.
         bgemm: what a binary product costs by the layout of its weights (lower-case names): modelled cycles of 1000
-            multiply-accumulates, of 1000 outputs, and of 1000 weights once a call (0 where it is not there). Empty: lanes16.
+            multiply-accumulates, of 1000 outputs, of 1000 weights once a call (0 where it is not there), and of 1000
+            multiply-accumulates of rows with zeros (0: as of those without). Empty: lanes16.
     """
 
     name: str

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bvtdeploy.boards.board import Board
-from bvtdeploy.lower.weights import choose, cycles
+from bvtdeploy.lower.weights import Product, choose, cycles
 
 # (where it stands, rows, columns, outputs) of products of binary ViTs.
 PRODUCTS: Final = (
@@ -81,8 +81,8 @@ def explain(board: Board) -> BoardFacts:
             rows,
             cols,
             outputs,
-            choose(board.costs, rows, cols, outputs).lower(),
-            {name.lower(): round(cycles(cost, name, rows, cols, outputs)) for name, cost in board.costs.items()},
+            choose(board.costs, Product(rows, cols, outputs)).lower(),
+            {name.lower(): round(cycles(cost, name, Product(rows, cols, outputs))) for name, cost in board.costs.items()},
         )
         for product, rows, cols, outputs in PRODUCTS
     )

@@ -14,7 +14,7 @@ from bvtdeploy.ir.types import BIPOLAR, TERNARY
 from bvtdeploy.lower.memory import Request, align, plan
 from bvtdeploy.lower.pack import pack_stored, trit_stride
 from bvtdeploy.lower.schedule import Group, schedule, whole_inputs
-from bvtdeploy.lower.weights import DEFAULT, MOST_COLUMNS, TILES, Costs, Measured, choose, pack_weight, table_rows
+from bvtdeploy.lower.weights import DEFAULT, MOST_COLUMNS, TILES, Costs, Measured, Product, choose, pack_weight, table_rows
 from bvtdeploy.lower.weights import scratch_bytes as bgemm_scratch
 from bvtdeploy.ops import REGISTRY, attention
 from bvtdeploy.ops.activation import KINDS as ACTIVATIONS
@@ -138,7 +138,8 @@ _FATTR: Final[Mapping[str, Any]] = {
 def scratch_bytes(op: Op, layout: str = DEFAULT) -> int:
     """Tile memory that the kernel of an op needs while it runs (runtime_arm/README.md, "Scratch"). `layout`: a bgemm weight's."""
     if op.kind == "bgemm":
-        return bgemm_scratch(layout, op.inputs[1].type.shape[1])
+        x, weight = (v.type for v in op.inputs)
+        return bgemm_scratch(layout, weight.shape[1], x.alphabet == TERNARY)
     if op.kind == "attention":
         return attention.scratch_bytes(op)
     return 0
@@ -221,13 +222,14 @@ class _Lowering:
         return all(group_of[user] == g and value not in whole_inputs(user) for user in value.users)
 
     def _weight_layout(self, op: Op) -> str:
-        """The layout of a bgemm's weight; of another op "". What only LANES16 has: groups, zeros among the codes."""
+        """The layout of a bgemm's weight; of another op "". Groups only LANES16 has."""
         if op.kind != "bgemm":
             return ""
         x, weight = (v.type for v in op.inputs)
-        if op.attrs.get("groups", 1) != 1 or x.alphabet == TERNARY:
+        if op.attrs.get("groups", 1) != 1:
             return DEFAULT
-        return choose(self.costs, x.shape[0], weight.shape[1], weight.shape[0], self.measured)
+        product = Product(x.shape[0], weight.shape[1], weight.shape[0], x.alphabet == TERNARY)
+        return choose(self.costs, product, self.measured)
 
     def _record(self, value: Value, storage: str, layout: str) -> int:
         """A new value record."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from bvtdeploy.lower.pack import Codes, pack_rows, unpack_rows
 
 Bytes = npt.NDArray[np.uint8]
 DEFAULT: Final = "LANES16"
+FOR_TRITS: Final = (DEFAULT, "TBL2")  # the others are for bits
 MOST_COLUMNS: Final = 32766  # of every layout but LANES16, and of dots in 16 bits: thresholds beyond are then -+32768
 ROWS: Final = 4  # of every layout but LANES16: their kernels make so many rows at a time
 TABLE_ROWS: Final = 128  # most rows of a call that use a table of LUT before it is overwritten
@@ -39,12 +40,26 @@ TILES: Final[Mapping[str, tuple[int, Callable[[int], int]]]] = {
 }
 
 
-def scratch_bytes(layout: str, cols: int) -> int:
+class Product(NamedTuple):
+    """The shape of a binary product: rows, columns of the weight (the products of one output), outputs; whether rows are trits."""
+
+    rows: int
+    cols: int
+    outputs: int
+    trits: bool = False
+
+
+def takes(layout: str, cols: int, trits: bool) -> bool:
+    """Whether products of one group, with `cols` columns and with rows of trits, can have their weight in a layout."""
+    return layout == DEFAULT or (cols <= MOST_COLUMNS and (not trits or layout in FOR_TRITS))
+
+
+def scratch_bytes(layout: str, cols: int, trits: bool = False) -> int:
     """Scratch of the kernels for a weight of `cols` columns: bvt_bgemm_scratch of the runtime, a multiple of 64."""
     if layout == "CSA":
         return 16 * 8 * min(_ceil(2 * _ceil(cols, 16), 8) * 8, 64)
     if layout == "TBL2":
-        return _ceil(96 * _ceil(cols, 60), 64) * 64
+        return _ceil((16 if trits else 8) * 8 * _ceil(cols, 8 * GROUP), 64) * 64
     return 20480 if layout == "LUT" else 0
 
 
@@ -110,15 +125,17 @@ class Cost:
         mac: of a multiply-accumulate.
         output: of an element of the output.
         weight: of a weight bit, once for all rows of a call (of LUT: building its tables).
+        trits: of a multiply-accumulate of rows of trits; 0: the same as `mac`.
     """
 
     mac: float
     output: float
     weight: float = 0.0
+    trits: float = 0.0
 
 
 Costs = Mapping[str, Cost]  # by layout; a layout that is not there is not taken
-Measured = Mapping[tuple[int, int, int], str]  # (rows, cols, outputs) -> the fastest layout on a device (bench/tune.py)
+Measured = Mapping[Product, str]  # the fastest layout on a device (bench/tune.py)
 
 
 def table_rows(rows: int) -> int:
@@ -126,22 +143,36 @@ def table_rows(rows: int) -> int:
     return min(TABLE_ROWS, _ceil(_ceil(rows, 4), 8) * 8, rows)
 
 
-def cycles(cost: Cost, layout: str, rows: int, cols: int, outputs: int) -> float:
-    """Modelled cycles of a product of `rows` rows with weights [outputs, cols]."""
+def cycles(cost: Cost, layout: str, product: Product) -> float:
+    """Modelled cycles of a product."""
+    rows, cols, outputs, trits = product
     channels = TILES[layout][0]
     step = 1 if layout == DEFAULT else ROWS
     made = _ceil(rows, step) * step * _ceil(outputs, channels) * channels
-    return made * (cols * cost.mac + cost.output) + _ceil(rows, table_rows(rows)) * outputs * cols * cost.weight
+    mac = cost.trits if trits and cost.trits else cost.mac
+    return made * (cols * mac + cost.output) + _ceil(rows, table_rows(rows)) * outputs * cols * cost.weight
 
 
-def choose(costs: Costs, rows: int, cols: int, outputs: int, measured: Measured | None = None) -> str:
+def choose(costs: Costs, product: Product, measured: Measured | None = None) -> str:
     """The layout that was measured to be the fastest; of a shape that was not measured, the one with the fewest modelled cycles:
     DEFAULT where there are no costs, and where it costs the same."""
-    if measured and (rows, cols, outputs) in measured:
-        return measured[rows, cols, outputs]
+    if measured and product in measured:
+        return measured[product]
     order = [DEFAULT, *(name for name in costs if name != DEFAULT)]
-    able = [name for name in order if name in costs and (name == DEFAULT or cols <= MOST_COLUMNS)]
-    return min(able, key=lambda name: cycles(costs[name], name, rows, cols, outputs), default=DEFAULT)
+    able = [name for name in order if name in costs and takes(name, product.cols, product.trits)]
+    return min(able, key=lambda name: cycles(costs[name], name, product), default=DEFAULT)
 
 
-__all__ = ["Cost", "Costs", "Measured", "choose", "cycles", "pack_weight", "scratch_bytes", "table_rows", "unpack_weight"]
+__all__ = [
+    "Cost",
+    "Costs",
+    "Measured",
+    "Product",
+    "choose",
+    "cycles",
+    "pack_weight",
+    "scratch_bytes",
+    "table_rows",
+    "takes",
+    "unpack_weight",
+]

@@ -167,7 +167,8 @@ def show_tuning(console: Console, tuning: Tuning) -> None:
     rows = []
     for choice in tuning.choices:
         times = [f"{choice.ns[layout] / 1000:.1f}" if layout in choice.ns else "" for layout in layouts]
-        rows.append(("{} x {} x {}".format(*choice.product), choice.ops, *times, choice.layout.lower()))
+        shape = "{} x {} x {}".format(*choice.product) + (", trits" if choice.product.trits else "")
+        rows.append((shape, choice.ops, *times, choice.layout.lower()))
     head = ["rows x columns x outputs", "ops", *(f"{layout.lower()} us" for layout in layouts), "chosen"]
     console.table(head, rows, align="nr" + "r" * len(layouts) + "n")
     console.say(f"these products take {100 / tuning.gain:.0f} % of the time that they take with lanes16")

@@ -1,6 +1,6 @@
 /* One product of random bits, REPEATS times: what model.py counts the instructions of.
  *
- *     bench_bgemm LAYOUT ROWS K OUTPUTS BLOCK REPEATS
+ *     bench_bgemm LAYOUT[-trits] ROWS K OUTPUTS BLOCK REPEATS
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,20 +17,29 @@ static uint8_t *random_bytes(size_t n) {
 int main(int argc, char **argv) {
     static const char *const names[] = {
         [BVT_LAYOUT_LANES16] = "lanes16", [BVT_LAYOUT_CSA] = "csa", [BVT_LAYOUT_TBL2] = "tbl2", [BVT_LAYOUT_LUT] = "lut"};
+    const char *trits = argc == 7 ? strstr(argv[1], "-trits") : NULL;
+    const size_t name = trits ? (size_t)(trits - argv[1]) : argc == 7 ? strlen(argv[1]) : 0;
     int layout = 0;
     for (int i = BVT_LAYOUT_LANES16; argc == 7 && i <= BVT_LAYOUT_LUT; i++)
-        if (!strcmp(argv[1], names[i])) layout = i;
-    if (!layout) {
-        fprintf(stderr, "usage: bench_bgemm lanes16|csa|tbl2|lut ROWS K OUTPUTS BLOCK REPEATS\n");
+        if (strlen(names[i]) == name && !strncmp(argv[1], names[i], name)) layout = i;
+    if (!layout || (trits && layout != BVT_LAYOUT_LANES16 && layout != BVT_LAYOUT_TBL2)) {
+        fprintf(stderr, "usage: bench_bgemm lanes16|csa|tbl2|lut|lanes16-trits|tbl2-trits ROWS K OUTPUTS BLOCK REPEATS\n");
         return 2;
     }
     const uint32_t rows = (uint32_t)atoi(argv[2]), k = (uint32_t)atoi(argv[3]), outputs = (uint32_t)atoi(argv[4]);
     const uint32_t block = (uint32_t)atoi(argv[5]), channels = bvt_tile_channels(layout);
-    bvt_rec_op op = {.opcode = BVT_OP_BGEMM, .scratch = (uint32_t)bvt_bgemm_scratch(layout, k)};
+    bvt_rec_op op = {.opcode = BVT_OP_BGEMM, .scratch = (uint32_t)bvt_bgemm_scratch(layout, k, trits != NULL)};
     bvt_call call = {.op = &op, .scratch = random_bytes(op.scratch)};
     call.in[0] = (bvt_view){.rows = rows, .cols = k, .dtype = BVT_DTYPE_BITS, .layout = BVT_LAYOUT_ROWS};
-    call.in[0].stride = (k + 63) / 64 * 8;
+    call.in[0].stride = bvt_plane(k);
+    if (trits) call.in[0].dtype = BVT_DTYPE_TRITS, call.in[0].stride *= 2;
     call.in[0].base = random_bytes(rows * call.in[0].stride);
+    /* Signs are only of what is not 0, and bits beyond the end are 0. */
+    for (size_t r = 0; trits && r < rows; r++) {
+        uint8_t *sign = call.in[0].base + r * call.in[0].stride, *some = sign + bvt_plane(k);
+        for (size_t i = k / 8; i < bvt_plane(k); i++) some[i] &= i > k / 8 ? 0 : (uint8_t)((1u << k % 8) - 1);
+        for (size_t i = 0; i < bvt_plane(k); i++) sign[i] &= some[i];
+    }
     call.in[1] = (bvt_view){.rows = outputs, .cols = k, .dtype = BVT_DTYPE_BITS, .layout = (uint8_t)layout};
     call.in[1].stride = (size_t)bvt_tile_bytes(layout, k);
     call.in[1].base = random_bytes((outputs + channels - 1) / channels * call.in[1].stride);

@@ -2,11 +2,11 @@
 
     python bench/model.py [--cpu a76 ...] [--layout tbl2 ...] [--k 64 192 ...] [--rows 49 197 3136] [--outputs N] [--block N]
 
-The program is run twice, with and without the product, gives the count of every instruction of the product alone; each core runs
-the kernel that the runtime chooses on it. The counts are exact;
-the cycles are a model, and no board has measured them. Straight pieces of code take the most of what their instructions need: of
-dispatch slots, and of each pipe (out-of-order cores), or what an in-order issue simulation says (A53); the times of pieces add up.
-Latencies and caches are left out for the out-of-order cores: the loops have enough independent work, and their operands are in L1.
+The program is run twice, with two products and with one, which gives the count of every instruction of a product alone; each core
+runs the kernel that the runtime chooses on it. The counts are exact; the cycles are a model, and no board has measured them.
+Straight pieces of code take the most of what their instructions need: of dispatch slots, and of each pipe (out-of-order cores), or
+what an in-order issue simulation says (A53); the times of pieces add up. Latencies and caches are left out for the out-of-order
+cores: the loops have enough independent work, and their operands are in L1.
 
 Rates: github.com/ocxtal/insn_bench_aarch64 (A53: Raspberry Pi 3, A72: NXP LX2160A, Neoverse N1 = A76: Ampere Altra), and what
 their relations say about slots: on A72 an instruction with a 128-bit result takes two of the three dispatch slots, so EOR and ADD
@@ -25,12 +25,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-LAYOUTS = ("lanes16", "csa", "tbl2", "lut")
+LAYOUTS = ("lanes16", "csa", "tbl2", "lut", "lanes16-trits", "tbl2-trits")
 # Upper bounds of the main loops in MAC/cycle, from the operations that a scheme needs (KERNELS.md).
 BOUNDS = {
-    "a76": {"lanes16": 85.3, "csa": 102.4, "tbl2": 137.1, "lut": 181.0},
-    "a72": {"lanes16": 64.0, "csa": 73.0, "tbl2": 44.0, "lut": 99.0},
-    "a53": {"lanes16": 42.7, "csa": 51.2, "tbl2": 48.0, "lut": 58.0},
+    "a76": {"lanes16": 85.3, "csa": 102.4, "tbl2": 137.1, "lut": 181.0, "lanes16-trits": 64.0, "tbl2-trits": 112.9},
+    "a72": {"lanes16": 64.0, "csa": 73.0, "tbl2": 44.0, "lut": 99.0, "lanes16-trits": 48.0},
+    "a53": {"lanes16": 42.7, "csa": 51.2, "tbl2": 48.0, "lut": 58.0, "lanes16-trits": 32.0},
 }
 # Larq Compute Engine's bgemm (8x4 kernel) in the same model, its padding of K to 128 bits and its reductions included.
 LARQ = {
@@ -326,19 +326,21 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         program = build(Path(folder), args.cross)
         print("modelled MAC/cycle of one core; larq: its bgemm in the same model; bound: of the scheme's main loop")
-        print(f"{'cpu':4} {'layout':8} {'rows':>5} {'K':>5} {'O':>5} {'MAC/c':>7} {'larq':>5} {'ratio':>6} {'bound':>6}  main loop")
+        columns = f"{'rows':>5} {'K':>5} {'O':>5} {'MAC/c':>7} {'larq':>5} {'ratio':>6} {'bound':>6}  main loop"
+        print(f"{'cpu':4} {'layout':13} {columns}")
         for layout in args.layout:
             for rows in args.rows:
                 for k in args.k:
                     shape = [layout, rows, k, args.outputs, args.block or 128]
                     for cpu in args.cpu:
-                        counts = count(program, args.qemu, cpu, [*shape, 1])
-                        counts.subtract(count(program, args.qemu, cpu, [*shape, 0]))
+                        counts = count(program, args.qemu, cpu, [*shape, 2])
+                        counts.subtract(count(program, args.qemu, cpu, [*shape, 1]))
                         total, functions, (one, passes) = cycles(program, counts, cpu)
                         rate, larq = rows * k * args.outputs / total, LARQ[cpu].get(k)
+                        bound = f"{BOUNDS[cpu][layout]:6.1f}" if layout in BOUNDS[cpu] else f"{'-':>6}"
                         compared = f"{larq:5} {rate / larq:6.2f}" if larq else f"{'-':>5} {'-':>6}"
                         print(
-                            f"{cpu:4} {layout:8} {rows:5} {k:5} {args.outputs:5} {rate:7.1f} {compared} {BOUNDS[cpu][layout]:6.1f}"
+                            f"{cpu:4} {layout:13} {rows:5} {k:5} {args.outputs:5} {rate:7.1f} {compared} {bound}"
                             f"  {one * passes / total:4.0%} ({one:.1f} cycles a pass)",
                             flush=True,
                         )

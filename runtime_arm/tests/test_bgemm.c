@@ -13,7 +13,7 @@ static const struct {
     const char *name;
 } layouts[] = {{BVT_LAYOUT_LANES16, "lanes16"}, {BVT_LAYOUT_CSA, "csa"}, {BVT_LAYOUT_TBL2, "tbl2"}, {BVT_LAYOUT_LUT, "lut"}};
 
-enum { RANDOM, ZEROS, ONES, ALTERNATING, OPPOSITE, N_PATTERNS };
+enum { RANDOM, ZEROS, ONES, ALTERNATING, OPPOSITE, FEW_EQUAL, FEW_DIFFER, N_PATTERNS };
 
 typedef struct {
     uint32_t rows, k, outputs, groups, block;
@@ -27,6 +27,8 @@ static bool is_one(int pattern, bool weight, uint32_t line, uint32_t col) {
     case ONES: return true;
     case ALTERNATING: return (col + line) & 1;
     case OPPOSITE: return weight; /* every product is -1: the largest counts */
+    case FEW_EQUAL: return weight != (below(128) == 0);
+    case FEW_DIFFER: return below(128) == 0;
     default: return rng() >> 40 & 1;
     }
 }
@@ -66,7 +68,7 @@ static uint8_t *pack(const int8_t *codes, const shape *s, size_t *stride) {
 }
 
 static void run(const bvt_kernel_entry *e, const shape *s) {
-    const uint32_t cols = s->k * s->groups, pad_out = below(2) * 3;
+    const uint32_t cols = s->k * s->groups, pad_out = below(2) * 3, few_zeros = s->pattern != RANDOM && below(2);
     int8_t *x = malloc((size_t)s->rows * cols), *w = malloc((size_t)s->outputs * s->k);
     bvt_rec_op op = {.opcode = BVT_OP_BGEMM, .attr = {(int32_t)s->groups}};
     bvt_call call = {.op = &op};
@@ -78,7 +80,7 @@ static void run(const bvt_kernel_entry *e, const shape *s) {
         for (uint32_t k = 0; k < cols; k++) {
             uint8_t *row = call.in[0].base + r * call.in[0].stride;
             int8_t code = is_one(s->pattern, false, r, k) ? 1 : -1;
-            if (s->trits && below(3) == 0) code = 0;
+            if (s->trits && below(few_zeros ? 500 : 3) == 0) code = 0;
             x[r * cols + k] = code;
             if (code > 0) row[k / 8] |= (uint8_t)(1u << k % 8);
             if (s->trits && code) row[bvt_plane(cols) + k / 8] |= (uint8_t)(1u << k % 8);
@@ -99,7 +101,7 @@ static void run(const bvt_kernel_entry *e, const shape *s) {
     int16_t *y = malloc(words * 2);
     for (size_t i = 0; i < words; i++) y[i] = 0x5A5A;
     call.out[0].base = (uint8_t *)y;
-    op.scratch = (uint32_t)bvt_bgemm_scratch(s->layout, s->k);
+    op.scratch = (uint32_t)bvt_bgemm_scratch(s->layout, s->k, s->trits);
     if (op.scratch && posix_memalign(&call.scratch, 64, op.scratch)) abort();
     if (op.scratch) memset(call.scratch, 0xC3, op.scratch);
     for (uint32_t row = 0; row < s->rows; row += s->block) e->fn(&call, row, bvt_min_u32(row + s->block, s->rows));
@@ -144,6 +146,23 @@ static void all_shapes(const bvt_kernel_entry *e, int layout) {
     RUN(.rows = 49, .k = 192, .outputs = 64, .block = 256);
     RUN(.rows = 197, .k = 64, .outputs = 96, .block = 256);
     RUN(.rows = 197, .k = 192, .outputs = 33, .block = 64);
+    if (layout == BVT_LAYOUT_TBL2) {
+        /* Parts of 51 groups, and a last one that may hold more columns than a byte counts, of rows that do count them all. */
+        for (uint32_t trits = 0; trits < 2; trits++) {
+            for (uint32_t k = 1; k <= 1100; k += k < 300 ? 1 : range(1, 13))
+                RUN(.rows = rows[n % 9], .k = k, .outputs = outputs[n % 16], .trits = trits, .pattern = (int)below(N_PATTERNS));
+            static const uint32_t most[] = {255, 256, 257, 263, 270, 510, 511, 512, 513, 525, 768, 1024, 1035, 2048, 4096, 8192};
+            for (unsigned i = 0; i < sizeof most / sizeof *most; i++)
+                for (int pattern = RANDOM; pattern < N_PATTERNS; pattern++)
+                    RUN(.rows = 6, .k = most[i], .outputs = 65, .trits = trits, .pattern = pattern);
+            for (unsigned few = 0; few < 9; few++)
+                for (uint32_t k = 250; k < 1030; k += k % 256 == 2 ? 252 : 1)
+                    RUN(.rows = 4, .k = k, .outputs = 64, .trits = trits, .pattern = few % 2 ? FEW_EQUAL : FEW_DIFFER);
+        }
+        RUN(.rows = 5, .k = BVT_MOST_COLUMNS, .outputs = 3, .pattern = OPPOSITE);
+        RUN(.rows = 5, .k = BVT_MOST_COLUMNS, .outputs = 3, .pattern = ONES);
+        RUN(.rows = 5, .k = BVT_MOST_COLUMNS - 1, .outputs = 3, .trits = true);
+    }
     if (layout != BVT_LAYOUT_LANES16) return;
     for (uint32_t i = 0; i < 60; i++) {
         const uint32_t groups = range(1, 4), tiles = below(2);

@@ -469,9 +469,16 @@ static void test_products(void) {
     for (unsigned i = 0; i < 3; i++) {
         const int layout = layouts[i];
         ACCEPTED(bgemm, in(0, BITS, ROWS, 9, 20), in(1, BITS, layout, 34, 20), OP->attr[0] = 0);
-        CHECK(scratch == bvt_bgemm_scratch(layout, 20), "layout %d: scratch %llu", layout, (unsigned long long)scratch);
+        CHECK(scratch == bvt_bgemm_scratch(layout, 20, false), "layout %d: scratch %llu", layout, (unsigned long long)scratch);
         REFUSED(bgemm, "need a weight in layout lanes16", in(0, BITS, ROWS, 9, 40), in(1, BITS, layout, 34, 20));
-        REFUSED(bgemm, "need a weight in layout lanes16", in(0, TRITS, ROWS, 9, 20), in(1, BITS, layout, 34, 20), OP->attr[0] = 1);
+        if (layout == TBL2) {
+            ACCEPTED(bgemm, in(0, TRITS, ROWS, 9, 200), in(1, BITS, layout, 34, 200), OP->attr[0] = 1);
+            CHECK(scratch == bvt_bgemm_scratch(layout, 200, true) && scratch == 2 * bvt_bgemm_scratch(layout, 200, false),
+                  "trits: scratch %llu", (unsigned long long)scratch);
+            REFUSED(bgemm, "need a weight in layout lanes16", in(1, BITS, layout, 34, 20));
+        } else {
+            REFUSED(bgemm, "lanes16 or tbl2", in(0, TRITS, ROWS, 9, 20), in(1, BITS, layout, 34, 20), OP->attr[0] = 1);
+        }
         REFUSED(bgemm, "need a weight in layout lanes16", in(0, BITS, ROWS, 9, 20), in(1, BITS, layout, 34, 20), OP->attr[0] = 1,
                 OUT(0)->dtype = I32, IN(0)->cols = IN(1)->cols = 32767);
         REFUSED(mixed_gemm, "the weight has the wrong", in(1, BITS, layout, 33, 20));

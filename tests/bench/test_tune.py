@@ -12,12 +12,13 @@ from bvtdeploy import api
 from bvtdeploy.artifact.reader import read
 from bvtdeploy.bench.tune import choose_layouts, load_tuning, products
 from bvtdeploy.errors import UserError
+from bvtdeploy.lower.weights import Product
 
-SMALL, LARGE = (18, 64, 64), (18, 64, 128)
+SMALL, LARGE = Product(18, 64, 64), Product(18, 64, 128)
 
 
 def test_every_shape_gets_its_fastest_layout() -> None:
-    # Ops 0 and 2 are of the small shape, 1 of the large one; op 3 has three codes and so no choice, op 4 is no product.
+    # Ops 0 and 2 are of the small shape, 1 of the large one; op 3 has groups and so no choice, op 4 is no product.
     default = {0: (SMALL, "LANES16"), 1: (LARGE, "LANES16"), 2: (SMALL, "LANES16"), 3: (SMALL, "LANES16")}
     csa = {0: (SMALL, "CSA"), 1: (LARGE, "CSA"), 2: (SMALL, "CSA"), 3: (SMALL, "LANES16")}
     samples = {
@@ -59,6 +60,8 @@ def test_compile_takes_a_tuning_file(nano: Path, nano_source: Path, tmp_path: Pa
         'format = 1\n[[product]]\nrows = 0\ncols = 64\noutputs = 8\nlayout = "csa"',
         'format = 1\n[[product]]\nrows = 18\ncols = 64\noutputs = 8\nlayout = "rows"',
         'format = 1\n[[product]]\nrows = 18\ncols = 40000\noutputs = 8\nlayout = "csa"',
+        'format = 1\n[[product]]\nrows = 18\ncols = 64\noutputs = 8\ntrits = true\nlayout = "csa"',
+        'format = 1\n[[product]]\nrows = 18\ncols = 64\noutputs = 8\ntrits = 1\nlayout = "tbl2"',
         "format = ",
     ],
 )
@@ -66,6 +69,12 @@ def test_damaged_tuning_files(text: str, tmp_path: Path) -> None:
     (tmp_path / "t.toml").write_text(text)
     with pytest.raises(UserError, match="tuning file"):
         load_tuning(tmp_path / "t.toml")
+
+
+def test_products_of_trits_are_of_their_own(tmp_path: Path) -> None:
+    text = 'format = 1\n[[product]]\nrows = 18\ncols = 64\noutputs = 8\nlayout = "csa"\n'
+    (tmp_path / "t.toml").write_text(text + text.replace("format = 1\n", "").replace("csa", "tbl2") + "trits = true\n")
+    assert load_tuning(tmp_path / "t.toml") == {Product(18, 64, 8): "CSA", Product(18, 64, 8, True): "TBL2"}
 
 
 def test_emulated_devices_are_refused(nano_source: Path, tmp_path: Path, emulator: str) -> None:
@@ -77,11 +86,17 @@ def test_emulated_devices_are_refused(nano_source: Path, tmp_path: Path, emulato
 def test_tune_on_this_machine(nano_source: Path, tmp_path: Path) -> None:
     output = tmp_path / "t.toml"
     told = call_json("tune", nano_source, "-o", output, "--rounds", "1")
-    assert {(p["rows"], p["cols"], p["outputs"]): p["ops"] for p in told["products"]} == {SMALL: 6, LARGE: 2}
+    shapes = [Product(p["rows"], p["cols"], p["outputs"], p["trits"]) for p in told["products"]]
+    assert {shape: p["ops"] for shape, p in zip(shapes, told["products"], strict=True)} == {
+        SMALL: 6,
+        LARGE: 2,
+        Product(18, 64, 64, True): 2,
+        Product(18, 128, 64, True): 2,
+    }
     for product in told["products"]:
-        assert set(product["ns"]) == {"lanes16", "csa", "tbl2", "lut"}
+        assert set(product["ns"]) == ({"lanes16", "tbl2"} if product["trits"] else {"lanes16", "csa", "tbl2", "lut"})
         assert min(product["ns"].values()) > 0
     assert told["gain"] >= 1
     written = load_tuning(output)
-    assert written == {(p["rows"], p["cols"], p["outputs"]): p["layout"].upper() for p in told["products"]}
+    assert written == {shape: p["layout"].upper() for shape, p in zip(shapes, told["products"], strict=True)}
     assert tomllib.loads(output.read_text())["isa"] == told["isa"]

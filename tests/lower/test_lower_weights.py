@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 
 from bvtdeploy.artifact.spec import LAYOUTS
 from bvtdeploy.lower.pack import pack_lanes16
-from bvtdeploy.lower.weights import MOST_COLUMNS, TILES, Cost, choose, pack_weight, scratch_bytes, table_rows, unpack_weight
+from bvtdeploy.lower.weights import (
+    MOST_COLUMNS,
+    TILES,
+    Cost,
+    Product,
+    choose,
+    pack_weight,
+    scratch_bytes,
+    table_rows,
+    unpack_weight,
+)
 
 
 def codes(rows: int, cols: int, seed: int) -> np.ndarray:
@@ -54,15 +64,19 @@ def test_bits_are_where_the_format_says() -> None:
 
 def test_scratch_grows_with_the_columns_only_as_far_as_the_kernels_prepare_rows() -> None:
     assert [scratch_bytes("CSA", k) for k in (1, 64, 480, 3072)] == [1024, 1024, 8192, 8192]
-    assert [scratch_bytes("TBL2", k) for k in (1, 60, 61, 3072)] == [128, 128, 192, 4992]
+    assert [scratch_bytes("TBL2", k) for k in (1, 40, 41, 3072)] == [64, 64, 128, 4928]
+    assert [scratch_bytes("TBL2", k, True) for k in (1, 40, 41, 3072)] == [128, 128, 256, 9856]
     assert all(scratch_bytes(layout, k) % 64 == 0 for layout in TILES for k in (1, 100, 1000))
 
 
 def test_choice() -> None:
     costs = {"LANES16": Cost(0.017, 0.6), "CSA": Cost(0.015, 0.8), "LUT": Cost(0.010, 0.8, 0.4)}
-    assert choose({}, 197, 192, 192) == "LANES16"
-    assert choose(costs, 1, 192, 192) == "LANES16", "one row: the others make four"
-    assert choose(costs, 200, 192, 192) == "CSA" and choose(costs, 3136, 768, 192) == "LUT"
-    assert choose(costs, 3136, MOST_COLUMNS + 1, 192) == "LANES16"
-    assert choose({"LANES16": Cost(0.01, 1), "CSA": Cost(0.01, 1)}, 64, 64, 64) == "LANES16", "a tie"
+    assert choose({}, Product(197, 192, 192)) == "LANES16"
+    assert choose(costs, Product(1, 192, 192)) == "LANES16", "one row: the others make four"
+    assert choose(costs, Product(200, 192, 192)) == "CSA" and choose(costs, Product(3136, 768, 192)) == "LUT"
+    assert choose(costs, Product(3136, MOST_COLUMNS + 1, 192)) == "LANES16"
+    three = {"LANES16": Cost(0.014, 0.3, 0, 0.020), "CSA": Cost(0.001, 0.3), "TBL2": Cost(0.017, 0.3, 0, 0.015)}
+    assert choose(three, Product(200, 192, 192)) == "CSA" and choose(three, Product(200, 192, 192, True)) == "TBL2"
+    assert choose(three, Product(200, MOST_COLUMNS + 1, 192, True)) == "LANES16"
+    assert choose({"LANES16": Cost(0.01, 1), "CSA": Cost(0.01, 1)}, Product(64, 64, 64)) == "LANES16", "a tie"
     assert [table_rows(n) for n in (1, 7, 49, 197, 3136)] == [1, 7, 16, 56, 128]

@@ -12,9 +12,10 @@ torch = pytest.importorskip("torch")
 
 from bvtdeploy.artifact.inspect import inspect  # noqa: E402
 from bvtdeploy.artifact.reader import read, to_graph  # noqa: E402
+from bvtdeploy.bench.tune import products  # noqa: E402
 from bvtdeploy.compiler import compile_model  # noqa: E402
 from bvtdeploy.ir.interp import run as interpret  # noqa: E402
-from bvtdeploy.lower.weights import TILES, Cost  # noqa: E402
+from bvtdeploy.lower.weights import FOR_TRITS, TILES, Cost  # noqa: E402
 from bvtdeploy.models import BinaryViTLe, BinaryViTLeConfig  # noqa: E402
 
 from .conftest import Runner  # noqa: E402
@@ -60,3 +61,22 @@ def test_every_executor_computes_the_same(files: dict[str, Path], runner: Runner
     for layout, file in files.items():
         got = runner.crcs(file, raw)
         assert got == want and len(got) > 20, layout
+
+
+def test_products_of_trits(runner: Runner, tmp_path: Path) -> None:
+    """A model whose activations have zeros: its products take the layouts that are for trits, and compute the same."""
+    from bvtdeploy.models import create
+
+    files = {}
+    for layout in TILES:
+        costs = {name: Cost(0.0, 1.0 if name == layout else 1e6) for name in {"LANES16", layout}}
+        files[layout] = tmp_path / f"{layout}.bvt"
+        compile_model(create("bi_vit_li_deit_nano"), files[layout], costs=costs)
+    raw = tmp_path / "x.f32"
+    raw.write_bytes(np.ascontiguousarray(read(files["LANES16"]).golden[1][0], "<f4").tobytes())
+    want = runner.crcs(files["LANES16"], raw)
+    for layout, file in files.items():
+        found = products(read(file)).values()
+        assert {got for product, got in found if product.trits} == {layout if layout in FOR_TRITS else "LANES16"}
+        assert {got for product, got in found if not product.trits} == {layout}
+        assert runner.crcs(file, raw) == want, layout

@@ -65,15 +65,6 @@ INLINE void bgemm_column(const bvt_call *call, uint32_t row, uint32_t tile, unsi
     }
 }
 
-/* How many codes of a segment of `bytes` bytes are not 0. */
-INLINE int32_t count_some(const uint8_t *some, uint32_t bytes) {
-    uint32x4_t sum = vdupq_n_u32(0);
-    uint32_t i = 0;
-    for (; i + 16 <= bytes; i += 16) sum = vpadalq_u16(sum, vpaddlq_u8(vcntq_u8(vld1q_u8(some + i))));
-    const uint64x2_t two = vpaddlq_u32(sum);
-    return (int32_t)(vgetq_lane_u64(two, 0) + vgetq_lane_u64(two, 1)) + bvt_bgemm_ones(some + i, 8 * (bytes - i));
-}
-
 static void bgemm_trits(const bvt_call *call, uint32_t row0, uint32_t row1, bool wide) {
     const uint32_t k = call->in[1].cols, groups = call->in[0].cols / k, outputs = call->out[0].cols / groups;
     for (uint32_t row = row0; row < row1; row += 2) {

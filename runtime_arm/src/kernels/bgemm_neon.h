@@ -27,6 +27,15 @@ static inline uint64_t bvt_word(const uint8_t *row, size_t bytes, size_t i) {
     return word >> i * BVT_WORD % 8;
 }
 
+/* How many codes of a segment of `bytes` bytes are not 0. */
+INLINE int32_t count_some(const uint8_t *some, uint32_t bytes) {
+    uint32x4_t sum = vdupq_n_u32(0);
+    uint32_t i = 0;
+    for (; i + 16 <= bytes; i += 16) sum = vpadalq_u16(sum, vpaddlq_u8(vcntq_u8(vld1q_u8(some + i))));
+    const uint64x2_t two = vpaddlq_u32(sum);
+    return (int32_t)(vgetq_lane_u64(two, 0) + vgetq_lane_u64(two, 1)) + bvt_bgemm_ones(some + i, 8 * (bytes - i));
+}
+
 /* The part of the output that a tile of weights makes for some rows. Where the tile has channels or rows that the output has not,
  * it is a copy, so that kernels always write whole tiles. */
 #define TARGET_ROWS 4

@@ -5,7 +5,7 @@
  *     of bits K' - 2*popcount(x xor weight), of trits (planes s, m) popcount(m) - 2*popcount((s xor weight) and m)
  *     any K' >= 1, pad bits are zero in all; of K' > BVT_MOST_COLUMNS out is i32
  *
- * Layouts other than LANES16 are for bits and one group.
+ * Layouts other than LANES16 are for one group; CSA and LUT for bits.
  */
 #include "bgemm.h"
 #include "bits.h"
@@ -60,11 +60,13 @@ int bvt_check_bgemm(bvt_check *c) {
     BVT_TRY(bvt_check_value(c, weight, BVT_DTYPE_BITS, layout, y->cols, weight->cols, "the weight"));
     BVT_TRY(bvt_check_value(c, y, weight->cols > BVT_MOST_COLUMNS ? BVT_DTYPE_I32 : BVT_DTYPE_I16, BVT_LAYOUT_ROWS, x->rows, weight->rows,
                             "the output"));
-    const bool plain = groups == 1 && dtype == BVT_DTYPE_BITS && weight->cols <= BVT_MOST_COLUMNS;
+    const bool plain = groups == 1 && weight->cols <= BVT_MOST_COLUMNS, trits = dtype == BVT_DTYPE_TRITS;
     BVT_TRY(bvt_expect(c, plain || layout == BVT_LAYOUT_LANES16,
-                       "trits, groups and more than 32766 columns need a weight in layout lanes16"));
+                       "groups and more than 32766 columns need a weight in layout lanes16"));
+    BVT_TRY(bvt_expect(c, !trits || layout == BVT_LAYOUT_LANES16 || layout == BVT_LAYOUT_TBL2,
+                       "trits need a weight in layout lanes16 or tbl2"));
     c->whole = 2;
-    c->scratch = bvt_bgemm_scratch(layout, weight->cols);
+    c->scratch = bvt_bgemm_scratch(layout, weight->cols, trits);
     return BVT_OK;
 }
 

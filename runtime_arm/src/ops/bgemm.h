@@ -33,13 +33,15 @@ bool bvt_weight_bit(const bvt_view *weight, uint32_t row, uint32_t col);
 #define BVT_LUT_WORDS_BYTES (BVT_LUT_WORDS * BVT_LUT_ROWS * 8)
 #define BVT_LUT_COUNTS_BYTES (BVT_LUT_ROWS * 32)
 
-/* Bytes of scratch that the kernels need for a weight of this layout and width. */
-static inline uint64_t bvt_bgemm_scratch(int layout, uint32_t cols) {
+/* TBL2: a u16 for each pair of 4 rows (of trits for each row) and group; whole vectors of 8 groups. */
+static inline uint32_t bvt_tbl2_offsets(uint32_t cols, bool trits) { return (trits ? 4 : 2) * ((bvt_groups(cols) + 7) & ~7u); }
+
+/* Bytes of scratch that the kernels need for rows of bits or trits and a weight of this layout and width. */
+static inline uint64_t bvt_bgemm_scratch(int layout, uint32_t cols, bool trits) {
     switch (layout) {
     /* Every byte of the rows 16 times; whole words of 8 steps are written. */
     case BVT_LAYOUT_CSA: return 16 * BVT_BGEMM_ROWS * bvt_min_u32((bvt_csa_steps(cols) + 7) & ~7u, (BVT_CSA_STEPS + 7) & ~7u);
-    /* A u16 for each pair of rows and group; whole words of 12 groups. */
-    case BVT_LAYOUT_TBL2: return bvt_align64(BVT_BGEMM_ROWS * BVT_WORD_GROUPS * bvt_words(cols));
+    case BVT_LAYOUT_TBL2: return bvt_align64(BVT_BGEMM_ROWS / 4 * 2 * (uint64_t)bvt_tbl2_offsets(cols, trits));
     case BVT_LAYOUT_LUT: return BVT_LUT_TABLE_BYTES + BVT_LUT_WORDS_BYTES + BVT_LUT_COUNTS_BYTES;
     default: return 0;
     }
