@@ -101,7 +101,7 @@ INLINE uint32_t table_count(const uint64_t *table, uint32_t n, double limit, boo
 }
 
 /* Of one plane: bit j of mask[i] says whether the distance of key j from query i is below bound[i]. */
-INLINE void plane_masks(uint64_t mask[QUERIES][MOST_WORDS], const uint8_t *score, const uint8_t *bound, uint32_t words) {
+static __attribute__((noinline)) void plane_masks(uint64_t mask[QUERIES][MOST_WORDS], const uint8_t *score, const uint8_t *bound, uint32_t words) {
     const uint8x8_t one = vld1_u8(bound);
     const uint8x16_t limit = vzip1q_u8(vcombine_u8(one, one), vcombine_u8(one, one));
     const uint8x16_t w0 = vreinterpretq_u8_u16(vdupq_n_u16(0x0201)), w1 = vreinterpretq_u8_u16(vdupq_n_u16(0x0804)),
