@@ -311,56 +311,61 @@ INLINE uint16x8_t reach(const void *x, const limits *l, const bool wide) {
     if (wide) return narrow(vcgeq_s32(vld1q_s32(p), l->a), vcgeq_s32(vld1q_s32(p + 4), l->b));
     return vcgeq_s16(vld1q_s16(x), l->cut);
 }
+/* 16 channels: 255 or 0. */
+INLINE uint8x16_t reach_16(const uint8_t *x, const limits *l, const bool wide) {
+    return vuzp1q_u8(vreinterpretq_u8_u16(reach(x, l, wide)), vreinterpretq_u8_u16(reach(x + (wide ? 32 : 16), l + 1, wide)));
+}
 
-/* The signs of `rows` rows x 16 channels; of bits out[0], of trits (below is not NULL) both planes. wide: dots are i32, not i16. */
-INLINE void dots_signs(signs *out, const uint8_t *x, size_t stride, unsigned rows, const float *threshold, const float *below,
-                       const bool trits, const bool wide) {
+static __attribute__((noinline)) void put_masks(const operands *o, unsigned i, uint32_t r0, unsigned rows, uint32_t c, unsigned n,
+                                                uint8x16_t m0, uint8x16_t m1, uint8x16_t m2, uint8x16_t m3, uint8x16_t m4, uint8x16_t m5,
+                                                uint8x16_t m6, uint8x16_t m7) {
+    const uint8x16_t mask[8] = {m0, m1, m2, m3, m4, m5, m6, m7};
+    store_masks(&o->target[i], r0, rows, c, n, mask);
+}
+
+/* Channels c .. c+n-1 of output i; trits (`below` is not NULL): and of the plane after it. wide: dots are i32, not i16. */
+INLINE void dots_signs(const operands *o, unsigned i, uint32_t row0, uint32_t row1, uint32_t c, unsigned n, const float *threshold,
+                       const float *below, const bool trits, const bool wide) {
+    const bvt_view *view = &o->call->in[BVT_EP_X];
+    const size_t element = wide ? sizeof(int32_t) : sizeof(int16_t);
     const limits high[2] = {load_limits(threshold, INT32_MAX), load_limits(threshold + 8, INT32_MAX)};
     const limits low[2] = {trits ? load_limits(below, INT32_MIN) : high[0], trits ? load_limits(below + 8, INT32_MIN) : high[1]};
-    signs plus = {vdupq_n_u16(0), vdupq_n_u16(0)}, some = plus;
-    x += (rows - 1) * stride;
-    for (unsigned r = rows; r-- > 0; x -= stride) {
-        const uint8_t *second = x + (wide ? 32 : 16);
-        const uint16x8_t first8 = reach(x, &high[0], wide), last8 = reach(second, &high[1], wide);
-        plus.low = add_row(plus.low, first8), plus.high = add_row(plus.high, last8);
+    for (uint32_t r0 = row0; r0 < row1; r0 += 8) {
+        const unsigned rows = bvt_min_u32(row1 - r0, 8);
+        const uint8_t *x = bvt_row_bits(view, r0) + c * element;
+        size_t stride = view->stride;
+        int32_t part[8][16];
+        if (n < 16 || rows < 8) {
+            memset(part, 0, sizeof part);
+            for (unsigned r = 0; r < rows; r++) memcpy(part[r], x + r * stride, n * element);
+            x = (const uint8_t *)part, stride = sizeof part[0];
+        }
+        uint8x16_t m[8];
+#pragma GCC unroll 8
+        for (unsigned r = 0; r < 8; r++) m[r] = reach_16(x + r * stride, high, wide);
+        put_masks(o, i, r0, rows, c, n, m[0], m[1], m[2], m[3], m[4], m[5], m[6], m[7]);
         if (!trits) continue;
-        some.low = add_row(some.low, vornq_u16(first8, reach(x, &low[0], wide)));
-        some.high = add_row(some.high, vornq_u16(last8, reach(second, &low[1], wide)));
+#pragma GCC unroll 8
+        for (unsigned r = 0; r < 8; r++) m[r] = vornq_u8(m[r], reach_16(x + r * stride, low, wide));
+        put_masks(o, i + 1, r0, rows, c, n, m[0], m[1], m[2], m[3], m[4], m[5], m[6], m[7]);
     }
-    out[0] = plus;
-    if (trits) out[1] = some;
 }
 
 INLINE void run_dots(const operands *o, uint32_t row0, uint32_t row1, const bool wide) {
-    const bvt_view *x = &o->call->in[BVT_EP_X];
-    const size_t element = wide ? sizeof(int32_t) : sizeof(int16_t);
-    for (uint32_t r0 = row0; r0 < row1; r0 += 8) {
-        const unsigned rows = bvt_min_u32(row1 - r0, 8);
-        for (uint32_t c = 0; c < o->cols; c += 16) {
-            const unsigned n = bvt_min_u32(o->cols - c, 16);
-            const uint8_t *from = bvt_row_bits(x, r0) + c * element;
-            size_t stride = x->stride;
-            int32_t part[8][16];
+    for (uint32_t c = 0; c < o->cols; c += 16) {
+        const unsigned n = bvt_min_u32(o->cols - c, 16);
+        for (unsigned i = 0; i < o->n_signs; i++) {
+            const float *threshold = o->threshold[i] + c, *below = NULL;
+            const bool trits = i + 1 < o->n_signs && o->below[i + 1];
+            float copy[2][16];
+            if (trits) below = o->below[i + 1] + c;
             if (n < 16) {
-                memset(part, 0, sizeof part);
-                for (unsigned r = 0; r < rows; r++) memcpy(part[r], from + r * stride, n * element);
-                from = (const uint8_t *)part, stride = sizeof part[0];
+                memset(copy, 0, sizeof copy);
+                threshold = memcpy(copy[0], threshold, n * sizeof(float));
+                if (trits) below = memcpy(copy[1], below, n * sizeof(float));
             }
-            for (unsigned i = 0; i < o->n_signs; i++) {
-                const float *threshold = o->threshold[i] + c, *below = NULL;
-                const bool trits = i + 1 < o->n_signs && o->below[i + 1];
-                float copy[2][16] = {{0}};
-                signs s[2];
-                if (trits) below = o->below[i + 1] + c;
-                if (n < 16) {
-                    threshold = memcpy(copy[0], threshold, n * sizeof(float));
-                    if (trits) below = memcpy(copy[1], below, n * sizeof(float));
-                }
-                if (trits) dots_signs(s, from, stride, rows, threshold, below, true, wide);
-                else dots_signs(s, from, stride, rows, threshold, NULL, false, wide);
-                put_signs(o, i, r0, rows, c, n, &s[0]);
-                if (trits) put_signs(o, ++i, r0, rows, c, n, &s[1]);
-            }
+            if (trits) dots_signs(o, i++, row0, row1, c, n, threshold, below, true, wide);
+            else dots_signs(o, i, row0, row1, c, n, threshold, NULL, false, wide);
         }
     }
 }
