@@ -98,8 +98,9 @@ class Kernels:
     rates: str
 
     def as_dict(self) -> dict[str, Any]:
-        """The result as JSON."""
-        return {"boards": [b.as_dict() for b in self.boards], "rates": self.rates}
+        """The result as JSON, in the place of a benchmark of an artifact."""
+        kernels = {"boards": [b.as_dict() for b in self.boards], "rates": self.rates}
+        return {"artifact": None, "measured": None, "modelled": None, "kernels": kernels}
 
 
 @cache

@@ -1,9 +1,9 @@
 """channel_pool: mean of consecutive channels (the shortcut around a contracting binary linear).
 
-    in   f32[N x C*g]      out  f32[N x C]
-    out[n][c] = (sum of x[n][c*g .. c*g+g-1], rounded after every addition) * fp32(1/g)
-    sum: while their number is even, neighbours are added to pairs; what is left, an odd number, is added first to last
-    attrs: group g       record: attr[0] = g
+in   f32[N x C*g]      out  f32[N x C]
+out[n][c] = (sum of x[n][c*g .. c*g+g-1], rounded after every addition) * fp32(1/g)
+sum: while their number is even, neighbours are added to pairs; what is left, an odd number, is added first to last
+attrs: group g       record: attr[0] = g
 """
 
 from __future__ import annotations
