@@ -17,6 +17,10 @@ VF_INLINE vf activate(vf v, const int kind, vf low, vf high) {
     return vf_if_lt(high, v, high, v);
 }
 
+static __attribute__((noinline)) void activate_few(float *y, const float *x, unsigned n, int kind, vf low, vf high) {
+    vf_store_n(y, activate(vf_load_n(x, n), kind, low, high), n);
+}
+
 VF_INLINE void activate_rows(const bvt_call *call, uint32_t row0, uint32_t row1, const int kind) {
     const uint32_t channels = call->in[0].cols;
     const vf low = vf_set(call->op->fattr[0]), high = vf_set(call->op->fattr[1]);
@@ -25,7 +29,7 @@ VF_INLINE void activate_rows(const bvt_call *call, uint32_t row0, uint32_t row1,
         float *y = bvt_row(&call->out[0], row);
         uint32_t c = 0;
         for (; c + VF_LANES <= channels; c += VF_LANES) vf_store(y + c, activate(vf_load(x + c), kind, low, high));
-        if (c < channels) vf_store_n(y + c, activate(vf_load_n(x + c, channels - c), kind, low, high), channels - c);
+        if (c < channels) activate_few(y + c, x + c, channels - c, kind, low, high);
     }
 }
 

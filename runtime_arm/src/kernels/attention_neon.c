@@ -425,15 +425,7 @@ static void contexts(workspace *w, const general_attention *a, const general_hea
         case 0: FINISH(1, NULL, false); break;
         case 1: FINISH(1, NULL, true); break;
         case 2: FINISH(2, NULL, false); break;
-        case 3: FINISH(2, NULL, true); break;
-        case 4: FINISH(3, NULL, false); break;
-        case 5: FINISH(3, NULL, true); break;
-        case 6: FINISH(1, real, false); break;
-        case 7: FINISH(1, real, true); break;
-        case 8: FINISH(2, real, false); break;
-        case 9: FINISH(2, real, true); break;
-        case 10: FINISH(3, real, false); break;
-        default: FINISH(3, real, true);
+        default: finish(w, g, out, i, a->d, ones, step, real_view->base ? real : NULL, minus, masks, trits);
         }
 #undef FINISH
     }
@@ -450,7 +442,7 @@ INLINE uint64_t head_codes(const bvt_view *v, uint32_t row, uint32_t from, uint3
         else take_bits(&word, bvt_row_bits(v, row), from, d);
         return word;
     }
-    uint64_t words[2];
+    uint64_t words[2] = {0};
     take_codes(words, v, row, from, d, 1);
     *some = words[1];
     return words[0];
@@ -506,16 +498,22 @@ static bool has_query_zero(const general_attention *a) {
     return false;
 }
 
+/* Row by row. Of other forms than the plain one the reference is as fast, and is there already. */
+static void one_by_one(const bvt_call *call, uint32_t row0, uint32_t row1) {
+    if (bvt_attention_plain(call)) attention_rows_plain(call, row0, row1);
+    else bvt_attention_ref(call, row0, row1);
+}
+
 void bvt_attention_neon(const bvt_call *call, uint32_t row0, uint32_t row1) {
     const uint32_t windows = call->op->attr[1] ? (uint32_t)call->op->attr[1] : 1;
     const uint32_t d = call->in[0].cols / (uint32_t)call->op->attr[0];
     if (d > MOST_WIDTH || d % 8 || call->in[1].rows / windows > MOST_KEYS) {
-        attention_rows(call, row0, row1);
+        one_by_one(call, row0, row1);
         return;
     }
     const general_attention a = general_start(call);
     if (has_query_zero(&a)) {
-        attention_rows(call, row0, row1);
+        one_by_one(call, row0, row1);
         return;
     }
     const bool trits = call->in[0].dtype == BVT_DTYPE_TRITS || call->in[1].dtype == BVT_DTYPE_TRITS;

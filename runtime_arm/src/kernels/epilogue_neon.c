@@ -323,35 +323,50 @@ static __attribute__((noinline)) void put_masks(const operands *o, unsigned i, u
     store_masks(&o->target[i], r0, rows, c, n, mask);
 }
 
-/* Channels c .. c+n-1 of output i; trits (`below` is not NULL): and of the plane after it. wide: dots are i32, not i16. */
-INLINE void dots_signs(const operands *o, unsigned i, uint32_t row0, uint32_t row1, uint32_t c, unsigned n, const float *threshold,
-                       const float *below, const bool trits, const bool wide) {
+/* 8 rows x 16 channels; trits: and of the plane after output i, which is also set where the lower limit is not reached. */
+INLINE void dots_tile(const operands *o, unsigned i, uint32_t r0, unsigned rows, uint32_t c, unsigned n, const uint8_t *x, size_t stride,
+                      const limits *high, const limits *low, bool trits, const bool wide) {
+    uint8x16_t m[8];
+#define X(r) m[r] = reach_16(x + (r) * stride, high, wide);
+    X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#undef X
+    put_masks(o, i, r0, rows, c, n, m[0], m[1], m[2], m[3], m[4], m[5], m[6], m[7]);
+    if (!trits) return;
+#define X(r) m[r] = vornq_u8(m[r], reach_16(x + (r) * stride, low, wide));
+    X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#undef X
+    put_masks(o, i + 1, r0, rows, c, n, m[0], m[1], m[2], m[3], m[4], m[5], m[6], m[7]);
+}
+
+static __attribute__((noinline)) void copy_rows(int32_t part[8][16], const uint8_t *x, size_t stride, unsigned rows, size_t bytes) {
+    memset(part, 0, 8 * sizeof *part);
+    for (unsigned r = 0; r < rows; r++) memcpy(part[r], x + r * stride, bytes);
+}
+
+/* Channels c .. c+n-1 of output i, whose thresholds are 16; trits (`below` is not NULL): and of the plane after it. */
+static __attribute__((noinline)) void dots_signs(const operands *o, unsigned i, uint32_t row0, uint32_t row1, uint32_t c, unsigned n,
+                                                 const float *threshold, const float *below) {
     const bvt_view *view = &o->call->in[BVT_EP_X];
+    const bool wide = o->x_dtype == BVT_DTYPE_I32;
     const size_t element = wide ? sizeof(int32_t) : sizeof(int16_t);
     const limits high[2] = {load_limits(threshold, INT32_MAX), load_limits(threshold + 8, INT32_MAX)};
-    const limits low[2] = {trits ? load_limits(below, INT32_MIN) : high[0], trits ? load_limits(below + 8, INT32_MIN) : high[1]};
+    limits low[2] = {high[0], high[1]};
+    if (below) low[0] = load_limits(below, INT32_MIN), low[1] = load_limits(below + 8, INT32_MIN);
     for (uint32_t r0 = row0; r0 < row1; r0 += 8) {
         const unsigned rows = bvt_min_u32(row1 - r0, 8);
         const uint8_t *x = bvt_row_bits(view, r0) + c * element;
         size_t stride = view->stride;
         int32_t part[8][16];
         if (n < 16 || rows < 8) {
-            memset(part, 0, sizeof part);
-            for (unsigned r = 0; r < rows; r++) memcpy(part[r], x + r * stride, n * element);
+            copy_rows(part, x, stride, rows, n * element);
             x = (const uint8_t *)part, stride = sizeof part[0];
         }
-        uint8x16_t m[8];
-#pragma GCC unroll 8
-        for (unsigned r = 0; r < 8; r++) m[r] = reach_16(x + r * stride, high, wide);
-        put_masks(o, i, r0, rows, c, n, m[0], m[1], m[2], m[3], m[4], m[5], m[6], m[7]);
-        if (!trits) continue;
-#pragma GCC unroll 8
-        for (unsigned r = 0; r < 8; r++) m[r] = vornq_u8(m[r], reach_16(x + r * stride, low, wide));
-        put_masks(o, i + 1, r0, rows, c, n, m[0], m[1], m[2], m[3], m[4], m[5], m[6], m[7]);
+        if (wide) dots_tile(o, i, r0, rows, c, n, x, stride, high, low, below, true);
+        else dots_tile(o, i, r0, rows, c, n, x, stride, high, low, below, false);
     }
 }
 
-INLINE void run_dots(const operands *o, uint32_t row0, uint32_t row1, const bool wide) {
+static void run_dots(const operands *o, uint32_t row0, uint32_t row1) {
     for (uint32_t c = 0; c < o->cols; c += 16) {
         const unsigned n = bvt_min_u32(o->cols - c, 16);
         for (unsigned i = 0; i < o->n_signs; i++) {
@@ -364,8 +379,8 @@ INLINE void run_dots(const operands *o, uint32_t row0, uint32_t row1, const bool
                 threshold = memcpy(copy[0], threshold, n * sizeof(float));
                 if (trits) below = memcpy(copy[1], below, n * sizeof(float));
             }
-            if (trits) dots_signs(o, i++, row0, row1, c, n, threshold, below, true, wide);
-            else dots_signs(o, i, row0, row1, c, n, threshold, NULL, false, wide);
+            dots_signs(o, i, row0, row1, c, n, threshold, below);
+            i += trits;
         }
     }
 }
@@ -389,8 +404,7 @@ void bvt_epilogue_neon(const bvt_call *call, uint32_t row0, uint32_t row1) {
         }
     }
     if (thresholds) {
-        if (o.x_dtype == BVT_DTYPE_I32) run_dots(&o, row0, row1, true);
-        else run_dots(&o, row0, row1, false);
+        run_dots(&o, row0, row1);
     } else {
         switch (set) {
 #define X(common) \

@@ -8,7 +8,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 #define TOKENS 4u
-#define LONGEST 5u /* a run has 1, 3 or 5 taps; others are cut */
+#define LONGEST 5u /* a run has 1 tap or 5; others are cut */
 
 typedef struct {
     int dy, dx; /* of the first tap */
@@ -34,7 +34,7 @@ static unsigned find_runs(tap_run *run, const bvt_call *call) {
         int side = 1;
         while (side < (int)LONGEST && t + side < taps && down(tap[t + side]) == down(tap[t]) && right(tap[t + side]) == right(tap[t]) + side)
             side++;
-        side -= side % 2 == 0;
+        if (side < (int)LONGEST) side = 1;
         run[n] = (tap_run){down(tap[t]), right(tap[t]), (unsigned)side, bvt_row_f32(&call->in[1], (uint32_t)t)};
         t += side;
     }
@@ -89,10 +89,10 @@ INLINE void add_run(float32x4_t (*sum)[4], const sources *s, size_t row, size_t 
     }
 }
 /* A long run in two halves, whose weights fit into registers beside the sums. */
-INLINE void add_long_run(float32x4_t (*sum)[4], const sources *s, size_t row, size_t apart, uint32_t c, const unsigned taps, const bool even) {
-    add_run(sum, s, row, apart, c, 0, 2, taps, even);
+INLINE void add_long_run(float32x4_t (*sum)[4], const sources *s, size_t row, size_t apart, uint32_t c, const bool even) {
+    add_run(sum, s, row, apart, c, 0, 2, LONGEST, even);
     __asm__ volatile("" ::: "memory"); /* else GCC loads for both halves at once, and spills */
-    add_run(sum, s, row, apart, c, 2, 2, taps, even);
+    add_run(sum, s, row, apart, c, 2, 2, LONGEST, even);
 }
 
 /* Channels c .. c+15 of all 4 tokens. Those that are not there go first, to the last one's place. */
@@ -110,10 +110,8 @@ INLINE void tile(float *const *out, const sources *s, unsigned n, const float *s
         }
         switch (s->taps * 2 + s->even) {
         case 2: add_run(sum, s, row, apart, c, 0, 4, 1, false); break;
-        case 6: add_long_run(sum, s, row, apart, c, 3, false); break;
-        case 7: add_long_run(sum, s, row, apart, c, 3, true); break;
-        case 10: add_long_run(sum, s, row, apart, c, 5, false); break;
-        default: add_long_run(sum, s, row, apart, c, 5, true);
+        case 10: add_long_run(sum, s, row, apart, c, false); break;
+        default: add_long_run(sum, s, row, apart, c, true);
         }
     }
     for (unsigned i = TOKENS; i-- > 0;)
