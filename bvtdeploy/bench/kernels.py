@@ -1,7 +1,7 @@
 """Kernels by themselves: executed instructions at the shapes that the networks have, weighed by a model of the core, beside bounds.
 
-runtime_arm/bench/bench_kernels.c runs them under user-mode QEMU, linked with the library that the board gets; bounds.toml has what they
-may take at best. Nothing here is measured on a board.
+runtime_arm/bench/bench_kernels.c runs them under user-mode QEMU, linked with the library that the board gets; bounds.toml has what
+they may take at best. Nothing here is measured on a board.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The issue rules of the in-order Cortex-A53, on assembly text: what csa_a53.py schedules by, and what judges its result.
 
-`bvtdeploy bench` weighs executed instructions with rates alone (bvtdeploy/bench/cores.toml); on a core that issues in order, results
-are waited for as well.
+`bvtdeploy bench` weighs executed instructions with rates alone (bvtdeploy/bench/cores.toml); on a core that issues in order,
+waiting for results counts as well.
 """
 
 from __future__ import annotations
