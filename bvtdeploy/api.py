@@ -26,6 +26,7 @@ from bvtdeploy.errors import UserError
 
 if TYPE_CHECKING:
     from bvtdeploy.bench import Bench
+    from bvtdeploy.bench.kernels import Kernels
     from bvtdeploy.bench.tune import Tuning
     from bvtdeploy.boards.explain import BoardFacts
     from bvtdeploy.build import Build
@@ -471,6 +472,22 @@ def bench(
         model_output=model_output,
         progress=progress,
     )
+
+
+def bench_kernels(boards: Sequence[str] = ("rpi4", "rpi5"), *, cases: Sequence[str] = (), progress: Say | None = None) -> Kernels:
+    """Model the runtime's kernels on boards, one by one at common shapes, and compare with what they may take at best.
+
+    Args:
+        boards: names of boards with 64-bit ARM cores.
+        cases: beginnings of the names of cases ("bgemm": the binary products); none: all.
+        progress: told what is being done.
+
+    Raises:
+        UserError: a board cannot be modelled, there is no compiler or emulator, or no such case.
+    """
+    from bvtdeploy.bench.kernels import model_kernels
+
+    return model_kernels(boards, only=cases, progress=progress)
 
 
 def tune(

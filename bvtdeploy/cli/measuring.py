@@ -155,7 +155,7 @@ def _rounds(_: click.Context, __: click.Parameter, value: str) -> int | None:
 
 
 @cli.command("bench")
-@click.argument("artifact", type=path_type())
+@click.argument("artifact", type=path_type(), required=False)
 @click.option(
     "--against", callback=name_list, metavar="PEER[,PEER...]",
     help="onnxruntime, litert, executorch. Default: onnxruntime, or none with --modelled.",
@@ -166,17 +166,41 @@ def _rounds(_: click.Context, __: click.Parameter, value: str) -> int | None:
 @click.option("--modelled", is_flag=True, help="Count executed instructions on emulated boards and model their times.")
 @click.option(
     "--board", "boards", default="rpi4,rpi5", show_default=True, callback=name_list, metavar="BOARD[,BOARD...]",
-    help="Boards for --modelled.",
+    help="Boards for --modelled and --kernels.",
+)  # fmt: skip
+@click.option("--kernels", is_flag=True, help="Without an artifact: model single kernels, beside their bounds.")
+@click.option(
+    "--cases", callback=name_list, metavar="NAME[,NAME...]", help="Of --kernels: only what begins so; bgemm: the binary products.",
 )  # fmt: skip
 @click.option("--like", metavar="NAME", help="The plain ViT to compare with: deit_tiny, deit_small, deit_base. Default: by shape.")
 @click.option("--trust-pickle", is_flag=True, help="Run the code that a pickled module brings. Only for files you trust.")
 @model_output
 @json_option
 def bench_command(
-    artifact: Path, against: tuple[str, ...] | None, modelled: bool, boards: tuple[str, ...], as_json: bool, **options: Any
+    artifact: Path | None,
+    against: tuple[str, ...] | None,
+    modelled: bool,
+    boards: tuple[str, ...],
+    kernels: bool,
+    cases: tuple[str, ...] | None,
+    as_json: bool,
+    **options: Any,
 ) -> int:
-    """Time an artifact against other runtimes in this process; with --modelled, model its times on boards."""
+    """Time an artifact against other runtimes in this process; with --modelled, model its times on boards.
+
+    With --kernels, and without an artifact: model single kernels on boards.
+    """
     console = Console(as_json)
+    if kernels:
+        if artifact is not None or against or modelled:
+            raise click.UsageError("--kernels takes no artifact, no --against and no --modelled")
+        with console.progress() as progress:
+            found = api.bench_kernels(boards, cases=cases or (), progress=progress)
+        views.show_kernels(console, found)
+        console.result(found.as_dict())
+        return 0
+    if artifact is None or cases:
+        raise click.UsageError("give an artifact, or --kernels" if artifact is None else "--cases is for --kernels")
     if against is None:
         against = () if modelled else ("onnxruntime",)
     if not against and not modelled:

@@ -1,13 +1,16 @@
 """channel_pool: mean of consecutive channels (the shortcut around a contracting binary linear).
 
-    in   f32[N x C*g]      out  f32[N x C]
-    out[n][c] = (x[n][c*g] + x[n][c*g+1] + ... + x[n][c*g+g-1], rounded after every addition) * fp32(1/g)
-    attrs: group g       record: attr[0] = g
+in   f32[N x C*g]      out  f32[N x C]
+out[n][c] = (sum of x[n][c*g .. c*g+g-1], rounded after every addition) * fp32(1/g)
+sum: while their number is even, neighbours are added to pairs; what is left, an odd number, is added first to last
+attrs: group g       record: attr[0] = g
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+import numpy as np
 
 from bvtdeploy.ir.types import Type, f32
 from bvtdeploy.ops.base import Array, Attrs, OpDef, expect, register
@@ -22,7 +25,10 @@ def _infer(inputs: Sequence[Type], attrs: Attrs) -> list[Type]:
 
 def _reference(attrs: Attrs, inputs: Sequence[Array]) -> list[Array]:
     g, (n, c) = attrs["group"], inputs[0].shape
-    return [sum_in_order(inputs[0].reshape(n, c // g, g), 2) * reciprocal(g)]
+    x = np.asarray(inputs[0], np.float32).reshape(n, c // g, g)
+    while x.shape[2] % 2 == 0:
+        x = x[:, :, 0::2] + x[:, :, 1::2]
+    return [sum_in_order(x, 2) * reciprocal(g)]
 
 
 register(OpDef("channel_pool", _infer, _reference, compiled=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bvtdeploy.views.benches import show_bench, show_tuning
+from bvtdeploy.views.benches import show_bench, show_kernels, show_tuning
 from bvtdeploy.views.catalogue import show_exported, show_models
 from bvtdeploy.views.classes import show_demo, show_demo_end, show_run
 from bvtdeploy.views.comparisons import show_comparison
@@ -32,6 +32,7 @@ __all__ = [
     "show_failures",
     "show_forced",
     "show_inspect",
+    "show_kernels",
     "show_models",
     "show_profile",
     "show_profiles",

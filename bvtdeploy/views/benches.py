@@ -9,6 +9,7 @@ from bvtdeploy.console import Console, amount, percent, size
 
 if TYPE_CHECKING:
     from bvtdeploy.bench import Bench
+    from bvtdeploy.bench.kernels import Kernels
     from bvtdeploy.bench.measure import Duel, Measured
     from bvtdeploy.bench.modelled import BoardCount, Modelled
     from bvtdeploy.bench.tune import Tuning
@@ -158,6 +159,40 @@ def _show_board(console: Console, b: BoardCount) -> None:
             table,
             align="nnnrrrrr",
         )
+
+
+def show_kernels(console: Console, found: Kernels) -> None:
+    """Kernels beside their bounds: element-wise ops in cycles an element, binary products in multiply-adds a cycle."""
+    console.say("kernels on boards: instructions are counted, cycles are MODELLED; no board was measured", style="bold")
+    cores = [f"{b.board} ({b.core})" for b in found.boards]
+    first = found.boards[0]
+    if first.elements:
+        console.heading("element-wise ops: modelled cycles an element, the bound, and how many times it that is")
+        head = ["case", "an element is a", *(text for core in cores for text in (core, "bound", "times"))]
+        rows: list[tuple[Any, ...]] = []
+        for at, e in enumerate(first.elements):
+            own = [b.elements[at] for b in found.boards]
+            cells = [c for k in own for c in (f"{k.cycles:.3f}", f"{k.bound:.3f}", f"{k.ratio:.2f}" + (" over" if k.over else ""))]
+            rows.append((e.case, e.element, *cells))
+        console.table(head, rows, align="nn" + "rrr" * len(cores))
+        over = [f"{e.case} on {b.core}" for b in found.boards for e in b.elements if e.over]
+        text = (
+            f"over {first.limit:g} times the bound: {', '.join(over)}" if over else f"none is over {first.limit:g} times its bound"
+        )
+        console.note(text)
+    if first.products:
+        console.heading("binary products: modelled multiply-adds a cycle, the bound of the layout's main loop, and Larq's bgemm")
+        head = ["layout", "rows", "K", "outputs", *(text for core in cores for text in (core, "bound", "Larq"))]
+        rows = []
+        for at, p in enumerate(first.products):
+            both = [b.products[at] for b in found.boards]
+            cells = [c for k in both for c in (f"{k.macs_a_cycle:.1f}", f"{k.bound:.1f}", f"{k.larq:.0f}" if k.larq else "")]
+            rows.append((p.layout, p.rows, p.k, p.outputs, *cells))
+        console.table(head, rows, align="nrrr" + "rrr" * len(cores))
+    console.note("modelled: the most that a pipe or the dispatch is held; latencies, caches and branch misses are left out")
+    console.note(found.rates)
+    for text in dict.fromkeys(b.stands_for for b in found.boards if b.stands_for):
+        console.note(text)
 
 
 def show_tuning(console: Console, tuning: Tuning) -> None:

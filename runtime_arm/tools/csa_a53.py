@@ -1,7 +1,7 @@
 """Writes the loop of layout CSA for the in-order Cortex-A53: `python tools/csa_a53.py > src/kernels/bgemm_csa_a53.inc`.
 
 An A53 issues in order, so the order of the instructions is the speed: this finds one by list scheduling, with the issue rules of
-bench/model.py. 128-bit loads would take two cycles alone; they are split into two 64-bit ones, of which one goes through a general
+a53.py. 128-bit loads would take two cycles alone; they are split into two 64-bit ones, of which one goes through a general
 register. Rows are broadcast from general registers, which takes half of a vector slot.
 """
 
@@ -11,8 +11,8 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
-from model import Instruction, decode
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from a53 import Instruction, decode
 
 ROWS, VECTORS = 4, 2  # of a tile; the loop makes two pairs of steps
 CELLS = ROWS * VECTORS

@@ -107,6 +107,10 @@ def test_mean_rows_and_channel_pool() -> None:
     equal(run("mean_rows", {}, x)[0], (total * F(1 / 5)).reshape(1, -1))
     pooled = ((x[:, 0::3] + x[:, 1::3]) + x[:, 2::3]) * F(1 / 3)
     equal(run("channel_pool", {"group": 3}, x)[0], pooled)
+    pairs = x[:, 0::2] + x[:, 1::2]
+    fours = pairs[:, 0::2] + pairs[:, 1::2]
+    equal(run("channel_pool", {"group": 4}, x)[0], fours * F(1 / 4))
+    equal(run("channel_pool", {"group": 12}, x)[0], ((fours[:, 0:1] + fours[:, 1:2]) + fours[:, 2:3]) * F(1 / 12))
     equal(run("channel_pool", {"group": 1}, x)[0], x)
 
 

@@ -32,11 +32,11 @@ def test_the_file_is_fresh(generator: ModuleType) -> None:
 
 def test_scheduling_pays(generator: ModuleType) -> None:
     """4 rows x 32 channels x 4 steps of 8 columns a pass; the order of the data flow issues much worse."""
-    model = sys.modules["model"]
+    a53 = sys.modules["a53"]
 
     def rate(lines: list[str]) -> float:
         named = [line.replace("%[x]", "x1").replace("%[w]", "x2").replace("%w[doubles]", "x3") for line in [*lines, "b.ne 1b"]]
-        return 4 * 32 * 32 / model.in_order([model.decode(*line.split(" ", 1)) for line in named])
+        return 4 * 32 * 32 / a53.in_order([a53.decode(*line.split(" ", 1)) for line in named])
 
     body = generator.body()
     scheduled = generator.schedule(body)

@@ -257,7 +257,7 @@ def mean_rows(f: File, want: Expected, rng: Rng) -> None:
 
 
 def channel_pool(f: File, want: Expected, rng: Rng) -> None:
-    g = int(rng.choice([1, 2, 3, 4, 5, 8]))
+    g = int(rng.choice([1, 2, 3, 4, 5, 6, 8, 12]))
     x = floats(rng, int(rng.integers(1, 40)), g * int(rng.integers(1, 50)), special=0.01)
     add(f, want, "channel_pool", {"group": g}, {0: (x, "ROWS")}, [x], [(0, "F32", "ROWS")], [g], rng)
 

@@ -2,7 +2,8 @@
  * the queries and very many keys go row by row.
  *
  * Scores are bytes: for a pair of keys, the xor with each of 8 queries is counted and a tree of pairwise additions leaves the 16
- * distances in one register. Only the table's sum is scalar. A plane's threshold is an integer, so that its masks are comparisons
+ * distances in one register. The table's entries have up to 53 bits; their upper 16 are summed by TBL and bound the sum, which settles
+ * nearly all thresholds; where it does not, the sum is taken exactly, in scalars. A plane's threshold is an integer, so that its masks are comparisons
  * of bytes; masks and value columns meet in a tree again, over 8 or 16 channels of one query.
  */
 #include <arm_neon.h>
@@ -22,8 +23,12 @@ typedef struct {
     uint64_t mask[BVT_ATTENTION_PLANES][QUERIES][MOST_WORDS];
     uint64_t table[TABLE];     /* the head's, 0 beyond its end */
     double real_table[TABLE];  /* the same as floats, with a bias */
+    uint8_t coarse[2][64];     /* bytes of the first 64 entries >> coarse_shift, of 16 bits each: the low ones, the high ones */
+    unsigned coarse_shift;
+    uint64_t coarse_rest;      /* the most that an entry has beyond what is in `coarse` */
     int16_t count[BVT_ATTENTION_PLANES][QUERIES][MOST_WIDTH + 16]; /* sums of the masked values */
     int32_t base[MOST_WIDTH];
+    uint64_t pair[2][MOST_WIDTH + 16]; /* up to 64 keys: the value columns side by side, and which of them are not 0 */
 } workspace;
 
 /* ---- Scores -------------------------------------------------------------------------------------------------------------- */
@@ -89,6 +94,38 @@ static __attribute__((noinline)) void table_sums(uint64_t *z, const uint8_t *sco
     z[0] = a, z[1] = b, z[2] = c, z[3] = d;
 }
 
+/* Cuts the table's entries to 16 bits. */
+static void make_coarse(workspace *w) {
+    const unsigned bits = 64 - (unsigned)__builtin_clzll(w->table[0] | 1);
+    w->coarse_shift = bits > 16 ? bits - 16 : 0;
+    for (unsigned i = 0; i < 64; i++) {
+        const uint64_t entry = w->table[i] >> w->coarse_shift;
+        w->coarse[0][i] = (uint8_t)entry, w->coarse[1][i] = (uint8_t)(entry >> 8);
+    }
+    w->coarse_rest = ((uint64_t)1 << w->coarse_shift) - 1;
+    if (w->table[64] > w->coarse_rest) w->coarse_rest = w->table[64]; /* which TBL takes for 0 */
+}
+
+/* z[i] = sum over all keys of the 16 bits of entry score - least, for 8 queries. */
+static __attribute__((noinline)) void coarse_sums(uint32_t z[QUERIES], const workspace *w, uint8x16_t least, uint32_t keys) {
+    const uint8x16x4_t low_table = vld1q_u8_x4(w->coarse[0]), high_table = vld1q_u8_x4(w->coarse[1]);
+    const uint8_t *score = w->score;
+    uint32x4_t sum[2] = {vdupq_n_u32(0), vdupq_n_u32(0)};
+    for (uint32_t left = (keys + 1) / 2; left;) { /* pairs, of which 128 are 2 * 128 * 255 < 2^16 */
+        uint16x8_t low = vdupq_n_u16(0), high = low;
+        uint32_t n = bvt_min_u32(left, 128);
+        left -= n;
+        for (; n > 0; n--, score += 2 * QUERIES) {
+            const uint8x16_t at = vsubq_u8(vld1q_u8(score), least); /* beyond the last key it is above 63, and has no entry */
+            low = vpadalq_u8(low, vqtbl4q_u8(low_table, at));
+            high = vpadalq_u8(high, vqtbl4q_u8(high_table, at));
+        }
+        sum[0] = vaddq_u32(sum[0], vaddq_u32(vmovl_u16(vget_low_u16(low)), vshll_n_u16(vget_low_u16(high), 8)));
+        sum[1] = vaddq_u32(sum[1], vaddq_u32(vmovl_high_u16(low), vshll_high_n_u16(high, 8)));
+    }
+    vst1q_u32(z, sum[0]), vst1q_u32(z + 4, sum[1]);
+}
+
 /* How many of the n entries of a table of integers, which does not increase, are above a limit, or not below it. */
 INLINE uint32_t table_count(const uint64_t *table, uint32_t n, double limit, bool inclusive) {
     if (!(limit < 0x1p63)) return 0; /* NaN too; entries are below 2^53 */
@@ -101,7 +138,7 @@ INLINE uint32_t table_count(const uint64_t *table, uint32_t n, double limit, boo
 }
 
 /* Of one plane: bit j of mask[i] says whether the distance of key j from query i is below bound[i]. */
-INLINE void plane_masks(uint64_t mask[QUERIES][MOST_WORDS], const uint8_t *score, const uint8_t *bound, uint32_t words) {
+static __attribute__((noinline)) void plane_masks(uint64_t mask[QUERIES][MOST_WORDS], const uint8_t *score, const uint8_t *bound, uint32_t words) {
     const uint8x8_t one = vld1_u8(bound);
     const uint8x16_t limit = vzip1q_u8(vcombine_u8(one, one), vcombine_u8(one, one));
     const uint8x16_t w0 = vreinterpretq_u8_u16(vdupq_n_u16(0x0201)), w1 = vreinterpretq_u8_u16(vdupq_n_u16(0x0804)),
@@ -132,19 +169,43 @@ INLINE void plane_masks(uint64_t mask[QUERIES][MOST_WORDS], const uint8_t *score
     }
 }
 
+/* Entries of a plane's threshold for query i, whose table's sum lies between low and high: `exact` has it once it was needed. A limit
+ * is a factor times the sum, so that the entries above it are the same for all sums in between if they are for both ends: all that
+ * are above the lower one are above the upper one if the least of them is. */
+static uint32_t plane_count(const workspace *w, const general_attention *a, const general_head *g, unsigned t, unsigned i,
+                            const uint8_t *least, uint32_t entries, double low, double high, uint64_t *exact) {
+    const bool inclusive = a->inclusive >> t & 1;
+    const uint32_t count = table_count(w->table, entries, general_limit(a, t, g->head, low), inclusive);
+    if (low == high || count == 0) return count;
+    const double limit = general_limit(a, t, g->head, high), last = (double)w->table[count - 1];
+    if (inclusive ? last >= limit : last > limit) return count;
+    if (!exact[i]) table_sums(exact + (i & 4), w->score + 2 * (i & 4), w->table, least + 2 * (i & 4), a->nk);
+    return table_count(w->table, entries, general_limit(a, t, g->head, (double)exact[i]), inclusive);
+}
+
 static void threshold_planes(workspace *w, const general_attention *a, const general_head *g, const uint8_t *least,
                              uint32_t entries) {
-    uint64_t z[QUERIES];
+    double low[QUERIES] = {0}, high[QUERIES] = {0};
+    uint64_t z[QUERIES] = {0};
     if (a->max_planes != (1u << a->planes) - 1) {
-        table_sums(z, w->score, w->table, least, a->nk);
-        table_sums(z + 4, w->score + 8, w->table, least + 8, a->nk);
+        if (entries <= 65) {
+            uint32_t coarse[QUERIES];
+            coarse_sums(coarse, w, vld1q_u8(least), a->nk);
+            for (unsigned i = 0; i < QUERIES; i++) {
+                const uint64_t sum = (uint64_t)coarse[i] << w->coarse_shift;
+                low[i] = (double)sum, high[i] = (double)(sum + a->nk * w->coarse_rest);
+            }
+        } else {
+            table_sums(z, w->score, w->table, least, a->nk);
+            table_sums(z + 4, w->score + 8, w->table, least + 8, a->nk);
+            for (unsigned i = 0; i < QUERIES; i++) low[i] = high[i] = (double)z[i];
+        }
     }
     for (unsigned t = 0; t < a->planes; t++) {
         uint8_t bound[QUERIES];
         for (unsigned i = 0; i < QUERIES; i++) {
             uint32_t count = (uint32_t)(g->static_last[t] + 1);
-            if (!(a->max_planes >> t & 1))
-                count = table_count(w->table, entries, general_limit(a, t, g->head, (double)z[i]), a->inclusive >> t & 1);
+            if (!(a->max_planes >> t & 1)) count = plane_count(w, a, g, t, i, least, entries, low[i], high[i], z);
             bound[i] = (uint8_t)bvt_min_u32(count + least[2 * i], 255);
         }
         plane_masks(w->mask[t], w->score, bound, a->key_words);
@@ -250,15 +311,12 @@ INLINE void count_8(int16_t *count, size_t apart, const uint64_t *mask, const ui
 }
 
 /* The same of 16 channels where there is one word: two columns are a register. */
-INLINE void count_16(int16_t *count, size_t apart, const uint64_t *mask, const uint8_t *column, size_t stride, size_t nonzero,
-                     unsigned channels, const bool trits) {
+INLINE void count_16(int16_t *count, size_t apart, const uint64_t *mask, const uint64_t *column, const uint64_t *nonzero,
+                     const bool trits) {
     uint8x16_t x[4][8];
     for (unsigned c = 0; c < 8; c++) {
-        const uint8_t *at[2];
-        for (unsigned i = 0; i < 2; i++) /* where there is none: any */
-            at[i] = column + (2 * c + i < channels ? 2 * c + i : 0) * stride;
-        const uint8x16_t plus = vcombine_u8(vld1_u8(at[0]), vld1_u8(at[1]));
-        const uint8x16_t some = trits ? vcombine_u8(vld1_u8(at[0] + nonzero), vld1_u8(at[1] + nonzero)) : plus;
+        const uint8x16_t plus = vreinterpretq_u8_u64(vld1q_u64(column + 2 * c));
+        const uint8x16_t some = trits ? vreinterpretq_u8_u64(vld1q_u64(nonzero + 2 * c)) : plus;
         for (unsigned i = 0; i < 4; i++) x[i][c] = masked(plus, some, dup_word(mask[i * MOST_WORDS]), trits);
     }
     for (unsigned i = 0; i < 4; i++, count += apart) {
@@ -282,7 +340,7 @@ INLINE void count_plane(workspace *w, const general_attention *a, const general_
     const uint8_t *column = g->column;
     if (a->key_words == 1) {
         for (uint32_t c = 0; c < a->d; c += 16)
-            count_16(count + c, apart, mask, column + c * g->column_stride, g->column_stride, g->nonzero, a->d - c, trits);
+            count_16(count + c, apart, mask, w->pair[0] + c, w->pair[1] + c, trits);
         return;
     }
     for (uint32_t c = 0; c < a->d; c += 8, count += 8, column += 8 * g->column_stride)
@@ -367,15 +425,7 @@ static void contexts(workspace *w, const general_attention *a, const general_hea
         case 0: FINISH(1, NULL, false); break;
         case 1: FINISH(1, NULL, true); break;
         case 2: FINISH(2, NULL, false); break;
-        case 3: FINISH(2, NULL, true); break;
-        case 4: FINISH(3, NULL, false); break;
-        case 5: FINISH(3, NULL, true); break;
-        case 6: FINISH(1, real, false); break;
-        case 7: FINISH(1, real, true); break;
-        case 8: FINISH(2, real, false); break;
-        case 9: FINISH(2, real, true); break;
-        case 10: FINISH(3, real, false); break;
-        default: FINISH(3, real, true);
+        default: finish(w, g, out, i, a->d, ones, step, real_view->base ? real : NULL, minus, masks, trits);
         }
 #undef FINISH
     }
@@ -392,7 +442,7 @@ INLINE uint64_t head_codes(const bvt_view *v, uint32_t row, uint32_t from, uint3
         else take_bits(&word, bvt_row_bits(v, row), from, d);
         return word;
     }
-    uint64_t words[2];
+    uint64_t words[2] = {0};
     take_codes(words, v, row, from, d, 1);
     *some = words[1];
     return words[0];
@@ -410,6 +460,16 @@ static void load_keys(workspace *w, const general_attention *a, const general_he
     }
     w->key[a->nk] = w->key[a->nk - 1]; /* a pair's second one is no less than the first */
     w->key_some[a->nk] = w->key_some[a->nk - 1];
+}
+
+/* The value columns of up to 64 keys. */
+static void load_columns(workspace *w, const general_attention *a, const general_head *g) {
+    const uint8_t *column = g->column;
+    memset(w->pair, 0, sizeof w->pair);
+    for (uint32_t c = 0; c < a->d; c++, column += g->column_stride) {
+        memcpy(&w->pair[0][c], column, 8);
+        if (a->call->in[2].dtype == BVT_DTYPE_TRITS) memcpy(&w->pair[1][c], column + g->nonzero, 8);
+    }
 }
 
 /* Rows row .. row+queries-1 of one window and head. */
@@ -438,16 +498,22 @@ static bool has_query_zero(const general_attention *a) {
     return false;
 }
 
+/* Row by row. Of other forms than the plain one the reference is as fast, and is there already. */
+static void one_by_one(const bvt_call *call, uint32_t row0, uint32_t row1) {
+    if (bvt_attention_plain(call)) attention_rows_plain(call, row0, row1);
+    else bvt_attention_ref(call, row0, row1);
+}
+
 void bvt_attention_neon(const bvt_call *call, uint32_t row0, uint32_t row1) {
     const uint32_t windows = call->op->attr[1] ? (uint32_t)call->op->attr[1] : 1;
     const uint32_t d = call->in[0].cols / (uint32_t)call->op->attr[0];
     if (d > MOST_WIDTH || d % 8 || call->in[1].rows / windows > MOST_KEYS) {
-        attention_rows(call, row0, row1);
+        one_by_one(call, row0, row1);
         return;
     }
     const general_attention a = general_start(call);
     if (has_query_zero(&a)) {
-        attention_rows(call, row0, row1);
+        one_by_one(call, row0, row1);
         return;
     }
     const bool trits = call->in[0].dtype == BVT_DTYPE_TRITS || call->in[1].dtype == BVT_DTYPE_TRITS;
@@ -461,8 +527,10 @@ void bvt_attention_neon(const bvt_call *call, uint32_t row0, uint32_t row1) {
             load_keys(&w, &a, &g, trits);
             memcpy(w.table, g.table, entries * sizeof *w.table);
             memset(w.table + entries, 0, (TABLE - entries) * sizeof *w.table);
+            if (entries <= 65) make_coarse(&w);
             for (uint32_t m = 0; m < entries && call->in[BVT_ATTENTION_BIAS].base; m++) w.real_table[m] = (double)w.table[m];
             if (g.base) general_base(&a, &g, w.base);
+            if (a.key_words == 1) load_columns(&w, &a, &g);
             for (uint32_t r = row; r < end; r += QUERIES) attend(&w, &a, &g, r, bvt_min_u32(end - r, QUERIES), entries, trits);
         }
     }

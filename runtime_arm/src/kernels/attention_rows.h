@@ -21,16 +21,13 @@ static inline __attribute__((always_inline)) uint32_t row_scores(uint16_t *score
     return least;
 }
 
-static inline void attention_rows(const bvt_call *call, uint32_t row0, uint32_t row1) {
+/* The plain form. */
+static inline void attention_rows_plain(const bvt_call *call, uint32_t row0, uint32_t row1) {
     const uint32_t heads = (uint32_t)call->op->attr[0], d = call->in[0].cols / heads, m = call->in[1].rows, words = (m + 63) / 64;
     const bvt_view *k = &call->in[1], *v = &call->in[2];
     const double *limit = bvt_row(&call->in[4], 0);
     uint16_t *score = call->scratch;
     uint64_t *mask = (uint64_t *)(void *)((uint8_t *)call->scratch + bvt_attention_mask_at(m));
-    if (!bvt_attention_plain(call)) {
-        attention_general(call, row0, row1);
-        return;
-    }
     if (d % 8) {
         bvt_attention_ref(call, row0, row1);
         return;
@@ -69,4 +66,10 @@ static inline void attention_rows(const bvt_call *call, uint32_t row0, uint32_t 
                 out[c] = 2 * both - ones;
             }
         }
+}
+
+/* Any form. */
+static inline void attention_rows(const bvt_call *call, uint32_t row0, uint32_t row1) {
+    if (bvt_attention_plain(call)) attention_rows_plain(call, row0, row1);
+    else attention_general(call, row0, row1);
 }

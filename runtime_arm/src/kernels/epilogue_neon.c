@@ -68,9 +68,9 @@ static __attribute__((noinline)) void find_rows(rows8 *t, const operands *o, uin
     }
 }
 
-static __attribute__((noinline)) void put_columns(const operands *o, unsigned i, uint32_t r0, unsigned rows, uint32_t c, unsigned n,
-                                                  uint8x16_t columns) {
-    store_columns(&o->target[i], r0, rows, c, n, columns);
+static __attribute__((noinline)) void put_masks(const operands *o, unsigned i, uint32_t r0, unsigned rows, uint32_t c, unsigned n,
+                                                const uint8x16_t mask[8]) {
+    store_masks(&o->target[i], r0, rows, c, n, mask);
 }
 
 typedef struct {
@@ -87,8 +87,9 @@ INLINE vf16 affine16(const unsigned set, const unsigned scale, vf16 v, vf16 fact
     return (vf16){affine(set, scale, v.low, factor.low, offset.low), affine(set, scale, v.high, factor.high, offset.high)};
 }
 
-/* The columns of 16 channels from c on. dots: x is i16, else f32 or i32. */
-INLINE uint8x16_t rows_signs(const operands *o, const rows8 *t, uint32_t c, const unsigned set, const bool dots, const bool sign) {
+/* 16 channels from c on. mask[r]: the signs of row r, if there are any. dots: x is i16, else f32 or i32. */
+INLINE void rows_tile(uint8x16_t mask[8], const operands *o, const rows8 *t, uint32_t c, const unsigned set, const bool dots,
+                      const bool sign) {
     const vf16 none = {vf_set(0), vf_set(0)}, threshold = sign ? load16(o->threshold[0] + c) : none;
     const bool wide_dots = !dots && o->x_dtype == BVT_DTYPE_I32;
     vf16 p[BVT_EP_THRESHOLD0];
@@ -101,9 +102,8 @@ INLINE uint8x16_t rows_signs(const operands *o, const rows8 *t, uint32_t c, cons
     const float *shift2 = set >> BVT_EP_SHIFT2 & 1 ? o->param[BVT_EP_SHIFT2] + c : NULL;
     float32x4_t base = vdupq_n_f32(VF_I16_BASE);
     __asm__("" : "+w"(base));
-    uint8x16_t signs = vdupq_n_u8(0);
 #pragma GCC unroll 1
-    for (unsigned r = t->rows; r-- > 0;) { /* falling, so that row 0 comes to lie in bit 0 */
+    for (unsigned r = 0; r < t->rows; r++) {
         const void *x = t->x[r];
         float *out = t->out[r];
         vf16 v;
@@ -122,24 +122,25 @@ INLINE uint8x16_t rows_signs(const operands *o, const rows8 *t, uint32_t c, cons
         RESIDUAL(3) RESIDUAL(4) RESIDUAL(5)
 #undef RESIDUAL
         if (out) vf_store(out + c, v.low), vf_store(out + c + 8, v.high);
-        if (sign) signs = vsliq_n_u8(not_less16(v, threshold), signs, 1);
+        if (sign) mask[r] = not_less16(v, threshold);
     }
-    return signs;
 }
 
 static __attribute__((noinline)) void run_any(const operands *o, uint32_t row0, uint32_t row1, uint32_t first_col, unsigned set);
 
 INLINE void run(const operands *o, uint32_t row0, uint32_t row1, const unsigned set, const bool dots, const bool sign) {
     const uint32_t whole = o->cols & ~15u;
+    uint8x16_t mask[8];
+    for (unsigned r = 0; r < 8; r++) mask[r] = vdupq_n_u8(0);
     for (uint32_t r0 = row0; r0 < row1; r0 += 8) {
         rows8 t;
         find_rows(&t, o, r0, row1, set);
         memset(t.at, 0, sizeof t.at);
         for (uint32_t c = 0; c < whole; c += 16) {
-            const uint8x16_t columns = rows_signs(o, &t, c, set, dots, sign);
+            rows_tile(mask, o, &t, c, set, dots, sign);
             for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
                 if (set >> (BVT_EP_RES0 + slot) & 1) t.at[slot] = t.at[slot] + 16 == o->res_cols[slot] ? 0 : t.at[slot] + 16;
-            if (sign) put_columns(o, 0, r0, t.rows, c, 16, columns);
+            if (sign) put_masks(o, 0, r0, t.rows, c, 16, mask);
         }
     }
     if (whole < o->cols) run_any(o, row0, row1, whole, set);
@@ -280,7 +281,7 @@ static void run_any(const operands *o, uint32_t row0, uint32_t row1, uint32_t fi
                 tile_signs(s, &t, set);
                 if (t.out) copy_back(o, &own, r0, t.rows, c, n);
             }
-            for (unsigned i = 0; i < o->n_signs; i++) put_columns(o, i, r0, t.rows, c, n, columns_of(&s[i]));
+            for (unsigned i = 0; i < o->n_signs; i++) store_signs(&o->target[i], r0, t.rows, c, n, &s[i]);
         }
     }
 }
@@ -325,56 +326,69 @@ INLINE uint16x8_t reach(const void *x, const limits *l, const bool wide) {
     if (wide) return narrow(vcgeq_s32(vld1q_s32(p), l->a), vcgeq_s32(vld1q_s32(p + 4), l->b));
     return vcgeq_s16(vld1q_s16(x), l->cut);
 }
-
-/* The signs of `rows` rows x 16 channels; of bits out[0], of trits (below is not NULL) both planes. wide: dots are i32, not i16. */
-INLINE void dots_signs(signs *out, const uint8_t *x, size_t stride, unsigned rows, const float *threshold, const float *below,
-                       const bool trits, const bool wide) {
-    const limits high[2] = {load_limits(threshold, INT32_MAX), load_limits(threshold + 8, INT32_MAX)};
-    const limits low[2] = {trits ? load_limits(below, INT32_MIN) : high[0], trits ? load_limits(below + 8, INT32_MIN) : high[1]};
-    signs plus = {vdupq_n_u16(0), vdupq_n_u16(0)}, some = plus;
-    x += (rows - 1) * stride;
-    for (unsigned r = rows; r-- > 0; x -= stride) {
-        const uint8_t *second = x + (wide ? 32 : 16);
-        const uint16x8_t first8 = reach(x, &high[0], wide), last8 = reach(second, &high[1], wide);
-        plus.low = add_row(plus.low, first8), plus.high = add_row(plus.high, last8);
-        if (!trits) continue;
-        some.low = add_row(some.low, vornq_u16(first8, reach(x, &low[0], wide)));
-        some.high = add_row(some.high, vornq_u16(last8, reach(second, &low[1], wide)));
-    }
-    out[0] = plus;
-    if (trits) out[1] = some;
+/* 16 channels: 255 or 0. */
+INLINE uint8x16_t reach_16(const uint8_t *x, const limits *l, const bool wide) {
+    return vuzp1q_u8(vreinterpretq_u8_u16(reach(x, l, wide)), vreinterpretq_u8_u16(reach(x + (wide ? 32 : 16), l + 1, wide)));
 }
 
-INLINE void run_dots(const operands *o, uint32_t row0, uint32_t row1, const bool wide) {
-    const bvt_view *x = &o->call->in[BVT_EP_X];
+/* 8 rows x 16 channels; trits: and of the plane after output i, which is also set where the lower limit is not reached. */
+INLINE void dots_tile(const operands *o, unsigned i, uint32_t r0, unsigned rows, uint32_t c, unsigned n, const uint8_t *x, size_t stride,
+                      const limits *high, const limits *low, bool trits, const bool wide) {
+    uint8x16_t m[8];
+#define X(r) m[r] = reach_16(x + (r) * stride, high, wide);
+    X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#undef X
+    put_masks(o, i, r0, rows, c, n, m);
+    if (!trits) return;
+#define X(r) m[r] = vornq_u8(m[r], reach_16(x + (r) * stride, low, wide));
+    X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#undef X
+    put_masks(o, i + 1, r0, rows, c, n, m);
+}
+
+static __attribute__((noinline)) void copy_rows(int32_t part[8][16], const uint8_t *x, size_t stride, unsigned rows, size_t bytes) {
+    memset(part, 0, 8 * sizeof *part);
+    for (unsigned r = 0; r < rows; r++) memcpy(part[r], x + r * stride, bytes);
+}
+
+/* Channels c .. c+n-1 of output i, whose thresholds are 16; trits (`below` is not NULL): and of the plane after it. */
+static __attribute__((noinline)) void dots_signs(const operands *o, unsigned i, uint32_t row0, uint32_t row1, uint32_t c, unsigned n,
+                                                 const float *threshold, const float *below) {
+    const bvt_view *view = &o->call->in[BVT_EP_X];
+    const bool wide = o->x_dtype == BVT_DTYPE_I32;
     const size_t element = wide ? sizeof(int32_t) : sizeof(int16_t);
+    const limits high[2] = {load_limits(threshold, INT32_MAX), load_limits(threshold + 8, INT32_MAX)};
+    limits low[2] = {high[0], high[1]};
+    if (below) low[0] = load_limits(below, INT32_MIN), low[1] = load_limits(below + 8, INT32_MIN);
     for (uint32_t r0 = row0; r0 < row1; r0 += 8) {
         const unsigned rows = bvt_min_u32(row1 - r0, 8);
-        for (uint32_t c = 0; c < o->cols; c += 16) {
-            const unsigned n = bvt_min_u32(o->cols - c, 16);
-            const uint8_t *from = bvt_row_bits(x, r0) + c * element;
-            size_t stride = x->stride;
-            int32_t part[8][16];
+        const uint8_t *x = bvt_row_bits(view, r0) + c * element;
+        size_t stride = view->stride;
+        int32_t part[8][16];
+        if (n < 16 || rows < 8) {
+            copy_rows(part, x, stride, rows, n * element);
+            x = (const uint8_t *)part, stride = sizeof part[0];
+        }
+        if (wide) dots_tile(o, i, r0, rows, c, n, x, stride, high, low, below, true);
+        else dots_tile(o, i, r0, rows, c, n, x, stride, high, low, below, false);
+    }
+}
+
+static void run_dots(const operands *o, uint32_t row0, uint32_t row1) {
+    for (uint32_t c = 0; c < o->cols; c += 16) {
+        const unsigned n = bvt_min_u32(o->cols - c, 16);
+        for (unsigned i = 0; i < o->n_signs; i++) {
+            const float *threshold = o->threshold[i] + c, *below = NULL;
+            const bool trits = i + 1 < o->n_signs && o->below[i + 1];
+            float copy[2][16];
+            if (trits) below = o->below[i + 1] + c;
             if (n < 16) {
-                memset(part, 0, sizeof part);
-                for (unsigned r = 0; r < rows; r++) memcpy(part[r], from + r * stride, n * element);
-                from = (const uint8_t *)part, stride = sizeof part[0];
+                memset(copy, 0, sizeof copy);
+                threshold = memcpy(copy[0], threshold, n * sizeof(float));
+                if (trits) below = memcpy(copy[1], below, n * sizeof(float));
             }
-            for (unsigned i = 0; i < o->n_signs; i++) {
-                const float *threshold = o->threshold[i] + c, *below = NULL;
-                const bool trits = i + 1 < o->n_signs && o->below[i + 1];
-                float copy[2][16] = {{0}};
-                signs s[2];
-                if (trits) below = o->below[i + 1] + c;
-                if (n < 16) {
-                    threshold = memcpy(copy[0], threshold, n * sizeof(float));
-                    if (trits) below = memcpy(copy[1], below, n * sizeof(float));
-                }
-                if (trits) dots_signs(s, from, stride, rows, threshold, below, true, wide);
-                else dots_signs(s, from, stride, rows, threshold, NULL, false, wide);
-                put_columns(o, i, r0, rows, c, n, columns_of(&s[0]));
-                if (trits) put_columns(o, ++i, r0, rows, c, n, columns_of(&s[1]));
-            }
+            dots_signs(o, i, row0, row1, c, n, threshold, below);
+            i += trits;
         }
     }
 }
@@ -398,8 +412,7 @@ void bvt_epilogue_neon(const bvt_call *call, uint32_t row0, uint32_t row1) {
         }
     }
     if (thresholds) {
-        if (o.x_dtype == BVT_DTYPE_I32) run_dots(&o, row0, row1, true);
-        else run_dots(&o, row0, row1, false);
+        run_dots(&o, row0, row1);
     } else {
         switch (set) {
 #define X(common) \

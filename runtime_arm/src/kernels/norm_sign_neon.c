@@ -23,6 +23,11 @@ INLINE signs tile_signs(const float *const *x, size_t at, unsigned rows, const f
     return out;
 }
 
+static __attribute__((noinline)) void put_signs(const sign_target *target, uint32_t row, unsigned rows, uint32_t c, unsigned n,
+                                                const signs *s) {
+    store_signs(target, row, rows, c, n, s);
+}
+
 /* Groups that are no multiple of 8 channels share bytes. */
 static void any_group(const bvt_call *call, uint32_t row, unsigned rows, uint32_t from, uint32_t n, const float *mean,
                       const float *s) {
@@ -52,7 +57,7 @@ void bvt_norm_sign_neon(const bvt_call *call, uint32_t row0, uint32_t row1) {
             uint32_t c = 0;
             for (; c + 16 <= n; c += 16) {
                 const signs bits = tile_signs(x, c, rows, direction + from + c, cut + from + c, mean, s);
-                store_signs(&target, row, rows, from + c, 16, &bits);
+                put_signs(&target, row, rows, from + c, 16, &bits);
             }
             if (c < n) {
                 float part[8][16] = {{0}}, d[16] = {0}, t[16] = {0};
@@ -61,7 +66,7 @@ void bvt_norm_sign_neon(const bvt_call *call, uint32_t row0, uint32_t row1) {
                 memcpy(d, direction + from + c, (n - c) * sizeof(float));
                 memcpy(t, cut + from + c, (n - c) * sizeof(float));
                 const signs bits = tile_signs(p, 0, rows, d, t, mean, s);
-                store_signs(&target, row, rows, from + c, n - c, &bits);
+                put_signs(&target, row, rows, from + c, n - c, &bits);
             }
         }
         for (unsigned r = 0; r < rows; r++) bvt_pad_row(&call->out[0], row + r);

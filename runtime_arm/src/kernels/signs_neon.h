@@ -19,9 +19,6 @@ INLINE uint16x8_t *half_of(signs *s, unsigned half) { return half ? &s->high : &
 INLINE uint16x8_t narrow(uint32x4_t a, uint32x4_t b) { return vuzp1q_u16(vreinterpretq_u16_u32(a), vreinterpretq_u16_u32(b)); }
 INLINE uint16x8_t add_row(uint16x8_t rows, uint16x8_t mask) { return vsubq_u16(vaddq_u16(rows, rows), mask); }
 
-/* Bit r of byte i: row r of channel i. */
-INLINE uint8x16_t columns_of(const signs *s) { return vmovn_high_u16(vmovn_u16(s->low), s->high); }
-
 /* Transposes the 8 x 8 bit matrices in both halves, whose rows are bytes (Hacker's Delight 7-3). */
 INLINE uint8x16_t transpose8(uint8x16_t bytes) {
     uint64x2_t x = vreinterpretq_u64_u8(bytes);
@@ -39,26 +36,26 @@ typedef struct {
     size_t plane;
 } sign_target;
 
-/* Writes the signs of channels c .. c+n-1 of rows r0 .. r0+rows-1. columns: bit r of byte i is that of channel c+i in row r0+r. */
-INLINE void store_columns(const sign_target *target, uint32_t r0, unsigned rows, uint32_t c, unsigned n, uint8x16_t columns) {
+/* Writes columns c .. c+n-1 of a view in layout COLS: byte i has rows r0 .. of channel c + i. */
+INLINE void store_columns(const sign_target *target, uint32_t r0, uint32_t c, unsigned n, uint8x16_t columns) {
     const bvt_view *view = target->view;
     const size_t stride = view->stride;
-    if (view->by_cols) {
-        uint8_t *to = view->base + c * stride + (r0 - view->first) / 8 + target->plane;
-        if (n == 16) {
+    uint8_t *to = view->base + c * stride + (r0 - view->first) / 8 + target->plane;
+    if (n == 16) {
 #define X(i) vst1q_lane_u8(to, columns, i), to += stride;
-            X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
+        X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
 #undef X
-        } else {
-            uint8_t bytes[16];
-            vst1q_u8(bytes, columns);
-            for (unsigned i = 0; i < n; i++, to += stride) *to = bytes[i];
-        }
-        return;
+    } else {
+        uint8_t bytes[16];
+        vst1q_u8(bytes, columns);
+        for (unsigned i = 0; i < n; i++, to += stride) *to = bytes[i];
     }
-    uint8_t *to = (uint8_t *)bvt_row(view, r0) + c / 8 + target->plane;
-    const uint8x16_t halves = transpose8(columns); /* byte r: the first 8 channels of row r; byte 8+r: the others */
-    const uint16x8_t words = vreinterpretq_u16_u8(vzip1q_u8(halves, vextq_u8(halves, halves, 8)));
+}
+
+/* The same in layout ROWS: word r has channels c .. of row r0 + r. */
+INLINE void store_words(const sign_target *target, uint32_t r0, unsigned rows, uint32_t c, unsigned n, uint16x8_t words) {
+    const size_t stride = target->view->stride;
+    uint8_t *to = (uint8_t *)bvt_row(target->view, r0) + c / 8 + target->plane;
     if (n == 16 && rows == 8) {
 #define X(r) vst1q_lane_u16((uint16_t *)(void *)to, words, r), to += stride;
         X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
@@ -74,8 +71,32 @@ INLINE void store_columns(const sign_target *target, uint32_t r0, unsigned rows,
     }
 }
 
+/* Writes the signs of channels c .. c+n-1 of rows r0 .. r0+rows-1. */
 INLINE void store_signs(const sign_target *target, uint32_t r0, unsigned rows, uint32_t c, unsigned n, const signs *s) {
-    store_columns(target, r0, rows, c, n, columns_of(s));
+    const uint8x16_t columns = vmovn_high_u16(vmovn_u16(s->low), s->high);
+    if (target->view->by_cols) {
+        store_columns(target, r0, c, n, columns);
+        return;
+    }
+    const uint8x16_t halves = transpose8(columns); /* byte r: the first 8 channels of row r; byte 8+r: the others */
+    store_words(target, r0, rows, c, n, vreinterpretq_u16_u8(vzip1q_u8(halves, vextq_u8(halves, halves, 8))));
+}
+
+/* The same of masks: byte i of mask r is 255 or 0, the sign of channel c + i of row r0 + r. */
+INLINE void store_masks(const sign_target *target, uint32_t r0, unsigned rows, uint32_t c, unsigned n, const uint8x16_t mask[8]) {
+    if (target->view->by_cols) {
+        uint8x16_t columns = vandq_u8(mask[0], vdupq_n_u8(1));
+#define X(r) columns = vbslq_u8(vdupq_n_u8(1 << r), mask[r], columns);
+        X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#undef X
+        if (rows < 8) columns = vandq_u8(columns, vdupq_n_u8((uint8_t)((1u << rows) - 1)));
+        store_columns(target, r0, c, n, columns);
+        return;
+    }
+    const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u));
+    uint8x16_t sum[4];
+    for (unsigned i = 0; i < 4; i++) sum[i] = vpaddq_u8(vandq_u8(mask[2 * i], bit), vandq_u8(mask[2 * i + 1], bit));
+    store_words(target, r0, rows, c, n, vreinterpretq_u16_u8(vpaddq_u8(vpaddq_u8(sum[0], sum[1]), vpaddq_u8(sum[2], sum[3]))));
 }
 
 #endif

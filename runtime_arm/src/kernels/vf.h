@@ -32,15 +32,10 @@ VF_INLINE vf vf_prelu(vf v, vf less) { return _mm512_fmadd_ps(_mm512_min_ps(_mm5
 VF_INLINE unsigned vf_ge(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
 VF_INLINE unsigned vf_gt(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
 VF_INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
-/* Every other lane of a and b, from lane `first` (0 or 1) on. */
-VF_INLINE vf vf_every_other(vf a, vf b, const unsigned first) {
+/* Lanes 2i and 2i+1 of a, added, then those of b. */
+VF_INLINE vf vf_add_pairs(vf a, vf b) {
     const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
-    return _mm512_permutex2var_ps(a, _mm512_add_epi32(even, _mm512_set1_epi32((int)first)), b);
-}
-VF_INLINE vf vf_load_strided(const float *p, size_t stride) {
-    float x[16];
-    for (unsigned i = 0; i < 16; i++) x[i] = p[i * stride];
-    return vf_load(x);
+    return _mm512_add_ps(_mm512_permutex2var_ps(a, even, b), _mm512_permutex2var_ps(a, _mm512_add_epi32(even, _mm512_set1_epi32(1)), b));
 }
 
 #elif defined(__AVX2__) && defined(__FMA__)
@@ -81,10 +76,9 @@ VF_INLINE vf vf_sign_bits(const uint8_t *p, unsigned b) {
 }
 VF_INLINE vf vf_xor(vf a, vf b) { return _mm256_xor_ps(a, b); }
 VF_INLINE vf vf_abs(vf a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
-/* p[0], p[stride], p[2*stride], ... */
-VF_INLINE vf vf_load_strided(const float *p, size_t stride) {
-    return _mm256_setr_ps(p[0], p[stride], p[2 * stride], p[3 * stride], p[4 * stride], p[5 * stride], p[6 * stride],
-                          p[7 * stride]);
+/* Lanes 2i and 2i+1 of a, added, then those of b. */
+VF_INLINE vf vf_add_pairs(vf a, vf b) {
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(_mm256_hadd_ps(a, b)), 0xD8));
 }
 
 #elif defined(__aarch64__)
@@ -142,10 +136,7 @@ VF_INLINE vf vf_xor(vf a, vf b) {
                 vreinterpretq_f32_u32(veorq_u32(vreinterpretq_u32_f32(a.b), vreinterpretq_u32_f32(b.b)))};
 }
 VF_INLINE vf vf_abs(vf a) { return (vf){vabsq_f32(a.a), vabsq_f32(a.b)}; }
-VF_INLINE vf vf_load_strided(const float *p, size_t stride) {
-    const float x[8] = {p[0], p[stride], p[2 * stride], p[3 * stride], p[4 * stride], p[5 * stride], p[6 * stride], p[7 * stride]};
-    return vf_load(x);
-}
+VF_INLINE vf vf_add_pairs(vf a, vf b) { return (vf){vpaddq_f32(a.a, a.b), vpaddq_f32(b.a, b.b)}; }
 
 #elif defined(__arm__)
 #include "vf_armv7.h"

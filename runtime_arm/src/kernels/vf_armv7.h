@@ -110,10 +110,6 @@ VF_INLINE vf vf_abs(vf p) {
     return VF_MAP(X);
 #undef X
 }
-VF_INLINE vf vf_load_strided(const float *p, size_t stride) {
-#define X(l, i) p[(i)*stride]
-    return VF_MAP(X);
-#undef X
-}
+VF_INLINE vf vf_add_pairs(vf p, vf q) { return (vf){p.a + p.b, p.c + p.d, p.e + p.f, p.g + p.h, q.a + q.b, q.c + q.d, q.e + q.f, q.g + q.h}; }
 
 #endif

@@ -1,10 +1,10 @@
 /* channel_pool: mean of consecutive channels.
  *
  *     in f32[N x C*g]      out f32[N x C]      attr[0] = g
- *     out[n][c] = (x[n][c*g] + x[n][c*g+1] + ... + x[n][c*g+g-1], rounded after every addition) * fp32(1/g)
+ *     out[n][c] = (sum of x[n][c*g .. c*g+g-1], rounded after every addition) * fp32(1/g); while their number is even, neighbours are
+ *     added to pairs; what is left, an odd number, is added first to last
  */
-#include "../internal.h"
-#include "../numerics.h"
+#include "channel_pool.h"
 
 int bvt_check_channel_pool(bvt_check *c) {
     const int32_t g = c->op->attr[0];
@@ -18,14 +18,14 @@ int bvt_check_channel_pool(bvt_check *c) {
 }
 
 void bvt_channel_pool_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
-    const uint32_t g = (uint32_t)call->op->attr[0], channels = call->out[0].cols;
+    const uint32_t g = (uint32_t)call->op->attr[0], block = g & -g, channels = call->out[0].cols; /* block: the power of two in g */
     const float reciprocal = bvt_reciprocal(g);
     for (uint32_t n = row0; n < row1; n++) {
         const float *x = bvt_row_f32(&call->in[0], n);
         float *y = bvt_row(&call->out[0], n);
         for (uint32_t c = 0; c < channels; c++, x += g) {
-            float sum = x[0];
-            for (uint32_t i = 1; i < g; i++) sum += x[i];
+            float sum = bvt_pairs_sum(x, block);
+            for (uint32_t i = block; i < g; i += block) sum += bvt_pairs_sum(x + i, block);
             y[c] = sum * reciprocal;
         }
     }

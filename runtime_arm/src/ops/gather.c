@@ -33,10 +33,12 @@ void bvt_gather_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
     const bvt_view *out = &call->out[0];
     const uint32_t parts = call->in[0].cols, cols = call->in[1].cols;
     const bool real = out->dtype == BVT_DTYPE_F32;
+    /* Codes that fill whole words, one source row a row: a copy. */
+    const bool rows = !real && parts == 1 && cols % 64 == 0 && out->dtype == call->in[1].dtype && out->stride == call->in[1].stride;
     for (uint32_t row = row0; row < row1; row++) {
         const int32_t *index = (const int32_t *)bvt_row(&call->in[0], row);
         uint8_t *to = bvt_row(out, row);
-        if (!real) memset(to, 0, out->stride);
+        if (!real && !rows) memset(to, 0, out->stride);
         for (uint32_t p = 0; p < parts; p++) {
             float *floats = (float *)(void *)to + (real ? (size_t)p * cols : 0);
             if (index[p] < 0) {
@@ -47,6 +49,7 @@ void bvt_gather_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
             const bvt_view *source = &call->in[1];
             while (at >= source->rows) at -= source->rows, source++;
             if (real) memcpy(floats, bvt_row(source, at), cols * sizeof *floats);
+            else if (rows) memcpy(to, bvt_row(source, at), out->stride);
             else bvt_copy_codes(out, to, (size_t)p * cols, source, bvt_row_bits(source, at), 0, cols);
         }
     }
