@@ -32,7 +32,7 @@ OTHER: Final = {
 KINDS: Final = {**CONSTANTS, **OTHER}
 WEIGHTS: Final = ("binary_weights", "patch_embedding", "classifier", "other_weights")
 
-_PRODUCTS: Final = ("linear", "conv2d", "matmul", "dense", "bgemm", "mixed_gemm")
+_PRODUCTS: Final = ("linear", "conv2d", "matmul", "dense", "dense_i8", "bgemm", "mixed_gemm")
 _MOVES: Final = ("permute", "reshape", "expand", "slice", "take", "roll", "upsample", "neg")
 _ORDER: Final = tuple(CONSTANTS)
 
@@ -41,7 +41,7 @@ def operand_kind(kind: str, role: str) -> str:
     """The kind of a constant that a compiled op reads as `role`: one of epilogue.ROLES or attention.ROLES, else its position."""
     if kind in ("bgemm", "mixed_gemm") and role == "1":
         return "binary_weights"
-    if kind == "dense" and role == "1":
+    if kind in ("dense", "dense_i8") and role == "1":
         return "other_weights"
     if kind == "epilogue":
         if role in epilogue.RESIDUALS:

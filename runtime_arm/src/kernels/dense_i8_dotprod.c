@@ -1,0 +1,23 @@
+/* dense_i8 by SDOT, which cores of ARMv8.2 mostly have (asimddp): an operation for 16 products. A lane of 32 bits is a channel, and the
+ * row's 4 columns are an element of its register. */
+#define I8_COPIES 1
+#define I8_ROWS 16u
+#define I8_TILE 4u
+#define I8_QUADS 4u
+#include "dense_i8_neon.h"
+
+INLINE void i8_tile(int32x4_t sums[I8_TILE][I8_QUADS], const int8_t *const codes[I8_TILE], const int8_t *weight, uint32_t pairs) {
+    for (unsigned r = 0; r < I8_TILE; r++)
+        for (unsigned q = 0; q < I8_QUADS; q++) sums[r][q] = vdupq_n_s32(0);
+    for (uint32_t p = 0; p < pairs; p++, weight += 128) {
+        int8x16_t w[2][I8_QUADS];
+        for (unsigned q = 0; q < I8_QUADS; q++) w[0][q] = vld1q_s8(weight + 16 * q), w[1][q] = vld1q_s8(weight + 64 + 16 * q);
+        for (unsigned r = 0; r < I8_TILE; r++) {
+            const int8x8_t x = vld1_s8(codes[r] + 8 * p);
+            for (unsigned q = 0; q < I8_QUADS; q++)
+                sums[r][q] = vdotq_lane_s32(vdotq_lane_s32(sums[r][q], w[0][q], x, 0), w[1][q], x, 1);
+        }
+    }
+}
+
+void bvt_dense_i8_dotprod(const bvt_call *call, uint32_t row0, uint32_t row1) { i8_rows(call, row0, row1); }

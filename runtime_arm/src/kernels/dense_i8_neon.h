@@ -1,0 +1,111 @@
+/* dense_i8 over NEON, of 64 and of 32 bits. Rows are quantised into scratch I8_ROWS at a time and then meet the weights in tiles of
+ * I8_TILE rows x 4*I8_QUADS channels. Where rows or channels are missing to a whole tile, it is computed all the same. The including
+ * file says how codes are laid out (I8_COPIES) and what a tile does:
+ *     i8_tile(sums[I8_TILE][I8_QUADS], codes[I8_TILE], weight, steps)
+ * adds up `steps` pairs of steps of 4 columns, from `weight`, which is 128 bytes a pair. */
+#include <arm_neon.h>
+
+#include "../ops/dense_i8.h"
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE void i8_tile(int32x4_t sums[I8_TILE][I8_QUADS], const int8_t *const codes[I8_TILE], const int8_t *weight, uint32_t pairs);
+
+#if defined(__aarch64__)
+/* 16 columns. */
+INLINE void i8_quantise(int8_t *to, const float *x, float32x4_t inverse) {
+    uint16x8_t half[2];
+    for (unsigned i = 0; i < 2; i++) {
+        const float32x4_t a = vfmaq_f32(vdupq_n_f32(0x1.8p23f), vld1q_f32(x + 8 * i), inverse);
+        const float32x4_t b = vfmaq_f32(vdupq_n_f32(0x1.8p23f), vld1q_f32(x + 8 * i + 4), inverse);
+        half[i] = vuzp1q_u16(vreinterpretq_u16_f32(a), vreinterpretq_u16_f32(b));
+    }
+    const int8x16_t codes = vreinterpretq_s8_u8(vuzp1q_u8(vreinterpretq_u8_u16(half[0]), vreinterpretq_u8_u16(half[1])));
+    if (I8_COPIES == 1) vst1q_s8(to, codes);
+    else {
+        const int32x4_t quads = vreinterpretq_s32_s8(codes);
+        vst1q_s8(to, vreinterpretq_s8_s32(vzip1q_s32(quads, quads)));
+        vst1q_s8(to + 16, vreinterpretq_s8_s32(vzip2q_s32(quads, quads)));
+    }
+}
+
+INLINE float i8_magnitude(const float *x, uint32_t cols) {
+    uint32x4_t most[4];
+    for (unsigned i = 0; i < 4; i++) most[i] = vdupq_n_u32(0);
+    uint32_t k = 0;
+    for (; k + 16 <= cols; k += 16)
+        for (unsigned i = 0; i < 4; i++) most[i] = vmaxq_u32(most[i], vreinterpretq_u32_f32(vabsq_f32(vld1q_f32(x + k + 4 * i))));
+    const float body = vgetq_lane_f32(vreinterpretq_f32_u32(vdupq_n_u32(
+                           vmaxvq_u32(vmaxq_u32(vmaxq_u32(most[0], most[1]), vmaxq_u32(most[2], most[3]))))), 0);
+    const float both[2] = {body, bvt_i8_magnitude(x + k, cols - k)};
+    return bvt_i8_magnitude(both, 2);
+}
+#else
+/* NEON of 32-bit ARM flushes subnormals to zero, so floats are scalars. */
+INLINE void i8_quantise(int8_t *to, const float *x, float32x4_t inverse) {
+    for (unsigned k = 0; k < 16; k++)
+        for (unsigned copy = 0; copy < I8_COPIES; copy++)
+            to[k / 4 * 4 * I8_COPIES + 4 * copy + k % 4] = bvt_i8_code(x[k], vgetq_lane_f32(inverse, 0));
+}
+#define i8_magnitude bvt_i8_magnitude
+#endif
+
+/* The codes of a row, `padded` of them, each quad I8_COPIES times, and the row's step. */
+INLINE float i8_row(int8_t *codes, const float *x, uint32_t cols) {
+    const float m = i8_magnitude(x, cols), inverse = bvt_i8_inverse(m);
+    if (inverse == 0) memset(codes, 0, I8_COPIES * bvt_i8_padded(cols));
+    else {
+        const float32x4_t factor = vdupq_n_f32(inverse);
+        for (uint32_t k = 0; k < cols; k += 16) {
+            float rest[16] = {0};
+            const bool whole = k + 16 <= cols;
+            if (!whole) memcpy(rest, x + k, (cols - k) * sizeof *rest);
+            i8_quantise(codes + I8_COPIES * k, whole ? x + k : rest, factor);
+        }
+    }
+    return m / 127.0f;
+}
+
+/* n outputs, 1 .. 4. */
+INLINE void i8_outputs(float *y, int32x4_t sums, float step, const float *scale, const float *bias, unsigned n) {
+#if defined(__aarch64__)
+    if (n == 4) {
+        float32x4_t v = vmulq_f32(vcvtq_f32_s32(sums), vmulq_n_f32(vld1q_f32(scale), step));
+        if (bias) v = vaddq_f32(v, vld1q_f32(bias));
+        vst1q_f32(y, v);
+        return;
+    }
+#endif
+    int32_t acc[4];
+    vst1q_s32(acc, sums);
+    for (unsigned i = 0; i < n; i++) y[i] = bvt_i8_output(acc[i], step, scale[i], bias ? bias + i : NULL);
+}
+
+INLINE void i8_rows(const bvt_call *call, uint32_t row0, uint32_t row1) {
+    const uint32_t cols = call->in[0].cols, outputs = call->out[0].cols;
+    const size_t line = I8_COPIES * bvt_i8_padded(cols);
+    const float *scale = bvt_row_f32(&call->in[2], 0), *bias = call->in[3].base ? bvt_row_f32(&call->in[3], 0) : NULL;
+    for (uint32_t first = row0; first < row1; first += I8_ROWS) {
+        const uint32_t rows = bvt_min_u32(I8_ROWS, row1 - first);
+        float step[I8_ROWS];
+        for (uint32_t r = 0; r < rows; r++)
+            step[r] = i8_row((int8_t *)call->scratch + r * line, bvt_row_f32(&call->in[0], first + r), cols);
+        for (uint32_t o = 0; o < outputs; o += 4 * I8_QUADS) {
+            const int8_t *weight = (const int8_t *)call->in[1].base + o / 16 * call->in[1].stride + o % 16 * 4;
+            for (uint32_t r = 0; r < rows; r += I8_TILE) {
+                const int8_t *codes[I8_TILE];
+                int32x4_t sums[I8_TILE][I8_QUADS];
+                for (unsigned i = 0; i < I8_TILE; i++)
+                    codes[i] = (const int8_t *)call->scratch + bvt_min_u32(r + i, rows - 1) * line;
+                i8_tile(sums, codes, weight, (cols + 7) / 8);
+                for (unsigned i = 0; i < I8_TILE; i++)
+                    for (unsigned q = 0; q < I8_QUADS && r + i < rows; q++) {
+                        const uint32_t at = o + 4 * q;
+                        if (at >= outputs) continue;
+                        i8_outputs((float *)bvt_row(&call->out[0], first + r + i) + at, sums[i][q], step[r + i], scale + at,
+                                   bias ? bias + at : NULL, bvt_min_u32(4, outputs - at));
+                    }
+            }
+        }
+    }
+}
