@@ -45,7 +45,7 @@ def describe(artifact: Artifact) -> dict[str, Any]:
             }
         )
     macs = {k: sum(op[f"macs_{k}"] for op in artifact.ops) for k in ("binary", "float")}
-    mixed = sum(op["macs_float"] for op in artifact.ops if kinds[op["opcode"]] == "mixed_gemm")
+    mixed, int8 = (sum(op["macs_float"] for op in artifact.ops if kinds[op["opcode"]] == k) for k in ("mixed_gemm", "dense_i8"))
     result: dict[str, Any] = {
         "format": artifact.header["version"],
         "board": artifact.meta.get("board", ""),
@@ -56,9 +56,10 @@ def describe(artifact: Artifact) -> dict[str, Any]:
         "arena_bytes": artifact.header["arena_bytes"],
         "tile_bytes": artifact.header["tile_bytes"],
         "side": artifact.meta.get("side", "fp32"),
+        "patch_embed": artifact.meta.get("patch_embed", "fp32"),
         "constants": _forms(artifact),
         "widened_bytes": artifact.header["widened_bytes"],
-        "macs": {"binary": macs["binary"], "mixed": mixed, "float": macs["float"] - mixed},
+        "macs": {"binary": macs["binary"], "mixed": mixed, "int8": int8, "float": macs["float"] - mixed - int8},
         "storage": storage(artifact),
         "input": {"rows": artifact.input["rows"], "cols": artifact.input["cols"]},
         "output": {"rows": artifact.output["rows"], "cols": artifact.output["cols"]},
