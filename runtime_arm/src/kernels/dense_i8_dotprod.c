@@ -7,17 +7,21 @@
 #include "dense_i8_neon.h"
 
 INLINE void i8_tile(int32x4_t sums[I8_TILE][I8_QUADS], const int8_t *const codes[I8_TILE], const int8_t *weight, uint32_t pairs) {
+    int32x4_t acc[I8_TILE][I8_QUADS];
     for (unsigned r = 0; r < I8_TILE; r++)
-        for (unsigned q = 0; q < I8_QUADS; q++) sums[r][q] = vdupq_n_s32(0);
+        for (unsigned q = 0; q < I8_QUADS; q++) acc[r][q] = vdupq_n_s32(0);
     for (uint32_t p = 0; p < pairs; p++, weight += 128) {
         int8x16_t w[2][I8_QUADS];
         for (unsigned q = 0; q < I8_QUADS; q++) w[0][q] = vld1q_s8(weight + 16 * q), w[1][q] = vld1q_s8(weight + 64 + 16 * q);
         for (unsigned r = 0; r < I8_TILE; r++) {
             const int8x8_t x = vld1_s8(codes[r] + 8 * p);
             for (unsigned q = 0; q < I8_QUADS; q++)
-                sums[r][q] = vdotq_lane_s32(vdotq_lane_s32(sums[r][q], w[0][q], x, 0), w[1][q], x, 1);
+                acc[r][q] = vdotq_lane_s32(vdotq_lane_s32(acc[r][q], w[0][q], x, 0), w[1][q], x, 1);
+            I8_IN_ORDER(acc[r]);
         }
     }
+    for (unsigned r = 0; r < I8_TILE; r++)
+        for (unsigned q = 0; q < I8_QUADS; q++) sums[r][q] = acc[r][q];
 }
 
 void bvt_dense_i8_dotprod(const bvt_call *call, uint32_t row0, uint32_t row1) { i8_rows(call, row0, row1); }

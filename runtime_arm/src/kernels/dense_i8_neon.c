@@ -23,6 +23,7 @@ INLINE void i8_tile(int32x4_t sums[I8_TILE][I8_QUADS], const int8_t *const codes
             const int8x8_t first = vld1_s8(codes[r] + 16 * p), second = vld1_s8(codes[r] + 16 * p + 8);
             for (unsigned h = 0; h < 2 * I8_QUADS; h++)
                 acc[r][h] = vpadalq_s16(acc[r][h], vmlal_s8(vmull_s8(first, w[0][h]), second, w[1][h]));
+            I8_IN_ORDER(acc[r]);
         }
     }
     for (unsigned r = 0; r < I8_TILE; r++)

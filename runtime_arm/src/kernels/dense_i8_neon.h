@@ -9,17 +9,22 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+/* Keeps the rows of a tile apart: GCC 12 else mixes them and runs out of registers. */
+#define I8_IN_ORDER(v) __asm__ volatile("" : "+w"((v)[0]), "+w"((v)[1]), "+w"((v)[2]), "+w"((v)[3]))
+
 INLINE void i8_tile(int32x4_t sums[I8_TILE][I8_QUADS], const int8_t *const codes[I8_TILE], const int8_t *weight, uint32_t pairs);
 
 #if defined(__aarch64__)
 /* 16 columns. */
 INLINE void i8_quantise(int8_t *to, const float *x, float32x4_t inverse) {
-    uint16x8_t half[2];
-    for (unsigned i = 0; i < 2; i++) {
-        const float32x4_t a = vfmaq_f32(vdupq_n_f32(0x1.8p23f), vld1q_f32(x + 8 * i), inverse);
-        const float32x4_t b = vfmaq_f32(vdupq_n_f32(0x1.8p23f), vld1q_f32(x + 8 * i + 4), inverse);
-        half[i] = vuzp1q_u16(vreinterpretq_u16_f32(a), vreinterpretq_u16_f32(b));
+    static const float whole[4] = {0x1.8p23f, 0x1.8p23f, 0x1.8p23f, 0x1.8p23f};
+    uint16x8_t part[4], half[2];
+    for (unsigned i = 0; i < 4; i++) { /* an addend is overwritten: a load is cheaper than a move */
+        const float *base = whole;
+        __asm__("" : "+r"(base));
+        part[i] = vreinterpretq_u16_f32(vfmaq_f32(vld1q_f32(base), vld1q_f32(x + 4 * i), inverse));
     }
+    for (unsigned i = 0; i < 2; i++) half[i] = vuzp1q_u16(part[2 * i], part[2 * i + 1]);
     const int8x16_t codes = vreinterpretq_s8_u8(vuzp1q_u8(vreinterpretq_u8_u16(half[0]), vreinterpretq_u8_u16(half[1])));
     if (I8_COPIES == 1) vst1q_s8(to, codes);
     else {
@@ -32,13 +37,15 @@ INLINE void i8_quantise(int8_t *to, const float *x, float32x4_t inverse) {
 INLINE float i8_magnitude(const float *x, uint32_t cols) {
     uint32x4_t most[4];
     for (unsigned i = 0; i < 4; i++) most[i] = vdupq_n_u32(0);
-    uint32_t k = 0;
-    for (; k + 16 <= cols; k += 16)
-        for (unsigned i = 0; i < 4; i++) most[i] = vmaxq_u32(most[i], vreinterpretq_u32_f32(vabsq_f32(vld1q_f32(x + k + 4 * i))));
-    const float body = vgetq_lane_f32(vreinterpretq_f32_u32(vdupq_n_u32(
-                           vmaxvq_u32(vmaxq_u32(vmaxq_u32(most[0], most[1]), vmaxq_u32(most[2], most[3]))))), 0);
-    const float both[2] = {body, bvt_i8_magnitude(x + k, cols - k)};
-    return bvt_i8_magnitude(both, 2);
+    const float *const end = x + cols / 16 * 16;
+    for (; x != end; x += 16) {
+        for (unsigned i = 0; i < 4; i++) most[i] = vmaxq_u32(most[i], vreinterpretq_u32_f32(vabsq_f32(vld1q_f32(x + 4 * i))));
+        I8_IN_ORDER(most);
+    }
+    float parts[5];
+    vst1q_f32(parts, vreinterpretq_f32_u32(vmaxq_u32(vmaxq_u32(most[0], most[1]), vmaxq_u32(most[2], most[3]))));
+    parts[4] = bvt_i8_magnitude(x, cols % 16);
+    return bvt_i8_magnitude(parts, 5);
 }
 #else
 /* NEON of 32-bit ARM flushes subnormals to zero, so floats are scalars. */
@@ -66,19 +73,22 @@ INLINE float i8_row(int8_t *codes, const float *x, uint32_t cols) {
     return m / 127.0f;
 }
 
-/* n outputs, 1 .. 4. */
-INLINE void i8_outputs(float *y, int32x4_t sums, float step, const float *scale, const float *bias, unsigned n) {
+/* The outputs of a row of a tile, n of 4*I8_QUADS channels. */
+INLINE void i8_outputs(float *y, const int32x4_t sums[I8_QUADS], float step, const float *scale, const float *bias, uint32_t n) {
 #if defined(__aarch64__)
-    if (n == 4) {
-        float32x4_t v = vmulq_f32(vcvtq_f32_s32(sums), vmulq_n_f32(vld1q_f32(scale), step));
-        if (bias) v = vaddq_f32(v, vld1q_f32(bias));
-        vst1q_f32(y, v);
+    if (n >= 4 * I8_QUADS) {
+        for (unsigned q = 0; q < I8_QUADS; q++) {
+            float32x4_t v = vmulq_f32(vcvtq_f32_s32(sums[q]), vmulq_n_f32(vld1q_f32(scale + 4 * q), step));
+            if (bias) v = vaddq_f32(v, vld1q_f32(bias + 4 * q));
+            vst1q_f32(y + 4 * q, v);
+        }
         return;
     }
 #endif
-    int32_t acc[4];
-    vst1q_s32(acc, sums);
-    for (unsigned i = 0; i < n; i++) y[i] = bvt_i8_output(acc[i], step, scale[i], bias ? bias + i : NULL);
+    int32_t acc[4 * I8_QUADS];
+    for (unsigned q = 0; q < I8_QUADS; q++) vst1q_s32(acc + 4 * q, sums[q]);
+    for (unsigned i = 0; i < bvt_min_u32(n, 4 * I8_QUADS); i++)
+        y[i] = bvt_i8_output(acc[i], step, scale[i], bias ? bias + i : NULL);
 }
 
 INLINE void i8_rows(const bvt_call *call, uint32_t row0, uint32_t row1) {
@@ -98,13 +108,9 @@ INLINE void i8_rows(const bvt_call *call, uint32_t row0, uint32_t row1) {
                 for (unsigned i = 0; i < I8_TILE; i++)
                     codes[i] = (const int8_t *)call->scratch + bvt_min_u32(r + i, rows - 1) * line;
                 i8_tile(sums, codes, weight, (cols + 7) / 8);
-                for (unsigned i = 0; i < I8_TILE; i++)
-                    for (unsigned q = 0; q < I8_QUADS && r + i < rows; q++) {
-                        const uint32_t at = o + 4 * q;
-                        if (at >= outputs) continue;
-                        i8_outputs((float *)bvt_row(&call->out[0], first + r + i) + at, sums[i][q], step[r + i], scale + at,
-                                   bias ? bias + at : NULL, bvt_min_u32(4, outputs - at));
-                    }
+                for (unsigned i = 0; i < I8_TILE && r + i < rows; i++)
+                    i8_outputs((float *)bvt_row(&call->out[0], first + r + i) + o, sums[i], step[r + i], scale + o,
+                               bias ? bias + o : NULL, outputs - o);
             }
         }
     }
