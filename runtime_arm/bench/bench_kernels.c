@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "../src/ops/dense_i8.h"
 #include "internal.h"
 
 typedef struct {
@@ -23,8 +24,9 @@ static bvt_view make(int dtype, int layout, uint32_t rows, uint32_t cols) {
     v.stride = dtype == BVT_DTYPE_BITS ? (cols + 63) / 64 * 8 : cols * (dtype == BVT_DTYPE_I16 ? 2u : dtype >= BVT_DTYPE_U64 ? 8u : 4u);
     if (layout == BVT_LAYOUT_COLS) v.stride = (rows + 63) / 64 * 8, count = cols;
     if (layout == BVT_LAYOUT_LANES16) v.stride = (cols + 7) / 8 * 16, count = (rows + 15) / 16;
+    if (layout == BVT_LAYOUT_QUADS) v.stride = (cols + 7) / 8 * 128, count = (rows + 15) / 16;
     if (posix_memalign((void **)&v.base, 64, v.stride * count)) abort();
-    for (size_t i = 0; i < v.stride * count; i++) v.base[i] = dtype == BVT_DTYPE_BITS ? (uint8_t)rand() : 0;
+    for (size_t i = 0; i < v.stride * count; i++) v.base[i] = dtype == BVT_DTYPE_BITS || dtype == BVT_DTYPE_I8 ? (uint8_t)rand() : 0;
     if (dtype == BVT_DTYPE_F32)
         for (size_t i = 0; i < v.stride * count / 4; i++) ((float *)(void *)v.base)[i] = (float)(rand() % 2001 - 1000) / 500;
     return v;
@@ -47,6 +49,11 @@ static job prepare(int opcode) {
         break;
     case BVT_OP_DENSE:
         in[0] = F32(N, 768), in[1] = F32(768, C), in[2] = F32(1, C), out[0] = F32(N, C), j.work = N * 768.0 * C, j.unit = "MAC";
+        break;
+    case BVT_OP_DENSE_I8: /* 196 patches of 16 x 16 x 3 */
+        in[0] = F32(196, 768), in[1] = make(BVT_DTYPE_I8, BVT_LAYOUT_QUADS, C, 768), in[2] = F32(1, C), in[3] = F32(1, C);
+        out[0] = F32(196, C), j.rows = 196, j.work = 196 * 768.0 * C, j.unit = "MAC", j.op.scratch = (uint32_t)bvt_i8_scratch(768);
+        if (posix_memalign(&j.call.scratch, 64, j.op.scratch)) abort();
         break;
     case BVT_OP_BGEMM:
         in[0] = BITS(ROWS, N, C), in[1] = BITS(LANES16, 768, C), out[0] = I16(N, 768), j.work = N * 768.0 * C, j.unit = "MAC";
