@@ -125,7 +125,7 @@ def compile_graph(
     costs: Costs | None = None,
     measured: Measured | None = None,
 ) -> Compiled:
-    """Runs the pipeline and the lowering on an imported model. `zeros`, `side`, `patch_embed`, `costs`, `measured`: see `compile_model`.
+    """Runs the pipeline and the lowering on an imported model. `zeros` and the options behind it: see `compile_model`.
 
     Raises UserError when something has no compiled form, or when nothing in the model is binary.
     """
@@ -284,7 +284,14 @@ def compile_model(
     imported = import_model(source, example_input=example_input, trust_pickle=trust_pickle, output=model_output)
     try:
         compiled = compile_graph(
-            imported, dump_ir=dump_ir, progress=progress, zeros=zeros, side=side, patch_embed=patch_embed, costs=costs, measured=measured
+            imported,
+            dump_ir=dump_ir,
+            progress=progress,
+            zeros=zeros,
+            side=side,
+            patch_embed=patch_embed,
+            costs=costs,
+            measured=measured,
         )
     except UserError as error:
         error.where = error.where or (str(source) if isinstance(source, (str, Path)) else type(source).__name__)

@@ -145,7 +145,7 @@ LAYOUTS: Final = {
     "TBL2": 5,     # [ceil(rows/64)] tiles of [ceil(cols/5)] groups of 64 bytes: byte lane = channel, bit b = column 5*group+b
     "LUT": 6,      # [ceil(rows/32)] tiles of [ceil(cols/20)*5] steps of 16 bytes: byte lane j has channel j in its low nibble,
                    # channel 16+j in its high one; bit b of a nibble of step s = column 4*s+b
-    # Of weights of dense_i8 (I8 constants; rows = output channels), and of nothing else; channels and columns that are not there are 0:
+    # Of weights of dense_i8 (I8 constants; rows = output channels), and of nothing else. What is not there is 0.
     "QUADS": 7,    # [ceil(rows/16)] tiles of [ceil(cols/8)*2] steps of 64 bytes: byte 4*c + j of step s = column 4*s+j of channel c
 }
 # How CONSTANTS holds an f32 constant. Everything but AS_IS is widened to dense f32 when a file is opened, value after value in the

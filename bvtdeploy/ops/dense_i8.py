@@ -9,9 +9,9 @@
     y[n][o]: acc = sum_k q[k] * weight[o][k], exactly;  y = f32(acc) * (step * scale[o]);  y = y + bias[o] (if there is a bias)
     record: inputs[0..3] = x, weight, scale, bias; the weight is in layout QUADS
 
-Every operation is one fp32 operation, rounded to nearest, ties to even, so that the result has the same bits everywhere. |q| is at most
-127: x * inverse is at most 127 * (1 + 2^-24). Any byte is a weight; the compiler writes -127 .. 127. The sum fits into 32 bits, because K
-* 127 * 128 < 2^31, and becomes fp32 by one rounding. A row with an infinity or a NaN gives NaN in every channel.
+Every operation is one fp32 operation, rounded to nearest, ties to even, so that the result has the same bits everywhere. |q| is at
+most 127, since x * inverse is at most 127 * (1 + 2^-24). Any byte is a weight; the compiler writes -127 .. 127. The sum fits into
+32 bits, since K * 127 * 128 < 2^31, and becomes fp32 by one rounding. A row with an infinity or a NaN gives NaN in every channel.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ def scratch_bytes(cols: int) -> int:
 
 
 def _infer(inputs: Sequence[Type], attrs: Attrs) -> list[Type]:
-    x, w, scale = inputs[:3]
+    x, w = inputs[:2]
     expect(len(inputs) in (3, 4) and x.elem == "f32" and w.elem == "i8", f"dense_i8 of {x} with {w}")
     expect(len(x.shape) == len(w.shape) == 2 and x.shape[1] == w.shape[1] <= MOST_COLUMNS, f"dense_i8 of {x} with {w}")
-    expect(all(v == f32(1, w.shape[0]) for v in (scale, *inputs[3:])), "scale and bias of dense_i8 are one row of all outputs")
+    expect(all(v == f32(1, w.shape[0]) for v in inputs[2:]), "scale and bias of dense_i8 are one row of all outputs")
     return [f32(x.shape[0], w.shape[0])]
 
 

@@ -12,8 +12,8 @@ the very same fp32 numbers, and results stay equal bit for bit; only against the
 
 What stays fp32, because rounding it would be another kind of change than a small relative error, unless fp16 holds all of it:
   - a constant with a finite value beyond the largest fp16 (it would become infinite);
-  - scales (`scale`, `scale2` of an epilogue, those of a dense_i8) with a nonzero value below 2^-14, where fp16 keeps fewer than 11 bits, at last none:
-    a factor that becomes 0 cuts its channel off;
+  - scales (`scale`, `scale2` of an epilogue, those of a dense_i8) with a nonzero value below 2^-14, where fp16 keeps fewer than 11
+    bits, at last none: a factor that becomes 0 cuts its channel off;
   - thresholds on integers (`threshold0` .. of an epilogue whose x is i32 without a scale before them): they are exact bounds of
     integer dots, and an fp16 step above 2048 is more than one dot.
 Integers, u64 tables, f64 limits and biases of attention are no f32 constants, so that exact things stay exact. A matrix with a

@@ -99,7 +99,8 @@ def _flips(report: VerifyReport, source: Source, x: F32, codes: dict[str, Array]
 
 
 def _side_loss(source: Source, flat: F32, reference: list[Array], coded: list[dict[str, Array]]) -> dict[str, Any]:
-    """What parameters and products that were rounded on purpose change: the artifact's results and codes in the interpreter against those of the fp32 compilation."""
+    """What was rounded on purpose changes this: the artifact's results and codes in the interpreter against those of the fp32
+    compilation."""
     errors, agree, changed, total = [], 0, 0, 0
     for x, ours, second in zip(flat, reference, coded, strict=False):
         seen: list[dict[str, Array]] = []

@@ -139,8 +139,8 @@ static void case_dense(test_case *t, uint32_t size) {
     snprintf(t->text, sizeof t->text, "N %u K %u O %u", n, k, o);
 }
 
-/* Rows of every kind: random floats, of which most rows have a NaN or an infinity; moderate ones; halves of a step, which tie; zeros;
- * subnormals; and magnitudes around those that have no inverse. */
+/* Rows of every kind: random floats, of which most rows have a NaN or an infinity; moderate ones; halves of a step, which tie;
+ * zeros; subnormals; and magnitudes around those that have no inverse. */
 static void case_dense_i8(test_case *t, uint32_t size) {
     uint32_t n = range(1, size ? 37 : 6), k = range(1, size ? 200 : 20), o = range(1, size ? 100 : 35);
     if (size >= 2) k = 1 + (size - 2) % 40, o = 1 + (size - 2) / 40, n = range(1, 18); /* every K and O */
@@ -155,7 +155,8 @@ static void case_dense_i8(test_case *t, uint32_t size) {
         if (kind == 1) row[below(k)] = (float)(coin() ? 63.5 * unit : -127 * unit);
     }
     bvt_view *w = &t->call.in[1];
-    *w = (bvt_view){.rows = o, .cols = k, .dtype = BVT_DTYPE_I8, .layout = BVT_LAYOUT_QUADS, .stride = 128 * ((k + 7) / 8) + 16 * below(2)};
+    *w = (bvt_view){.rows = o, .cols = k, .dtype = BVT_DTYPE_I8, .layout = BVT_LAYOUT_QUADS};
+    w->stride = 128 * ((k + 7) / 8) + 16 * below(2);
     const size_t bytes = (o + 15) / 16 * w->stride;
     w->base = t->in[1] = malloc(bytes);
     const uint32_t kind = below(4); /* all -128, extremes, or random; padding too is whatever it is */

@@ -276,8 +276,8 @@ static void test_values(void) {
            v->layout = BVT_LAYOUT_QUADS; v->stride = 128 * ((v->cols + 7) / 8); v->bytes = (v->rows + 15) / 16 * v->stride - 1);
     BROKEN("the weight has the wrong", bvt_rec_value *v = &values[ops[DENSE].inputs[1]]; v->dtype = BVT_DTYPE_I8;
            v->layout = BVT_LAYOUT_QUADS; v->stride = 128 * ((v->cols + 7) / 8); v->bytes = (v->rows + 15) / 16 * v->stride);
-    BROKEN("only dense f32", bvt_rec_value *v = &values[ops[DENSE].inputs[1]]; v->dtype = BVT_DTYPE_I8; v->layout = BVT_LAYOUT_QUADS;
-           v->stride = 128 * ((v->cols + 7) / 8); v->stored = BVT_STORED_F16);
+    BROKEN("only dense f32", bvt_rec_value *v = &values[ops[DENSE].inputs[1]]; v->dtype = BVT_DTYPE_I8;
+           v->layout = BVT_LAYOUT_QUADS; v->stride = 128 * ((v->cols + 7) / 8); v->stored = BVT_STORED_F16);
     BROKEN("cols cannot be in tile", values[5].layout = BVT_LAYOUT_COLS);
 }
 

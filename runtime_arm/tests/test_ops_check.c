@@ -35,7 +35,10 @@ enum {
 
 static sample *s; /* one group of one op, at most */
 
-static bool legal(int dtype, int layout) { return dtype == I8 || layout == QUADS ? dtype == I8 && layout == QUADS : layout == ROWS || dtype == BITS || (dtype == TRITS && layout == COLS); }
+static bool legal(int dtype, int layout) {
+    if (dtype == I8 || layout == QUADS) return dtype == I8 && layout == QUADS;
+    return layout == ROWS || dtype == BITS || (dtype == TRITS && layout == COLS);
+}
 
 /* A value with the smallest stride. Constants: small floats, random bits, and zeros for the other types. */
 static uint32_t value(int dtype, int storage, int layout, uint32_t rows, uint32_t cols) {

@@ -1,5 +1,5 @@
-/* dense_i8 by SDOT, which cores of ARMv8.2 mostly have (asimddp): an operation for 16 products. A lane of 32 bits is a channel, and the
- * row's 4 columns are an element of its register. */
+/* dense_i8 by SDOT, which cores of ARMv8.2 mostly have (asimddp): an operation for 16 products. A lane of 32 bits is a channel, and
+ * the row's 4 columns are an element of its register. */
 #define I8_COPIES 1
 #define I8_ROWS 16u
 #define I8_TILE 4u

@@ -1,8 +1,8 @@
 /* dense_i8 over NEON, of 64 and of 32 bits. Rows are quantised into scratch I8_ROWS at a time and then meet the weights in tiles of
- * I8_TILE rows x 4*I8_QUADS channels. Where rows or channels are missing to a whole tile, it is computed all the same. The including
- * file says how codes are laid out (I8_COPIES) and what a tile does:
- *     i8_tile(sums[I8_TILE][I8_QUADS], codes[I8_TILE], weight, steps)
- * adds up `steps` pairs of steps of 4 columns, from `weight`, which is 128 bytes a pair. */
+ * I8_TILE rows x 4*I8_QUADS channels. Where rows or channels are missing to a whole tile, it is computed all the same. The file that
+ * includes this one says how codes are laid out (I8_COPIES) and what a tile does:
+ *     i8_tile(sums[I8_TILE][I8_QUADS], codes[I8_TILE], weight, pairs)
+ * adds up `pairs` pairs of steps of 4 columns, from `weight`, which has 128 bytes a pair. */
 #include <arm_neon.h>
 
 #include "../ops/dense_i8.h"

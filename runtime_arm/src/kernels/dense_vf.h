@@ -2,8 +2,8 @@
  * every sum has the order of the definition. */
 #include "vf.h"
 
-/* Vectors of a tile of 4 rows. With more, AVX-512 is no faster where a core makes one such multiply-add a cycle, and NEON (two registers a
- * vector) has to spill. */
+/* Vectors of a tile of 4 rows. With more, AVX-512 is no faster where a core makes one such multiply-add a cycle, and NEON (two
+ * registers a vector) has to spill. */
 #if defined(__AVX2__) && !defined(__AVX512F__)
 #define DENSE_VECTORS 3
 #else

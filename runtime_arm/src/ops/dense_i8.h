@@ -17,8 +17,8 @@ static inline float bvt_i8_inverse(float m) {
     return isfinite(m) && isfinite(inverse) ? inverse : 0.0f;
 }
 
-/* The code of an element whose row has an inverse that is not 0: a float of the size of 1.5*2^23 is a whole number, and its lowest byte
- * is that of the number that was added. */
+/* The code of an element whose row has an inverse that is not 0: a float of the size of 1.5*2^23 is a whole number, and its lowest
+ * byte is that of the number that was added. */
 static inline int8_t bvt_i8_code(float x, float inverse) {
     const float sum = bvt_fma(x, inverse, 0x1.8p23f);
     uint32_t bits;
@@ -26,7 +26,7 @@ static inline int8_t bvt_i8_code(float x, float inverse) {
     return (int8_t)(uint8_t)bits;
 }
 
-/* The largest magnitude, or a NaN where one is there: as integers, magnitudes have the order of their values, and a NaN is above all. */
+/* The largest magnitude, or a NaN where one is there: as integers, magnitudes have the order of their values, a NaN above all. */
 static inline float bvt_i8_magnitude(const float *x, uint32_t n) {
     uint32_t most = 0;
     for (uint32_t i = 0; i < n; i++) {
