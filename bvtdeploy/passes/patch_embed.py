@@ -7,8 +7,8 @@ products of 8 bits. So, where the user asks for it,
 
 with codes and scales as in passes/side.py: scale[o] = max_k |w_ko| / 127, code = round(w / scale). The rows of x are quantised
 while the model runs, each by its own largest magnitude (ops/dense_i8.py). Both round: a row's elements move by at most 1/254 of
-that magnitude, a channel's weights by at most 1/254 of theirs. `verify` measures what it does to a model; results stay equal bit for
-bit everywhere.
+that magnitude, a channel's weights by at most 1/254 of theirs. `verify` measures what this does to a model; results stay equal bit
+for bit everywhere.
 
 The patch embedding is every `dense` between which and the image no other product stands, whatever cuts the image into rows.
 """
