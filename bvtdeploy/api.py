@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from bvtdeploy.device.registry import Entry
     from bvtdeploy.doctor import Diagnosis
     from bvtdeploy.models.zoo import ModelFacts
-    from bvtdeploy.passes.base import Side
+    from bvtdeploy.passes.base import PatchEmbed, Side
     from bvtdeploy.profile import Profile, Profiles
     from bvtdeploy.profile.compare import Comparisons
     from bvtdeploy.verifier import VerifyReport
@@ -62,6 +62,7 @@ def compile(
     model_output: str | int | None = None,
     zeros: Literal["exact", "positive"] = "exact",
     side: Side = "fp32",
+    patch_embed: PatchEmbed = "fp32",
     tuning: StrPath | None = None,
     progress: Say | None = None,
 ) -> CompileReport:
@@ -82,6 +83,8 @@ def compile(
         zeros: the sign of an operand that can be exactly 0 by construction: a third code ("exact"), or +1 ("positive").
         side: how real parameters are stored: "fp32", "fp16", or "int8" (matrices in int8, the rest in fp16): smaller files,
             slightly other logits, the same bits everywhere.
+        patch_embed: how the first float product of the image is computed: "fp32", or "int8" with sums in int32: faster, slightly
+            other logits, which `verify` measures, the same bits everywhere.
         tuning: file that `tune` wrote: its layouts win over the board's; never changes results.
         progress: told what is being done.
     """
@@ -107,6 +110,7 @@ def compile(
         model_output=model_output,
         zeros=zeros,
         side=side,
+        patch_embed=patch_embed,
         progress=progress,
     )
 

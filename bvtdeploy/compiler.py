@@ -26,9 +26,10 @@ from bvtdeploy.ir.interp import run as interpret
 from bvtdeploy.lower.lowered import Lowered, describe, lower
 from bvtdeploy.lower.weights import Costs, Measured
 from bvtdeploy.ops.kinds import KINDS, WEIGHTS, source_kinds
+from bvtdeploy.passes import patch_embed as patch_embed_pass
 from bvtdeploy.passes import pipeline
 from bvtdeploy.passes import side as side_pass
-from bvtdeploy.passes.base import Report, Side
+from bvtdeploy.passes.base import PatchEmbed, Report, Side
 from bvtdeploy.passes.binary_weights import binary_rows
 
 SIGN_POLICY = "sign(0) = +1"
@@ -97,6 +98,7 @@ class CompileReport:
             "ternary_signs": c.report.ternary_signs,
             "zeros": c.report.zeros,
             "side": c.report.side,
+            "patch_embed": c.report.patch_embed,
             "policy": SIGN_POLICY,
             "passes": [{"name": t.name, "seconds": t.seconds, "nodes": t.nodes} for t in c.timings],
             "warnings": self.warnings,
@@ -119,17 +121,21 @@ def compile_graph(
     progress: Callable[[str], None] | None = None,
     zeros: Literal["exact", "positive"] = "exact",
     side: Side = "fp32",
+    patch_embed: PatchEmbed = "fp32",
     costs: Costs | None = None,
     measured: Measured | None = None,
 ) -> Compiled:
-    """Runs the pipeline and the lowering on an imported model. `zeros`, `side`, `costs`, `measured`: see `compile_model`.
+    """Runs the pipeline and the lowering on an imported model. `zeros` and the options behind it: see `compile_model`.
 
     Raises UserError when something has no compiled form, or when nothing in the model is binary.
     """
     if side not in get_args(Side):
         raise UserError(f"real parameters cannot be stored as {side!r}", where="side", fix=f"give {', '.join(get_args(Side))}")
+    if patch_embed not in get_args(PatchEmbed):
+        known = ", ".join(get_args(PatchEmbed))
+        raise UserError(f"a patch embedding cannot be computed in {patch_embed!r}", where="patch_embed", fix=f"give {known}")
     say = progress or (lambda _: None)
-    report = Report(residue_max=imported.residue_max, zeros=zeros, side=side, lines=imported.lines)
+    report = Report(residue_max=imported.residue_max, zeros=zeros, side=side, patch_embed=patch_embed, lines=imported.lines)
     (image,) = imported.graph.inputs
     _, c, h, w = image.type.shape
     if dump_ir is not None:
@@ -145,7 +151,8 @@ def compile_graph(
 
     source_storage = _source_storage(imported)
     layers = [Problem(op.kind, op.module, report.line(op)) for op in imported.graph.of_kind("linear", "conv2d")]
-    passes = pipeline.PIPELINE if side == "fp32" else (*pipeline.PIPELINE, side_pass.PASS)
+    rounding = ((patch_embed_pass.PASS, patch_embed), (side_pass.PASS, side))
+    passes = (*pipeline.PIPELINE, *(one for one, how in rounding if how != "fp32"))
     try:
         graph, timings = pipeline.run(imported.graph, report, observe, passes)
     except UserError as error:
@@ -242,6 +249,7 @@ def compile_model(
     model_output: str | int | None = None,
     zeros: Literal["exact", "positive"] = "exact",
     side: Side = "fp32",
+    patch_embed: PatchEmbed = "fp32",
     costs: Costs | None = None,
     measured: Measured | None = None,
 ) -> CompileReport:
@@ -260,6 +268,8 @@ def compile_model(
             code, as the source does ("exact"), or +1 ("positive"), which is faster and another function.
         side: how real parameters (everything beside the +-1 weights) are stored: fp32, fp16, or matrices in int8 and the rest in
             fp16. What is stored is what everything computes with (passes/side.py): smaller files, slightly other logits.
+        patch_embed: how the first float product of the image is computed: fp32, or int8 numbers with int32 sums, which are
+            faster and slightly other numbers (passes/patch_embed.py).
         costs: the board's costs of binary products, which choose the layouts of their weights (never results); None: one layout.
         measured: the layouts of some shapes that were the fastest on a device; they win over the costs.
 
@@ -274,7 +284,14 @@ def compile_model(
     imported = import_model(source, example_input=example_input, trust_pickle=trust_pickle, output=model_output)
     try:
         compiled = compile_graph(
-            imported, dump_ir=dump_ir, progress=progress, zeros=zeros, side=side, costs=costs, measured=measured
+            imported,
+            dump_ir=dump_ir,
+            progress=progress,
+            zeros=zeros,
+            side=side,
+            patch_embed=patch_embed,
+            costs=costs,
+            measured=measured,
         )
     except UserError as error:
         error.where = error.where or (str(source) if isinstance(source, (str, Path)) else type(source).__name__)
@@ -293,6 +310,9 @@ def compile_model(
     except OSError as error:
         raise UserError(f"cannot write {output}", why=error.strerror or str(error), fix="check folder and space") from error
     report = CompileReport(output, compiled, description)
+    if patch_embed != "fp32" and not compiled.graph.of_kind("dense_i8"):
+        why = next(d.why for d in reversed(compiled.report.declined) if d.kind in ("", "dense"))
+        report.warnings.append(f"the patch embedding is not computed in {patch_embed}: {why}")
     if process is None:
         report.warnings.append("no preprocessing known: images cannot be run directly; compile with --preprocess imagenet|FILE")
     if not names:
@@ -326,6 +346,7 @@ def _meta(
         "zeros_in_weights": compiled.report.zeros_in_weights,
         "zeros": compiled.report.zeros,
         "side": compiled.report.side,
+        "patch_embed": compiled.report.patch_embed,
         "layers.mixed": compiled.report.mixed_layers,
         "signs.ternary": compiled.report.ternary_signs,
     }

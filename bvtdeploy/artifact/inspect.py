@@ -16,7 +16,7 @@ def describe(artifact: Artifact) -> dict[str, Any]:
     """The keys of `bvtdeploy inspect --json` and what else is known.
 
     `bytes` of an op are those of its constants, a shared constant counted where it is read first; `layout` is that of its +-1
-    weight, "" where it has none; `live_bytes` is the working memory that holds something while its group runs.
+    or int8 weight, "" where it has none; `live_bytes` is the working memory that holds something while its group runs.
     """
     kinds = {number: kind for kind, number in spec.OPCODES.items()}
     dtypes = {number: dtype.lower() for dtype, number in spec.DTYPES.items()}
@@ -45,7 +45,7 @@ def describe(artifact: Artifact) -> dict[str, Any]:
             }
         )
     macs = {k: sum(op[f"macs_{k}"] for op in artifact.ops) for k in ("binary", "float")}
-    mixed = sum(op["macs_float"] for op in artifact.ops if kinds[op["opcode"]] == "mixed_gemm")
+    mixed, int8 = (sum(op["macs_float"] for op in artifact.ops if kinds[op["opcode"]] == k) for k in ("mixed_gemm", "dense_i8"))
     result: dict[str, Any] = {
         "format": artifact.header["version"],
         "board": artifact.meta.get("board", ""),
@@ -56,9 +56,10 @@ def describe(artifact: Artifact) -> dict[str, Any]:
         "arena_bytes": artifact.header["arena_bytes"],
         "tile_bytes": artifact.header["tile_bytes"],
         "side": artifact.meta.get("side", "fp32"),
+        "patch_embed": artifact.meta.get("patch_embed", "fp32"),
         "constants": _forms(artifact),
         "widened_bytes": artifact.header["widened_bytes"],
-        "macs": {"binary": macs["binary"], "mixed": mixed, "float": macs["float"] - mixed},
+        "macs": {"binary": macs["binary"], "mixed": mixed, "int8": int8, "float": macs["float"] - mixed - int8},
         "storage": storage(artifact),
         "input": {"rows": artifact.input["rows"], "cols": artifact.input["cols"]},
         "output": {"rows": artifact.output["rows"], "cols": artifact.output["cols"]},
@@ -103,7 +104,7 @@ def _union(parts: Iterable[tuple[int, int]]) -> int:
 
 
 def _is_weight(value: Record) -> bool:
-    return bool(value["dtype"] == spec.DTYPES["BITS"])
+    return value["dtype"] in (spec.DTYPES["BITS"], spec.DTYPES["I8"])
 
 
 def _forms(artifact: Artifact) -> dict[str, int]:
@@ -112,7 +113,7 @@ def _forms(artifact: Artifact) -> dict[str, int]:
     kinds = {spec.STORED["F16"]: "fp16", spec.STORED["I8"]: "int8"}
     for v in artifact.values:
         if v["storage"] == spec.STORAGES["CONST"]:
-            plain = {spec.DTYPES["BITS"]: "bits", spec.DTYPES["F32"]: "fp32"}.get(v["dtype"], "tables")
+            plain = {spec.DTYPES["BITS"]: "bits", spec.DTYPES["F32"]: "fp32", spec.DTYPES["I8"]: "int8"}.get(v["dtype"], "tables")
             found[kinds.get(v["stored"], plain)] += v["bytes"]
     return found
 

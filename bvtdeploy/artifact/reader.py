@@ -22,7 +22,7 @@ from bvtdeploy.errors import UserError
 from bvtdeploy.ir.graph import Graph, Value
 from bvtdeploy.ir.types import Type, bits
 from bvtdeploy.lower.lowered import record_dtype
-from bvtdeploy.lower.pack import unpack_stored
+from bvtdeploy.lower.pack import unpack_quads, unpack_stored
 from bvtdeploy.lower.weights import TILES, unpack_weight
 from bvtdeploy.ops.activation import KINDS as ACTIVATIONS
 from bvtdeploy.ops.attention import MOST_PLANES
@@ -304,6 +304,10 @@ def _constant(artifact: Artifact, record: Record) -> tuple[npt.NDArray[Any], Typ
             raise ValueError(f"a constant of bits in layout {layout}")
         packed = np.frombuffer(raw, np.uint8).reshape(-(-rows // TILES[layout][0]), TILES[layout][1](cols))
         return unpack_weight(packed, layout, rows, cols), bits(rows, cols), {}
+    if (dtype == "I8") != (record["layout"] == spec.LAYOUTS["QUADS"]):
+        raise ValueError(f"a constant of {dtype} in layout {_key(spec.LAYOUTS, record['layout'])}")
+    if dtype == "I8":
+        return unpack_quads(raw, rows, cols), Type("i8", (rows, cols)), {}
     if record["stored"]:
         data, marks = unpack_stored(raw, _key(spec.STORED, record["stored"]), rows, cols)
         return data, Type("f32", (rows, cols)), marks

@@ -23,7 +23,7 @@ from __future__ import annotations
 from typing import Final
 
 MAGIC: Final = b"\x89BVT\r\n\x1a\n"
-VERSION: Final = 4
+VERSION: Final = 5
 ALIGN: Final = 64
 NONE: Final = 0xFFFFFFFF  # "no value" in an op record
 
@@ -74,7 +74,7 @@ OP: Final[Fields] = (
     ("module", "I", 1, "the source module that it came from, in NAMES"),
     ("scratch", "I", 1, "bytes of tile memory that the kernel may use while it runs, at the end of tile_bytes"),
     ("macs_binary", "Q", 1, "binary multiply-accumulates of one inference"),
-    ("macs_float", "Q", 1, "the same in floating point"),
+    ("macs_float", "Q", 1, "the same in floating point, and of dense_i8"),
     ("inputs", "I", N_IN, "value indices or NONE"),
     ("outputs", "I", N_OUT, "value indices or NONE"),
     ("attr", "i", N_ATTR, "meaning: the op's file"),
@@ -128,9 +128,9 @@ SECTIONS: Final = {
     "PREPROCESS": 9,  # one preprocess record; may be absent
 }
 META_TYPES: Final = {"U64": 1, "F64": 2, "STR": 3, "BYTES": 4}
-DTYPES: Final = {"F32": 1, "I32": 2, "BITS": 3, "U64": 4, "F64": 5, "TRITS": 6, "I16": 7}
+DTYPES: Final = {"F32": 1, "I32": 2, "BITS": 3, "U64": 4, "F64": 5, "TRITS": 6, "I16": 7, "I8": 8}
 STORAGES: Final = {"CONST": 1, "ARENA": 2, "TILE": 3, "INPUT": 4, "OUTPUT": 5}
-# I16 are i32 of the graph that fit: dots of up to 32766 columns. Only results have this type.
+# I16 are i32 of the graph that fit: dots of up to 32766 columns. Only results have this type. I8 are weights of dense_i8.
 # TRITS are codes -1, 0, +1 in two planes of bits: plane 1 has the bits of the codes +1, plane 2 those of the codes that are not 0.
 LAYOUTS: Final = {
     "ROWS": 1,     # row after row; of BITS: column c of a row is bit c%8 of byte c/8, the row's last bytes zeros up to the stride;
@@ -145,6 +145,8 @@ LAYOUTS: Final = {
     "TBL2": 5,     # [ceil(rows/64)] tiles of [ceil(cols/5)] groups of 64 bytes: byte lane = channel, bit b = column 5*group+b
     "LUT": 6,      # [ceil(rows/32)] tiles of [ceil(cols/20)*5] steps of 16 bytes: byte lane j has channel j in its low nibble,
                    # channel 16+j in its high one; bit b of a nibble of step s = column 4*s+b
+    # Of weights of dense_i8 (I8 constants; rows = output channels), and of nothing else. What is not there is 0.
+    "QUADS": 7,    # [ceil(rows/16)] tiles of [ceil(cols/8)*2] steps of 64 bytes: byte 4*c + j of step s = column 4*s+j of channel c
 }
 # How CONSTANTS holds an f32 constant. Everything but AS_IS is widened to dense f32 when a file is opened, value after value in the
 # order of the table: each begins in the widened memory at the next multiple of 64, and in CONSTANTS behind the one before it.
@@ -177,6 +179,7 @@ OPCODES: Final = {
     "max_pool": 15,     # f32 rows on a grid -> rows on the smaller grid
     "activation": 16,   # GELU or clamp, elementwise
     "multiply": 17,     # elementwise product of two values
+    "dense_i8": 18,     # f32 rows, quantised, x i8 weights -> f32
 }
 
 _C_TYPES = {"B": "uint8_t", "I": "uint32_t", "Q": "uint64_t", "i": "int32_t", "f": "float"}

@@ -9,7 +9,7 @@ from bvtdeploy.ops.epilogue import ROLES as EPILOGUE_ROLES
 from bvtdeploy.ops.kinds import KINDS, operand_kind
 
 _CONST = spec.STORAGES["CONST"]
-_PRODUCTS = tuple(spec.OPCODES[kind] for kind in ("dense", "bgemm", "mixed_gemm"))
+_PRODUCTS = tuple(spec.OPCODES[kind] for kind in ("dense", "dense_i8", "bgemm", "mixed_gemm"))
 
 
 def storage(artifact: Artifact) -> dict[str, int]:

@@ -55,7 +55,7 @@ class ProductKernel:
     """A binary product on a board's core.
 
     Attributes:
-        layout: of the weights.
+        layout: of the weights; "-trits": the rows have three codes.
         rows, k, outputs: the shape.
         macs_a_cycle: modelled, all included.
         bound: multiply-accumulates a cycle of the layout's main loop at best.
@@ -183,10 +183,10 @@ def _products(board: Board, core: Core, program: Path, qemu: str, plugin: Path, 
     for layout, rows, k in shapes:
         say(f"{board.name}: bgemm {layout} {rows} x {k} x {table['outputs']}")
         arguments = ["bgemm", layout, *(str(n) for n in (rows, k, table["outputs"], table["block"]))]
-        counts = count_runs(qemu, plugin, board.qemu_cpu, program, [*arguments, "0"], [*arguments, "1"])
+        counts = count_runs(qemu, plugin, board.qemu_cpu, program, [*arguments, "1"], [*arguments, "2"])
         spent = [p.cycles for p in pieces(program, counts, core)]
         rate = rows * k * table["outputs"] / sum(spent)
-        larq = own["larq"].get(str(k))
+        larq = own["larq"].get(str(k)) if not layout.endswith("-trits") else None  # it has no third code
         found.append(
             ProductKernel(
                 layout,

@@ -146,7 +146,7 @@ class Graph:
         return self.create(kind, inputs, attrs, module=module, before=before).out
 
     def constant(self, array: Array, name: str = "", *, before: Op | None = None, type: Type | None = None) -> Value:
-        """A constant. int8 arrays need `type` (a bits type); other dtypes say their own."""
+        """A constant. int8 arrays need `type` (bits or i8); other dtypes say their own."""
         array = np.asarray(array)
         if type is None:
             if str(array.dtype) not in _ELEM_OF_DTYPE:

@@ -13,6 +13,7 @@ DTYPES: Final[dict[str, type[np.generic[Any]]]] = {
     "f32": np.float32,
     "i32": np.int32,
     "bits": np.int8,
+    "i8": np.int8,
     "u64": np.uint64,
     "f64": np.float64,
     "bool": np.bool_,
@@ -84,6 +85,11 @@ def f32(*shape: int) -> Type:
 def i32(*shape: int) -> Type:
     """An i32 tensor."""
     return Type("i32", shape)
+
+
+def i8(*shape: int) -> Type:
+    """An i8 tensor: a constant (weights of `dense_i8`)."""
+    return Type("i8", shape)
 
 
 def bits(*shape: int, alphabet: str = BIPOLAR, packed: int | None = None) -> Type:

@@ -12,11 +12,11 @@ from bvtdeploy.artifact.spec import NONE, OPCODES
 from bvtdeploy.ir.graph import Graph, Op, Value
 from bvtdeploy.ir.types import BIPOLAR, TERNARY
 from bvtdeploy.lower.memory import Request, align, plan
-from bvtdeploy.lower.pack import pack_stored, trit_stride
+from bvtdeploy.lower.pack import pack_quads, pack_stored, quads_stride, trit_stride
 from bvtdeploy.lower.schedule import Group, schedule, whole_inputs
 from bvtdeploy.lower.weights import DEFAULT, MOST_COLUMNS, TILES, Costs, Measured, Product, choose, pack_weight, table_rows
 from bvtdeploy.lower.weights import scratch_bytes as bgemm_scratch
-from bvtdeploy.ops import REGISTRY, attention
+from bvtdeploy.ops import REGISTRY, attention, dense_i8
 from bvtdeploy.ops.activation import KINDS as ACTIVATIONS
 from bvtdeploy.ops.epilogue import RESIDUALS, ROLES
 
@@ -26,7 +26,7 @@ ATTENTION_BUDGET: Final = 128 * 1024  # the same where keys and values are unpac
 MIN_BLOCKS: Final = 4  # so that a few threads have something to share
 TABLE_BUDGET: Final = 128 * 1024  # likewise where a table of weights is built for each block: they should stay in L2
 
-_DTYPE = {"f32": "F32", "i32": "I32", "bits": "BITS", "u64": "U64", "f64": "F64"}
+_DTYPE = {"f32": "F32", "i32": "I32", "bits": "BITS", "u64": "U64", "f64": "F64", "i8": "I8"}
 _BYTES = {"F32": 4, "I32": 4, "I16": 2, "U64": 8, "F64": 8}
 
 
@@ -142,6 +142,8 @@ def scratch_bytes(op: Op, layout: str = DEFAULT) -> int:
         return bgemm_scratch(layout, weight.shape[1], x.alphabet == TERNARY)
     if op.kind == "attention":
         return attention.scratch_bytes(op)
+    if op.kind == "dense_i8":
+        return dense_i8.scratch_bytes(op.inputs[1].type.shape[1])
     return 0
 
 
@@ -157,6 +159,8 @@ def _stride(value: Value, layout: str) -> int:
     rows, cols = value.type.shape
     if layout in TILES:
         return TILES[layout][1](cols)
+    if layout == "QUADS":
+        return quads_stride(cols)
     if value.type.elem == "bits":
         line = rows if layout == "COLS" else cols
         return trit_stride(line) if value.type.alphabet == TERNARY else align(-(-line // 8), 8)
@@ -164,6 +168,8 @@ def _stride(value: Value, layout: str) -> int:
 
 
 def _layout(value: Value) -> str:
+    if value.type.elem == "i8":
+        return "QUADS"
     if value.type.elem != "bits":
         return "ROWS"
     if value.data is not None:
@@ -176,7 +182,8 @@ def _layout(value: Value) -> str:
 def _size(v: LoweredValue, rows: int) -> int:
     if v.layout == "COLS":
         return v.cols * v.stride
-    return v.stride * (-(-rows // TILES[v.layout][0]) if v.layout in TILES else rows)
+    channels = 16 if v.layout == "QUADS" else TILES[v.layout][0] if v.layout in TILES else 1
+    return v.stride * -(-rows // channels)
 
 
 class _Lowering:
@@ -262,6 +269,8 @@ class _Lowering:
             raw = pack_stored(data, stored, marks.get("codes"), marks.get("scales"))
         elif value.type.elem == "bits":
             raw = pack_weight(data, layout).tobytes()
+        elif layout == "QUADS":
+            raw = pack_quads(data).tobytes()
         else:
             raw = np.ascontiguousarray(data).tobytes()
         key = (value.type, layout, stored, raw)

@@ -42,6 +42,26 @@ def unpack_lanes16(packed: npt.NDArray[np.uint8], rows: int, cols: int) -> Codes
     return unpack_rows(flat[:rows], cols)
 
 
+def quads_stride(cols: int) -> int:
+    """Bytes of a tile of 16 channels of `cols` columns in layout QUADS."""
+    return 128 * -(-cols // 8)
+
+
+def pack_quads(codes: Codes) -> npt.NDArray[np.int8]:
+    """i8 weights [O, K] -> i8 [ceil(O/16), ceil(K/8)*2, 16, 4]: step s of a tile has columns 4s .. 4s+3 of its 16 channels."""
+    rows, cols = codes.shape
+    tiles, steps = -(-rows // 16), -(-cols // 8) * 2
+    padded = np.zeros((tiles * 16, steps * 4), np.int8)
+    padded[:rows, :cols] = codes
+    return np.ascontiguousarray(padded.reshape(tiles, 16, steps, 4).transpose(0, 2, 1, 3))
+
+
+def unpack_quads(raw: bytes, rows: int, cols: int) -> Codes:
+    """The inverse of `pack_quads`. Raises ValueError where the bytes are not as many as they have to be."""
+    steps = np.frombuffer(raw, np.int8).reshape(-(-rows // 16), -(-cols // 8) * 2, 16, 4)
+    return np.ascontiguousarray(steps.transpose(0, 2, 1, 3).reshape(16 * len(steps), -1)[:rows, :cols])
+
+
 def trit_stride(length: int) -> int:
     """Bytes of a line of `length` codes -1, 0, +1: two planes, each rounded up to 8 bytes."""
     return 2 * (-(-length // 64) * 8)

@@ -12,6 +12,7 @@ from bvtdeploy.ops import (  # noqa: F401  (each module registers its ops)
     channel_pool,
     const,
     dense,
+    dense_i8,
     elementwise,
     epilogue,
     gather,

@@ -32,7 +32,7 @@ OTHER: Final = {
 KINDS: Final = {**CONSTANTS, **OTHER}
 WEIGHTS: Final = ("binary_weights", "patch_embedding", "classifier", "other_weights")
 
-_PRODUCTS: Final = ("linear", "conv2d", "matmul", "dense", "bgemm", "mixed_gemm")
+_PRODUCTS: Final = ("linear", "conv2d", "matmul", "dense", "dense_i8", "bgemm", "mixed_gemm")
 _MOVES: Final = ("permute", "reshape", "expand", "slice", "take", "roll", "upsample", "neg")
 _ORDER: Final = tuple(CONSTANTS)
 
@@ -41,7 +41,7 @@ def operand_kind(kind: str, role: str) -> str:
     """The kind of a constant that a compiled op reads as `role`: one of epilogue.ROLES or attention.ROLES, else its position."""
     if kind in ("bgemm", "mixed_gemm") and role == "1":
         return "binary_weights"
-    if kind == "dense" and role == "1":
+    if kind in ("dense", "dense_i8") and role == "1":
         return "other_weights"
     if kind == "epilogue":
         if role in epilogue.RESIDUALS:
@@ -58,7 +58,7 @@ def operand_kind(kind: str, role: str) -> str:
 
 def source_kinds(graph: Graph, binary: set[str]) -> dict[str, str]:
     """The kind of every constant of a source graph, by name. `binary`: names of the weights that are one magnitude times +-1."""
-    from_image, to_logits = _before(graph), _behind(graph)
+    from_image, to_logits = first_products(graph), _behind(graph)
     found: dict[str, str] = {}
     for constant in graph.of_kind("const"):
         kinds = {_read_as(op, i, constant.out, from_image, to_logits) for op, i in _readers(constant.out)}
@@ -87,7 +87,7 @@ def _read_as(op: Op, i: int, constant: Value, from_image: set[Op], to_logits: se
     return "tables" if op.kind == "concat" else "scales"
 
 
-def _before(graph: Graph) -> set[Op]:
+def first_products(graph: Graph) -> set[Op]:
     """The products whose operand is the image, with no other product in between."""
     found, seen, stack = set[Op](), set[Value](), list(graph.inputs)
     while stack:

@@ -12,8 +12,8 @@ the very same fp32 numbers, and results stay equal bit for bit; only against the
 
 What stays fp32, because rounding it would be another kind of change than a small relative error, unless fp16 holds all of it:
   - a constant with a finite value beyond the largest fp16 (it would become infinite);
-  - scales (`scale`, `scale2` of an epilogue) with a nonzero value below 2^-14, where fp16 keeps fewer than 11 bits, at last none:
-    a factor that becomes 0 cuts its channel off;
+  - scales (`scale`, `scale2` of an epilogue, those of a dense_i8) with a nonzero value below 2^-14, where fp16 keeps fewer than 11
+    bits, at last none: a factor that becomes 0 cuts its channel off;
   - thresholds on integers (`threshold0` .. of an epilogue whose x is i32 without a scale before them): they are exact bounds of
     integer dots, and an fp16 step above 2048 is more than one dot.
 Integers, u64 tables, f64 limits and biases of attention are no f32 constants, so that exact things stay exact. A matrix with a
@@ -34,13 +34,14 @@ from bvtdeploy.passes.base import ROUNDS, Pass, Report
 F32 = npt.NDArray[np.float32]
 _LEAST_NORMAL = 2.0**-14  # of fp16
 _SCALES = ("scale", "scale2")
+_POSITIONS = {("dense", 1): "matrix", ("dense_i8", 2): "scale"}
 
 
 def _roles(value: Value) -> set[str]:
     """How the ops read a constant: the roles of an epilogue's inputs, "matrix" of a dense weight, "integer threshold"."""
     found = set()
     for op, i in value.uses:
-        role = op.attrs["roles"][i] if op.kind == "epilogue" else "matrix" if op.kind == "dense" and i == 1 else op.kind
+        role = op.attrs["roles"][i] if op.kind == "epilogue" else _POSITIONS.get((op.kind, i), op.kind)
         if role in THRESHOLDS and op.inputs[0].type.elem == "i32" and "scale" not in op.attrs["roles"]:
             role = "integer threshold"
         found.add(role)

@@ -98,8 +98,9 @@ def _flips(report: VerifyReport, source: Source, x: F32, codes: dict[str, Array]
         total[1] += int(told.sum())
 
 
-def _side_loss(kind: str, source: Source, flat: F32, reference: list[Array], coded: list[dict[str, Array]]) -> dict[str, Any]:
-    """What rounded parameters change: the artifact's results and codes in the interpreter against those of the fp32 compilation."""
+def _side_loss(source: Source, flat: F32, reference: list[Array], coded: list[dict[str, Array]]) -> dict[str, Any]:
+    """What was rounded on purpose changes this: the artifact's results and codes in the interpreter against those of the fp32
+    compilation."""
     errors, agree, changed, total = [], 0, 0, 0
     for x, ours, second in zip(flat, reference, coded, strict=False):
         seen: list[dict[str, Array]] = []
@@ -111,7 +112,7 @@ def _side_loss(kind: str, source: Source, flat: F32, reference: list[Array], cod
                 changed += int((second[name] != codes).sum())
                 total += codes.size
     return {
-        "kind": kind, "images": len(errors), "logit_error_max": float(np.max(errors)), "logit_error_mean": float(np.mean(errors)),
+        "images": len(errors), "logit_error_max": float(np.max(errors)), "logit_error_mean": float(np.mean(errors)),
         "top1_agreement": agree / len(errors), "codes_changed": changed / max(total, 1),
     }  # fmt: skip
 
@@ -216,13 +217,14 @@ def verify_model(
         coded += codes if i < SIDE_IMAGES else []
     modules = torch_side.known.sites
     report.flips = [{"op": name, "module": modules[name], "rate": bad / max(size, 1)} for name, (bad, size) in totals.items()]
-    if torch_side.side != "fp32":
-        say("comparing with parameters in fp32")
-        report.side = _side_loss(torch_side.side, torch_side.known, flat, reference, coded)
+    if torch_side.rounded:
+        say("comparing with the model in fp32")
+        how = {"kind": torch_side.side, "patch_embed": torch_side.patch_embed}
+        report.side = how | _side_loss(torch_side.known, flat, reference, coded)
     if teacher_forced:
         say(f"comparing every op with the source, on {min(n, FORCED)} images")
         if not torch_side.same_graph:
-            why = f"parameters in {torch_side.side}" if torch_side.side != "fp32" else "other ops (another source or compiler)"
+            why = torch_side.rounded or "other ops (another source or compiler)"
             report.warnings.append(f"the artifact has {why}: compared op by op was what this source compiles to in fp32")
         forced_graph = graph if torch_side.same_graph else torch_side.graph
         report.teacher_forced = force_all(torch_side.known, data.inputs[:FORCED], forced_graph).as_dict()

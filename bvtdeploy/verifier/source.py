@@ -47,8 +47,15 @@ class TorchSide:
                 fix="verify with the model that was compiled",
             )
         self.side = str(artifact.meta.get("side", "fp32"))
+        self.patch_embed = str(artifact.meta.get("patch_embed", "fp32"))
         digest = hashlib.sha256(print_graph(self.graph).encode()).hexdigest()
-        self.same_graph = self.side == "fp32" and digest == artifact.meta.get("graph.sha256")
+        self.same_graph = not self.rounded and digest == artifact.meta.get("graph.sha256")
+
+    @property
+    def rounded(self) -> str:
+        """What of the artifact was rounded on purpose, in words; "" where nothing was."""
+        said = (("parameters", self.side), ("a patch embedding", self.patch_embed))
+        return " and ".join(f"{what} in {how}" for what, how in said if how != "fp32")
 
     @property
     def graph(self) -> Graph:

@@ -32,6 +32,7 @@ def show_compile(console: Console, report: Mapping[str, Any], *, explain: bool) 
                 "multiply-adds",
                 f"{amount(macs['binary'])} binary ({percent(macs['binary'] / max(whole, 1))}), "
                 + (f"{amount(macs['mixed'])} mixed, " if macs["mixed"] else "")
+                + (f"{amount(macs['int8'])} int8, " if macs["int8"] else "")
                 + f"{amount(macs['float'])} float",
             ),
             ("ops", ", ".join(f"{count} {kind}" for kind, count in report["ops"].items())),
@@ -44,6 +45,7 @@ def show_compile(console: Console, report: Mapping[str, Any], *, explain: bool) 
             ("weights that are 0", report["zeros_in_weights"]),
             ("estimator residue", f"at most {report['residue_max']:.3g}, removed" if report["residue_max"] else "none"),
             ("real parameters", f"stored as {report['side']}"),
+            ("patch embedding", None if report["patch_embed"] == "fp32" else f"computed in {report['patch_embed']}"),
             ("time", f"{sum(p['seconds'] for p in report['passes']):.2f} s in {len(report['passes'])} passes"),
         ]
     )
@@ -71,6 +73,7 @@ def show_inspect(console: Console, facts: Mapping[str, Any]) -> None:
                 "multiply-adds",
                 f"{amount(macs['binary'])} binary, "
                 + (f"{amount(macs['mixed'])} mixed, " if macs["mixed"] else "")
+                + (f"{amount(macs['int8'])} int8, " if macs["int8"] else "")
                 + f"{amount(macs['float'])} float",
             ),
             ("working memory", f"{size(facts['arena_bytes'])} for values, and {size(facts['tile_bytes'])} for each thread"),

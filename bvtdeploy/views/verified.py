@@ -39,8 +39,10 @@ def show_verify(console: Console, report: Mapping[str, Any], *, ok: bool) -> Non
             f"at most {100 * worst['rate']:.3g} % (after {worst['module'] or worst['op']})"
         )
     if side := report.get("side"):
+        said = (("parameters", side["kind"]), ("patch embedding", side["patch_embed"]))
+        rounded = ", ".join(f"{what} in {how}" for what, how in said if how != "fp32")
         console.say(
-            f"      parameters in {side['kind']} instead of fp32, on {side['images']} inputs: logits move by at most "
+            f"      {rounded} instead of fp32, on {side['images']} inputs: logits move by at most "
             f"{side['logit_error_max']:.3g} (mean {side['logit_error_mean']:.3g}), "
             f"the same class on {percent(side['top1_agreement'])}, {100 * side['codes_changed']:.3g} % of the codes change"
         )

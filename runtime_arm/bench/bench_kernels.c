@@ -5,7 +5,7 @@
  *     bench_kernels [MILLISECONDS A KERNEL]                               times every kernel of every case
  *     bench_kernels list                                                  names the cases, and how many elements each has
  *     bench_kernels CASE REPEATS                                          runs the best kernel
- *     bench_kernels bgemm LAYOUT ROWS K OUTPUTS BLOCK REPEATS             the same, of a product of bits
+ *     bench_kernels bgemm LAYOUT[-trits] ROWS K OUTPUTS BLOCK REPEATS     the same, of a product of bits or trits
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +15,7 @@
 #include "ops/activation.h"
 #include "ops/attention.h"
 #include "ops/bgemm.h"
+#include "ops/dense_i8.h"
 
 typedef struct {
     bvt_rec_op op;
@@ -45,6 +46,7 @@ static bvt_view make(int dtype, int layout, uint32_t rows, uint32_t cols) {
     bvt_view v = {.rows = rows, .cols = cols, .dtype = (uint8_t)dtype, .layout = (uint8_t)layout, .by_cols = layout == BVT_LAYOUT_COLS};
     size_t count = v.by_cols ? cols : rows;
     v.stride = row_bytes(dtype, v.by_cols ? rows : cols);
+    if (layout == BVT_LAYOUT_QUADS) v.stride = (cols + 7) / 8 * 128, count = (rows + 15) / 16;
     if (bvt_tile_channels(layout)) {
         v.stride = (size_t)bvt_tile_bytes(layout, cols);
         count = (rows + bvt_tile_channels(layout) - 1) / bvt_tile_channels(layout);
@@ -238,13 +240,21 @@ static job mixed_gemm(void) {
     return j;
 }
 
-static job product(int layout, uint32_t rows, uint32_t k, uint32_t outputs) {
+static job product(int layout, bool trits, uint32_t rows, uint32_t k, uint32_t outputs) {
     job j = start(BVT_OP_BGEMM, rows, (double)rows * k * outputs);
-    j.call.in[0] = BITS(ROWS, rows, k), j.call.in[1] = make(BVT_DTYPE_BITS, layout, outputs, k), j.call.out[0] = I16(rows, outputs);
-    j.op.scratch = (uint32_t)bvt_bgemm_scratch(layout, k);
+    j.call.in[0] = trits ? TRITS(ROWS, rows, k) : BITS(ROWS, rows, k);
+    j.call.in[1] = make(BVT_DTYPE_BITS, layout, outputs, k), j.call.out[0] = I16(rows, outputs);
+    j.op.scratch = (uint32_t)bvt_bgemm_scratch(layout, k, trits);
     return j;
 }
-static job bgemm(void) { return product(BVT_LAYOUT_LANES16, 197, 192, 768); }
+static job bgemm(void) { return product(BVT_LAYOUT_LANES16, false, 197, 192, 768); }
+static job dense_i8(void) {
+    job j = start(BVT_OP_DENSE_I8, 196, 196.0 * 768 * 192);
+    j.call.in[0] = F32(196, 768), j.call.in[1] = make(BVT_DTYPE_I8, BVT_LAYOUT_QUADS, 192, 768), j.call.in[2] = F32(1, 192);
+    j.call.in[3] = F32(1, 192), j.call.out[0] = F32(196, 192);
+    j.op.scratch = (uint32_t)bvt_i8_scratch(768);
+    return j;
+}
 
 /* `bvtdeploy/bench/bounds.toml` has what the element-wise ones may take. */
 static const struct {
@@ -286,6 +296,7 @@ static const struct {
     {"row-patches-groups", patches_of_groups},
     {"patches", patches},
     {"dense", dense},
+    {"dense-i8", dense_i8},
     {"mixed-gemm", mixed_gemm},
     {"bgemm", bgemm},
 };
@@ -338,11 +349,14 @@ static void time_case(unsigned at, double limit) {
 int main(int argc, char **argv) {
     static const char *const layouts[] = {
         [BVT_LAYOUT_LANES16] = "lanes16", [BVT_LAYOUT_CSA] = "csa", [BVT_LAYOUT_TBL2] = "tbl2", [BVT_LAYOUT_LUT] = "lut"};
-    if (argc == 8 && !strcmp(argv[1], "bgemm"))
+    if (argc == 8 && !strcmp(argv[1], "bgemm")) {
+        const char *trits = strstr(argv[2], "-trits");
+        const size_t name = trits ? (size_t)(trits - argv[2]) : strlen(argv[2]);
         for (int i = BVT_LAYOUT_LANES16; i <= BVT_LAYOUT_LUT; i++)
-            if (!strcmp(argv[2], layouts[i]))
-                return repeat(product(i, (uint32_t)atoi(argv[3]), (uint32_t)atoi(argv[4]), (uint32_t)atoi(argv[5])), (uint32_t)atoi(argv[6]),
-                              argv[7]);
+            if (strlen(layouts[i]) == name && !memcmp(argv[2], layouts[i], name))
+                return repeat(product(i, trits, (uint32_t)atoi(argv[3]), (uint32_t)atoi(argv[4]), (uint32_t)atoi(argv[5])),
+                              (uint32_t)atoi(argv[6]), argv[7]);
+    }
     if (argc == 2 && !strcmp(argv[1], "list")) {
         for (unsigned i = 0; i < CASES; i++) {
             job j = cases[i].make();
@@ -354,7 +368,7 @@ int main(int argc, char **argv) {
     for (unsigned i = 0; argc == 3 && i < CASES; i++)
         if (!strcmp(argv[1], cases[i].name)) return repeat(cases[i].make(), 32, argv[2]);
     if (argc > 2) {
-        fprintf(stderr, "usage: bench_kernels [MILLISECONDS | list | CASE REPEATS | bgemm LAYOUT ROWS K OUTPUTS BLOCK REPEATS]\n");
+        fprintf(stderr, "usage: bench_kernels [MILLISECONDS | list | CASE REPEATS | bgemm LAYOUT[-trits] ROWS K OUTPUTS BLOCK REPEATS]\n");
         return 2;
     }
     for (unsigned i = 0; i < CASES; i++) time_case(i, (argc > 1 ? atof(argv[1]) : 200) * 1e-3);

@@ -88,9 +88,9 @@ typedef struct {
 
 typedef struct {
     const char *name;
-    const char *dtype;   /* "f32", "i32", "i16", "bits", "trits", "u64", "f64" */
+    const char *dtype;   /* "f32", "i32", "i16", "i8", "bits", "trits", "u64", "f64" */
     const char *storage; /* "const", "arena", "tile", "input", "output" */
-    const char *layout;  /* "rows", "cols", or of weights "lanes16", "csa", "tbl2", "lut" */
+    const char *layout;  /* "rows", "cols", or of weights "lanes16", "csa", "tbl2", "lut", "quads" */
     const char *stored;  /* how the file holds a constant: "as_is", "f16", "i8" */
     uint32_t rows, cols, stride;
     uint64_t offset, bytes; /* of f16 and i8: of the stored form */

@@ -12,7 +12,7 @@
 #define BVT_FORMAT_H
 #include <stdint.h>
 
-#define BVT_VERSION 4u
+#define BVT_VERSION 5u
 #define BVT_ALIGN 64u
 #define BVT_NONE 0xFFFFFFFFu
 #define BVT_N_IN 20
@@ -48,6 +48,7 @@ enum {
     BVT_DTYPE_F64 = 5,
     BVT_DTYPE_TRITS = 6,
     BVT_DTYPE_I16 = 7,
+    BVT_DTYPE_I8 = 8,
 };
 
 enum {
@@ -65,6 +66,7 @@ enum {
     BVT_LAYOUT_CSA = 4,
     BVT_LAYOUT_TBL2 = 5,
     BVT_LAYOUT_LUT = 6,
+    BVT_LAYOUT_QUADS = 7,
 };
 
 enum {
@@ -113,6 +115,7 @@ enum {
     BVT_OP_MAX_POOL = 15,
     BVT_OP_ACTIVATION = 16,
     BVT_OP_MULTIPLY = 17,
+    BVT_OP_DENSE_I8 = 18,
 };
 
 #define BVT_OPCODES(X) \
@@ -132,8 +135,9 @@ enum {
     X(mixed_gemm, MIXED_GEMM) \
     X(max_pool, MAX_POOL) \
     X(activation, ACTIVATION) \
-    X(multiply, MULTIPLY)
-#define BVT_OPCODE_END 18
+    X(multiply, MULTIPLY) \
+    X(dense_i8, DENSE_I8)
+#define BVT_OPCODE_END 19
 
 typedef struct {
     uint8_t magic[8];           /* 89 42 56 54 0D 0A 1A 0A, so that a text-mode transfer shows */
@@ -183,7 +187,7 @@ typedef struct {
     uint32_t module;            /* the source module that it came from, in NAMES */
     uint32_t scratch;           /* bytes of tile memory that the kernel may use while it runs, at the end of tile_bytes */
     uint64_t macs_binary;       /* binary multiply-accumulates of one inference */
-    uint64_t macs_float;        /* the same in floating point */
+    uint64_t macs_float;        /* the same in floating point, and of dense_i8 */
     uint32_t inputs[20];        /* value indices or NONE */
     uint32_t outputs[6];        /* value indices or NONE */
     int32_t attr[24];           /* meaning: the op's file */

@@ -305,6 +305,7 @@ static int check_value(bvt_model *m, uint32_t index, bvt_error *err) {
     switch (v->dtype) {
     case BVT_DTYPE_F32:
     case BVT_DTYPE_I32: row = (uint64_t)v->cols * 4, element = 4; break;
+    case BVT_DTYPE_I8: row = v->cols; break;
     case BVT_DTYPE_I16: row = (uint64_t)v->cols * 2, element = 2; break;
     case BVT_DTYPE_U64:
     case BVT_DTYPE_F64: row = (uint64_t)v->cols * 8, element = 8; break;
@@ -317,6 +318,7 @@ static int check_value(bvt_model *m, uint32_t index, bvt_error *err) {
     switch (v->layout) {
     case BVT_LAYOUT_ROWS: span = row, align = element, count = v->rows; break;
     case BVT_LAYOUT_COLS: span = v->dtype == BVT_DTYPE_TRITS ? 2 * bvt_plane(v->rows) : bvt_ceil_div(v->rows, 8), align = 8, count = v->cols; break;
+    case BVT_LAYOUT_QUADS: span = 128 * bvt_ceil_div(v->cols, 8), align = 16, count = bvt_ceil_div(v->rows, 16); break;
     default:
         if (!bvt_tile_channels(v->layout)) wrong = wrong ? wrong : "unknown layout";
         else span = bvt_tile_bytes(v->layout, v->cols), align = 16, count = bvt_ceil_div(v->rows, bvt_tile_channels(v->layout));
@@ -334,7 +336,9 @@ static int check_value(bvt_model *m, uint32_t index, bvt_error *err) {
     if (wrong) {
     } else if (v->reserved || v->reserved2[0] || v->reserved2[1] || (!v->stored && v->widened)) wrong = "a reserved field is set";
     else if (!v->rows || !v->cols || v->rows > MAX_SIDE || v->cols > MAX_SIDE) wrong = "rows and cols must be 1 .. 2^24";
-    else if (v->layout != BVT_LAYOUT_ROWS && v->dtype != BVT_DTYPE_BITS &&
+    else if ((v->dtype == BVT_DTYPE_I8) != (v->layout == BVT_LAYOUT_QUADS)) wrong = "i8 and layout quads are for each other";
+    else if (v->dtype == BVT_DTYPE_I8 && v->storage != BVT_STORAGE_CONST) wrong = "i8 is for constants";
+    else if (v->layout != BVT_LAYOUT_ROWS && v->dtype != BVT_DTYPE_BITS && v->dtype != BVT_DTYPE_I8 &&
              !(v->dtype == BVT_DTYPE_TRITS && v->layout == BVT_LAYOUT_COLS))
         wrong = "only bits have this layout";
     else if (bvt_tile_channels(v->layout) && v->storage != BVT_STORAGE_CONST) wrong = "a layout of weights is for constants";
@@ -686,9 +690,9 @@ bvt_op_info bvt_get_op(const bvt_model *m, uint32_t index) {
 }
 
 bvt_value_info bvt_get_value(const bvt_model *m, uint32_t index) {
-    static const char *const dtypes[] = {"?", "f32", "i32", "bits", "u64", "f64", "trits", "i16"};
+    static const char *const dtypes[] = {"?", "f32", "i32", "bits", "u64", "f64", "trits", "i16", "i8"};
     static const char *const storages[] = {"?", "const", "arena", "tile", "input", "output"};
-    static const char *const layouts[] = {"?", "rows", "cols", "lanes16", "csa", "tbl2", "lut"};
+    static const char *const layouts[] = {"?", "rows", "cols", "lanes16", "csa", "tbl2", "lut", "quads"};
     static const char *const forms[] = {"as_is", "f16", "i8"};
     const bvt_rec_value *v = &m->values[index];
     return (bvt_value_info){

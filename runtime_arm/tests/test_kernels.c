@@ -8,6 +8,7 @@
 
 #include "../src/ops/activation.h"
 #include "../src/ops/attention.h"
+#include "../src/ops/dense_i8.h"
 #include "../src/ops/epilogue.h"
 #include "harness.h"
 #include "internal.h"
@@ -135,6 +136,35 @@ static void case_dense(test_case *t, uint32_t size) {
     add_in(t, 1, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, k, o);
     if (coin()) add_in(t, 2, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, 1, o);
     add_out(t, 0, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, n, o);
+    snprintf(t->text, sizeof t->text, "N %u K %u O %u", n, k, o);
+}
+
+/* Rows of every kind: random floats, of which most rows have a NaN or an infinity; moderate ones; halves of a step, which tie;
+ * zeros; subnormals; and magnitudes around those that have no inverse. */
+static void case_dense_i8(test_case *t, uint32_t size) {
+    uint32_t n = range(1, size ? 37 : 6), k = range(1, size ? 200 : 20), o = range(1, size ? 100 : 35);
+    if (size >= 2) k = 1 + (size - 2) % 40, o = 1 + (size - 2) / 40, n = range(1, 18); /* every K and O */
+    const bvt_view *x = add_in(t, 0, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, n, k);
+    for (uint32_t r = 0; r < n; r++) {
+        static const double sizes[] = {1, 1, 0x1p-120, 0x1p-121, 0x1p-122, 0x1p-140, 0x1p120, 0};
+        const uint32_t kind = below(5);
+        const double unit = sizes[below(8)];
+        float *row = bvt_row(x, r);
+        for (uint32_t c = 0; kind && c < k; c++)
+            row[c] = (float)((kind == 1 ? (double)range(0, 254) / 2 - 63.5 : ((double)below(1u << 24) - 0x1p23) * 0x1p-18) * unit);
+        if (kind == 1) row[below(k)] = (float)(coin() ? 63.5 * unit : -127 * unit);
+    }
+    bvt_view *w = &t->call.in[1];
+    *w = (bvt_view){.rows = o, .cols = k, .dtype = BVT_DTYPE_I8, .layout = BVT_LAYOUT_QUADS};
+    w->stride = 128 * ((k + 7) / 8) + 16 * below(2);
+    const size_t bytes = (o + 15) / 16 * w->stride;
+    w->base = t->in[1] = malloc(bytes);
+    const uint32_t kind = below(4); /* all -128, extremes, or random; padding too is whatever it is */
+    for (size_t i = 0; i < bytes; i++) w->base[i] = kind == 0 ? 0x80 : kind == 1 ? (coin() ? 0x7F : 0x81) : (uint8_t)rng();
+    add_in(t, 2, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, 1, o);
+    if (coin()) add_in(t, 3, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, 1, o);
+    add_out(t, 0, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, n, o);
+    t->op.scratch = (uint32_t)bvt_i8_scratch(k);
     snprintf(t->text, sizeof t->text, "N %u K %u O %u", n, k, o);
 }
 
@@ -480,6 +510,7 @@ static void (*const makers[])(test_case *, uint32_t) = {NULL,
 static bool row_wise(const test_case *t, unsigned i) {
     switch (t->op.opcode) {
     case BVT_OP_DENSE:
+    case BVT_OP_DENSE_I8:
     case BVT_OP_BGEMM:
     case BVT_OP_ATTENTION:
     case BVT_OP_MIXED_GEMM:
@@ -579,6 +610,7 @@ int main(int argc, char **argv) {
         for (unsigned long r = 0; e->opcode == BVT_OP_ATTENTION && r < rounds / 2; r++)
             run_case(e, model_attention, 2000000 + 1000 * i + r, r % 2); /* the definition itself */
         for (uint32_t k = 0; e->opcode == BVT_OP_BGEMM && e->isa != BVT_ISA_REF && k < 520; k++) run_case(e, ref, k, 2 + k);
+        for (uint32_t s = 0; e->opcode == BVT_OP_DENSE_I8 && e->isa != BVT_ISA_REF && s < 40 * 36; s++) run_case(e, ref, s, 2 + s);
     }
     for (int op = 1; op < BVT_OPCODE_END; op++)
         CHECK(has_reference[op], "%s has no reference kernel", bvt_opcode_name((uint32_t)op));

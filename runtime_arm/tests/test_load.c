@@ -250,7 +250,7 @@ static void test_values(void) {
     BROKEN("value 3: its name", values[3].name = 1000);
     BROKEN("unknown dtype", values[3].dtype = 9);
     BROKEN("unknown storage", values[3].storage = 0);
-    BROKEN("unknown layout", values[3].layout = BVT_LAYOUT_LUT + 1);
+    BROKEN("unknown layout", values[3].layout = BVT_LAYOUT_QUADS + 1);
     BROKEN("reserved", values[3].reserved = 1);
     BROKEN("rows and cols", values[3].rows = 0);
     BROKEN("rows and cols", values[3].cols = (1 << 24) + 1);
@@ -264,6 +264,20 @@ static void test_values(void) {
     BROKEN("1 outputs", values[4].storage = BVT_STORAGE_INPUT; values[4].offset = 0);
     BROKEN("only bits", values[4].layout = BVT_LAYOUT_COLS);
     BROKEN("a layout of weights is for constants", values[5].layout = BVT_LAYOUT_LANES16);
+    BROKEN("for each other", values[3].dtype = BVT_DTYPE_I8);
+    BROKEN("for each other", values[ops[BGEMM_Q].inputs[1]].dtype = BVT_DTYPE_I8);
+    BROKEN("for each other", values[ops[BGEMM_Q].inputs[1]].layout = BVT_LAYOUT_QUADS);
+    BROKEN("i8 is for constants", values[4].dtype = BVT_DTYPE_I8; values[4].layout = BVT_LAYOUT_QUADS);
+    BROKEN("stride", bvt_rec_value *v = &values[ops[DENSE].inputs[1]]; v->dtype = BVT_DTYPE_I8; v->layout = BVT_LAYOUT_QUADS;
+           v->stride = 128 * ((v->cols + 7) / 8) - 16);
+    BROKEN("stride", bvt_rec_value *v = &values[ops[DENSE].inputs[1]]; v->dtype = BVT_DTYPE_I8; v->layout = BVT_LAYOUT_QUADS;
+           v->stride = 128 * ((v->cols + 7) / 8) + 8);
+    BROKEN("bytes do not hold", bvt_rec_value *v = &values[ops[DENSE].inputs[1]]; v->dtype = BVT_DTYPE_I8;
+           v->layout = BVT_LAYOUT_QUADS; v->stride = 128 * ((v->cols + 7) / 8); v->bytes = (v->rows + 15) / 16 * v->stride - 1);
+    BROKEN("the weight has the wrong", bvt_rec_value *v = &values[ops[DENSE].inputs[1]]; v->dtype = BVT_DTYPE_I8;
+           v->layout = BVT_LAYOUT_QUADS; v->stride = 128 * ((v->cols + 7) / 8); v->bytes = (v->rows + 15) / 16 * v->stride);
+    BROKEN("only dense f32", bvt_rec_value *v = &values[ops[DENSE].inputs[1]]; v->dtype = BVT_DTYPE_I8;
+           v->layout = BVT_LAYOUT_QUADS; v->stride = 128 * ((v->cols + 7) / 8); v->stored = BVT_STORED_F16);
     BROKEN("cols cannot be in tile", values[5].layout = BVT_LAYOUT_COLS);
 }
 

@@ -10,6 +10,7 @@
 
 #include "../src/ops/attention.h"
 #include "../src/ops/bgemm.h"
+#include "../src/ops/dense_i8.h"
 #include "sample.h"
 
 enum {
@@ -20,19 +21,24 @@ enum {
     U64 = BVT_DTYPE_U64,
     F64 = BVT_DTYPE_F64,
     TRITS = BVT_DTYPE_TRITS,
+    I8 = BVT_DTYPE_I8,
     ROWS = BVT_LAYOUT_ROWS,
     COLS = BVT_LAYOUT_COLS,
     LANES16 = BVT_LAYOUT_LANES16,
     CSA = BVT_LAYOUT_CSA,
     TBL2 = BVT_LAYOUT_TBL2,
-    LUT = BVT_LAYOUT_LUT
+    LUT = BVT_LAYOUT_LUT,
+    QUADS = BVT_LAYOUT_QUADS
 };
 
 /* ---- Records ------------------------------------------------------------------------------------------------------------- */
 
 static sample *s; /* one group of one op, at most */
 
-static bool legal(int dtype, int layout) { return layout == ROWS || dtype == BITS || (dtype == TRITS && layout == COLS); }
+static bool legal(int dtype, int layout) {
+    if (dtype == I8 || layout == QUADS) return dtype == I8 && layout == QUADS;
+    return layout == ROWS || dtype == BITS || (dtype == TRITS && layout == COLS);
+}
 
 /* A value with the smallest stride. Constants: small floats, random bits, and zeros for the other types. */
 static uint32_t value(int dtype, int storage, int layout, uint32_t rows, uint32_t cols) {
@@ -45,6 +51,7 @@ static uint32_t value(int dtype, int storage, int layout, uint32_t rows, uint32_
     v->stride = dtype == BITS ? (cols + 7) / 8 : cols * (dtype == U64 || dtype == F64 ? 8 : 4);
     if (layout == COLS) v->stride = (rows + 63) / 64 * 8;
     if (channels) v->stride = (uint32_t)bvt_tile_bytes(layout, cols);
+    if (layout == QUADS) v->stride = (cols + 7) / 8 * 128, count = (rows + 15) / 16;
     if (dtype == TRITS) v->stride = (uint32_t)(2 * bvt_plane(layout == COLS ? rows : cols));
     v->bytes = (uint64_t)v->stride * count;
     uint64_t *memory = storage == BVT_STORAGE_CONST ? &s->constant_bytes : &s->arena;
@@ -53,7 +60,7 @@ static uint32_t value(int dtype, int storage, int layout, uint32_t rows, uint32_
     uint8_t *data = s->constants + v->offset;
     for (uint64_t i = 0; storage == BVT_STORAGE_CONST && i < v->bytes; i++) {
         if (dtype == F32 && i % 4 == 0) ((float *)(void *)data)[i / 4] = (float)below(2001) / 1000.0f - 1.0f;
-        if (dtype == BITS || dtype == TRITS) data[i] = (uint8_t)rng();
+        if (dtype == BITS || dtype == TRITS || dtype == I8) data[i] = (uint8_t)rng();
     }
     return s->n_values++;
 }
@@ -87,6 +94,11 @@ static void make_patches(void) {
 static void make_dense(void) {
     start(BVT_OP_DENSE, 9);
     in(0, F32, ROWS, 9, 5), in(1, F32, ROWS, 5, 17), in(2, F32, ROWS, 1, 17), out(0, F32, ROWS, 9, 17);
+}
+
+static void make_dense_i8(void) {
+    start(BVT_OP_DENSE_I8, 9);
+    in(0, F32, ROWS, 9, 5), in(1, I8, QUADS, 17, 5), in(2, F32, ROWS, 1, 17), in(3, F32, ROWS, 1, 17), out(0, F32, ROWS, 9, 17);
 }
 
 static void make_bgemm(void) { /* two groups */
@@ -212,6 +224,7 @@ static const struct {
     [BVT_OP_MAX_POOL] = {make_max_pool, 5, 0, 1, 0},
     [BVT_OP_ACTIVATION] = {make_activation, 1, 2, 1, 0},
     [BVT_OP_MULTIPLY] = {make_multiply, 0, 0, 3, 0},
+    [BVT_OP_DENSE_I8] = {make_dense_i8, 0, 0, 7, 0},
 };
 _Static_assert(sizeof kinds / sizeof *kinds == BVT_OPCODE_END, "a new op: add its good record");
 
@@ -371,8 +384,8 @@ static void test_reshaped(void) {
     for (uint32_t k = 1; k < BVT_OPCODE_END; k++) {
         unsigned long fit = 0;
         for (unsigned slot = 0; slot < BVT_N_IN + BVT_N_OUT; slot++)
-            for (int dtype = F32; dtype <= TRITS; dtype++)
-                for (int layout = ROWS; layout <= LUT; layout++)
+            for (int dtype = F32; dtype <= I8; dtype++)
+                for (int layout = ROWS; dtype != I16 && layout <= QUADS; layout++)
                     for (int shape = 0; shape < 7; shape++) {
                         kinds[k].make();
                         uint32_t *operand = slot < BVT_N_IN ? &OP->inputs[slot] : &OP->outputs[slot - BVT_N_IN];
@@ -451,6 +464,19 @@ static void test_products(void) {
     REFUSED(mixed_gemm, "the weight has the wrong", in(1, BITS, LANES16, 48, 20));
     REFUSED(mixed_gemm, "the output has the wrong", out(0, I32, ROWS, 6, 33));
     REFUSED(mixed_gemm, "unused attribute", OP->attr[0] = 1);
+    REFUSED(dense_i8, "x has the wrong", in(0, F32, ROWS, 9, 6));
+    REFUSED(dense_i8, "x has the wrong", in(0, I32, ROWS, 9, 5));
+    REFUSED(dense_i8, "the weight has the wrong", in(1, F32, ROWS, 17, 5));
+    REFUSED(dense_i8, "the weight has the wrong", in(1, BITS, LANES16, 17, 5));
+    REFUSED(dense_i8, "the weight has the wrong", in(1, I8, QUADS, 18, 5));
+    REFUSED(dense_i8, "the scale has the wrong", in(2, F32, ROWS, 17, 1));
+    REFUSED(dense_i8, "the bias has the wrong", in(3, F32, ROWS, 1, 16));
+    REFUSED(dense_i8, "the output has the wrong", out(0, I32, ROWS, 9, 17));
+    REFUSED(dense_i8, "unused attribute", OP->attr[0] = 1);
+    ACCEPTED(dense_i8, OP->inputs[3] = BVT_NONE);
+    CHECK(scratch == bvt_i8_scratch(5) && scratch == 256, "scratch %llu", (unsigned long long)scratch);
+    /* More columns than 32-bit sums hold; the operands are not looked into. */
+    REFUSED(dense_i8, "may not fit into 32 bits", IN(0)->cols = IN(1)->cols = BVT_I8_MOST_COLUMNS + 1);
     REFUSED(bgemm, "groups do not divide", OP->attr[0] = 3);
     REFUSED(bgemm, "groups do not divide", OP->attr[0] = -2);
     REFUSED(bgemm, "groups do not divide", OP->attr[0] = INT_MIN);

@@ -10,10 +10,13 @@ from bvtdeploy.ir.types import TERNARY
 from bvtdeploy.lower.pack import (
     logical_bytes,
     pack_lanes16,
+    pack_quads,
     pack_rows,
     pack_trits,
+    quads_stride,
     trit_stride,
     unpack_lanes16,
+    unpack_quads,
     unpack_rows,
     unpack_trits,
 )
@@ -43,6 +46,19 @@ def test_lanes16(shape: tuple[int, int, int]) -> None:
     assert np.array_equal(unpack_lanes16(packed, *x.shape), x) and np.unpackbits(packed).sum() == (x > 0).sum()
     o, k = x.shape[0] - 1, x.shape[1] - 1
     assert bool(packed[o // 16, k // 8, o % 16] >> (k % 8) & 1) == (x[o, k] > 0)
+
+
+@given(shapes)
+def test_quads(shape: tuple[int, int, int]) -> None:
+    rows, cols, seed = shape
+    x = np.random.default_rng(seed).integers(-128, 128, (rows, cols)).astype(np.int8)
+    packed = pack_quads(x)
+    assert packed.flags.c_contiguous and packed.nbytes == -(-rows // 16) * quads_stride(cols)
+    assert np.array_equal(unpack_quads(packed.tobytes(), rows, cols), x)
+    data, want = packed.tobytes(), bytearray(packed.nbytes)  # what spec.py says, byte by byte; everything else is zero
+    for (o, k), code in np.ndenumerate(x):
+        want[o // 16 * quads_stride(cols) + k // 4 * 64 + o % 16 * 4 + k % 4] = int(code) & 255
+    assert data == bytes(want)
 
 
 def test_by_hand() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from bvtdeploy.artifact.spec import OPCODES
 from bvtdeploy.ir import Graph, Type, bits, f32, i32
-from bvtdeploy.ir.types import BIPOLAR, TERNARY
+from bvtdeploy.ir.types import BIPOLAR, TERNARY, i8
 from bvtdeploy.ops import REGISTRY
 from bvtdeploy.ops.epilogue import PARAMETERS, RESIDUALS, ROLES, THRESHOLDS, row_map
 from bvtdeploy.ops.numerics import fma, lane_sum
@@ -90,6 +91,48 @@ def test_dense(bias: bool) -> None:
                 acc = fma(x[n, k], w[k, o], acc)[()]
             want[n, o] = acc + b[0, o] if bias else acc
     equal(run("dense", {}, x, w, *([b] if bias else []))[0], want)
+
+
+def quantised(row: np.ndarray) -> tuple[list[int], np.float32]:
+    """Codes and step of a row, from exact fractions: x * inverse to the nearest whole number, ties to even (as round() has it)."""
+    with np.errstate(all="ignore"):
+        m = np.float32(np.nan) if np.isnan(row).any() else np.abs(row).max()
+        inverse, step = F(127) / m, m / F(127)
+    if not (np.isfinite(m) and np.isfinite(inverse)):
+        return [0] * len(row), step
+    return [round(Fraction(float(v)) * Fraction(float(inverse))) for v in row], step
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_dense_i8(bias: bool) -> None:
+    x = reals(40, 11)
+    x[:20] = (RNG.integers(-254, 255, (20, 11)) / 2 * 2.0 ** RNG.integers(-130, 110, (20, 1))).astype(F)  # ties
+    x[:20, 3] = np.where(np.arange(20) % 2, 127, -63.5).astype(F) * np.abs(x[:20, 0])
+    x[20], x[21, 4], x[22, 5], x[23, 10] = 0, np.inf, np.nan, -np.inf
+    x[24], x[25] = 2.0**-149 * RNG.integers(-9, 10, 11), F(3.4e38) * RNG.choice([-1, 0.5, 1], 11)
+    w, scale, b = RNG.integers(-128, 128, (5, 11)).astype(np.int8), np.abs(reals(1, 5)), reals(1, 5)
+    found = run("dense_i8", {}, x, w, scale, *([b] if bias else []))[0]
+    for n in range(len(x)):
+        codes, step = quantised(x[n])
+        assert max(map(abs, codes)) <= 127
+        for o in range(5):
+            acc = sum(q * int(v) for q, v in zip(codes, w[o], strict=True))
+            with np.errstate(all="ignore"):
+                want = F(acc) * (step * scale[0, o])
+                want = want + b[0, o] if bias else want
+            assert np.isnan(want) == np.isnan(found[n, o])
+            np.isnan(want) or equal(found[n, o], want)
+    assert np.isnan(found[21:24]).all() and not np.isnan(np.delete(found, [21, 22, 23], axis=0)).any()
+
+
+def test_dense_i8_rounds_large_sums_once() -> None:
+    k = 1 << 17
+    x, w = np.ones((1, k), F), np.full((2, k), -128, np.int8)
+    w[1, 0] = 1  # the sum is not a multiple of 256
+    exact = [-128 * 127 * k, -128 * 127 * (k - 1) + 127]
+    assert min(exact) >= -(2**31)
+    step = F(1) / F(127)
+    equal(run("dense_i8", {}, x, w, np.ones((1, 2), F))[0], np.array([[F(e) * step for e in exact]], F))
 
 
 @pytest.mark.parametrize("k", [1, 7, 8, 9, 64, 65, 300])
@@ -368,6 +411,12 @@ L = Type("f64", (1, 2))
         ("dense", [f32(2, 3), f32(4, 5)], {}, "dense of"),
         ("dense", [f32(2, 3), f32(3, 5), f32(5)], {}, "bias"),
         ("dense", [i32(2, 3), f32(3, 5)], {}, "dense of"),
+        ("dense_i8", [f32(2, 3), i8(5, 4), f32(1, 5)], {}, "dense_i8 of"),
+        ("dense_i8", [f32(2, 3), f32(5, 3), f32(1, 5)], {}, "dense_i8 of"),
+        ("dense_i8", [f32(2, 3), i8(5, 3)], {}, "dense_i8 of"),
+        ("dense_i8", [f32(2, 3), i8(5, 3), f32(5, 1)], {}, "scale and bias"),
+        ("dense_i8", [f32(2, 3), i8(5, 3), f32(1, 5), f32(1, 4)], {}, "scale and bias"),
+        ("dense_i8", [f32(1, (1 << 17) + 1), i8(1, (1 << 17) + 1), f32(1, 1)], {}, "dense_i8 of"),
         ("bgemm", [bits(2, 3), bits(4, 5)], {}, "K differs"),
         ("bgemm", [bits(2, 3, alphabet="{0,1}"), bits(4, 3)], {}, "bgemm of"),
         ("mean_rows", [i32(2, 3)], {}, "mean_rows of"),

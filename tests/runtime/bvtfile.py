@@ -120,6 +120,12 @@ class File:
             elif layout == "COLS":
                 stride = align(-(-rows // 8), 8)
                 data = pack_cols(x)
+            elif layout == "QUADS":
+                dtype, stride = "I8", -(-cols // 8) * 128
+                tiles = np.zeros((-(-rows // 16), stride), np.int8)
+                for (o, k), code in np.ndenumerate(x):
+                    tiles[o // 16, k // 4 * 64 + o % 16 * 4 + k % 4] = code
+                data = tiles.tobytes()
             elif layout == "TRITS":
                 dtype, layout, data = "TRITS", "ROWS", pack_trits(x)
                 stride = len(data) // rows

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from bvtdeploy.ops import REGISTRY
+from bvtdeploy.ops.dense_i8 import scratch_bytes
 from bvtdeploy.ops.epilogue import PARAMETERS, RESIDUALS, ROLES, THRESHOLDS
 
 from .bvtfile import File, align, logical_bytes
@@ -100,6 +101,23 @@ def dense(f: File, want: Expected, rng: Rng) -> None:
     if rng.random() < 0.5:
         operands.append(floats(rng, 1, o))
     add(f, want, "dense", {}, {i: (x, "ROWS") for i, x in enumerate(operands)}, operands, [(0, "F32", "ROWS")], [], rng)
+
+
+def dense_i8(f: File, want: Expected, rng: Rng) -> None:
+    n, k, o = int(rng.integers(1, 40)), int(rng.integers(1, 100)), int(rng.integers(1, 70))
+    if rng.random() < 0.1:
+        k = int(rng.integers(500, 1200))
+    x = floats(rng, n, k, special=0.001)
+    halves = rng.random(n) < 0.3  # whole and half steps, which tie
+    x[halves] = (rng.integers(-254, 255, (n, k)) / 2 * 2.0 ** rng.integers(-125, 100, (n, 1))).astype(np.float32)[halves]
+    most = rng.random(n) < 0.5
+    x[most, rng.integers(0, k, n)[most]] *= 127
+    w = rng.integers(-128, 128, (o, k)).astype(np.int8)
+    operands = [x, w, floats(rng, 1, o)]
+    if rng.random() < 0.5:
+        operands.append(floats(rng, 1, o))
+    slots = {i: (a, "QUADS" if i == 1 else "ROWS") for i, a in enumerate(operands)}
+    add(f, want, "dense_i8", {}, slots, operands, [(0, "F32", "ROWS")], [], rng, scratch=scratch_bytes(k))
 
 
 def grid(rng: Rng, most: int) -> dict[str, int]:
@@ -316,6 +334,7 @@ def epilogue(f: File, want: Expected, rng: Rng) -> None:
 CASES: list[tuple[Callable[[File, Expected, Rng], None], int]] = [
     (bgemm, 90),
     (dense, 25),
+    (dense_i8, 60),
     (patches, 12),
     (row_patches, 50),
     (avg_pool, 15),
