@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from bvtdeploy.device.registry import Entry
     from bvtdeploy.doctor import Diagnosis
     from bvtdeploy.models.zoo import ModelFacts
-    from bvtdeploy.passes.base import Side
+    from bvtdeploy.passes.base import Elementwise, Side
     from bvtdeploy.profile import Profile, Profiles
     from bvtdeploy.profile.compare import Comparisons
     from bvtdeploy.verifier import VerifyReport
@@ -61,6 +61,7 @@ def compile(
     model_output: str | int | None = None,
     zeros: Literal["exact", "positive"] = "exact",
     side: Side = "fp32",
+    elementwise: Elementwise = "fp32",
     tuning: StrPath | None = None,
     progress: Say | None = None,
 ) -> CompileReport:
@@ -81,6 +82,8 @@ def compile(
         zeros: the sign of an operand that can be exactly 0 by construction: a third code ("exact"), or +1 ("positive").
         side: how real parameters are stored: "fp32", "fp16", or "int8" (matrices in int8, the rest in fp16): smaller files,
             slightly other logits, the same bits everywhere.
+        elementwise: what element-wise ops compute in: "fp32", or "fp16" for boards with FP16 arithmetic: faster there, slightly
+            other logits, the same bits everywhere.
         tuning: file that `tune` wrote: its layouts win over the board's; never changes results.
         progress: told what is being done.
     """
@@ -92,7 +95,7 @@ def compile(
         from bvtdeploy.bench.tune import load_tuning
 
         measured = load_tuning(Path(tuning))
-    return compile_model(
+    report = compile_model(
         _source(source),
         Path(output),
         board=target.name,
@@ -106,8 +109,14 @@ def compile(
         model_output=model_output,
         zeros=zeros,
         side=side,
+        elementwise=elementwise,
         progress=progress,
     )
+    if report.compiled.report.half_ops and "fp16" not in target.features:
+        report.warnings.append(
+            f"board {target.name} ({target.core}) need not have FP16 arithmetic: without it every step is converted, which is slower"
+        )
+    return report
 
 
 def inspect(artifact: StrPath) -> dict[str, Any]:

@@ -26,9 +26,9 @@ from bvtdeploy.ir.interp import run as interpret
 from bvtdeploy.lower.lowered import Lowered, describe, lower
 from bvtdeploy.lower.weights import Costs, Measured
 from bvtdeploy.ops.kinds import KINDS, WEIGHTS, source_kinds
-from bvtdeploy.passes import pipeline
+from bvtdeploy.passes import half, pipeline
 from bvtdeploy.passes import side as side_pass
-from bvtdeploy.passes.base import Report, Side
+from bvtdeploy.passes.base import Elementwise, Report, Side
 from bvtdeploy.passes.binary_weights import binary_rows
 
 SIGN_POLICY = "sign(0) = +1"
@@ -97,6 +97,7 @@ class CompileReport:
             "ternary_signs": c.report.ternary_signs,
             "zeros": c.report.zeros,
             "side": c.report.side,
+            "elementwise": {"arithmetic": c.report.elementwise, "fp16_ops": c.report.half_ops},
             "policy": SIGN_POLICY,
             "passes": [{"name": t.name, "seconds": t.seconds, "nodes": t.nodes} for t in c.timings],
             "warnings": self.warnings,
@@ -119,17 +120,21 @@ def compile_graph(
     progress: Callable[[str], None] | None = None,
     zeros: Literal["exact", "positive"] = "exact",
     side: Side = "fp32",
+    elementwise: Elementwise = "fp32",
     costs: Costs | None = None,
     measured: Measured | None = None,
 ) -> Compiled:
-    """Runs the pipeline and the lowering on an imported model. `zeros`, `side`, `costs`, `measured`: see `compile_model`.
+    """Runs the pipeline and the lowering on an imported model. `zeros`, `side`, `elementwise`, `costs`, `measured`: see `compile_model`.
 
     Raises UserError when something has no compiled form, or when nothing in the model is binary.
     """
     if side not in get_args(Side):
         raise UserError(f"real parameters cannot be stored as {side!r}", where="side", fix=f"give {', '.join(get_args(Side))}")
+    if elementwise not in get_args(Elementwise):
+        fix = f"give {', '.join(get_args(Elementwise))}"
+        raise UserError(f"element-wise ops cannot compute in {elementwise!r}", where="elementwise", fix=fix)
     say = progress or (lambda _: None)
-    report = Report(residue_max=imported.residue_max, zeros=zeros, side=side, lines=imported.lines)
+    report = Report(residue_max=imported.residue_max, zeros=zeros, side=side, elementwise=elementwise, lines=imported.lines)
     (image,) = imported.graph.inputs
     _, c, h, w = image.type.shape
     if dump_ir is not None:
@@ -145,7 +150,9 @@ def compile_graph(
 
     source_storage = _source_storage(imported)
     layers = [Problem(op.kind, op.module, report.line(op)) for op in imported.graph.of_kind("linear", "conv2d")]
-    passes = pipeline.PIPELINE if side == "fp32" else (*pipeline.PIPELINE, side_pass.PASS)
+    passes = pipeline.PIPELINE
+    passes += (half.PASS,) if elementwise == "fp16" else ()
+    passes += (side_pass.PASS,) if side != "fp32" else ()
     try:
         graph, timings = pipeline.run(imported.graph, report, observe, passes)
     except UserError as error:
@@ -242,6 +249,7 @@ def compile_model(
     model_output: str | int | None = None,
     zeros: Literal["exact", "positive"] = "exact",
     side: Side = "fp32",
+    elementwise: Elementwise = "fp32",
     costs: Costs | None = None,
     measured: Measured | None = None,
 ) -> CompileReport:
@@ -260,6 +268,8 @@ def compile_model(
             code, as the source does ("exact"), or +1 ("positive"), which is faster and another function.
         side: how real parameters (everything beside the +-1 weights) are stored: fp32, fp16, or matrices in int8 and the rest in
             fp16. What is stored is what everything computes with (passes/side.py): smaller files, slightly other logits.
+        elementwise: what epilogues, stencils and pools compute in: fp32, or fp16 with every step rounded (passes/half.py): faster on
+            cores with the FP16 instructions of ARMv8.2, slower on others, slightly other logits, and the same bits everywhere.
         costs: the board's costs of binary products, which choose the layouts of their weights (never results); None: one layout.
         measured: the layouts of some shapes that were the fastest on a device; they win over the costs.
 
@@ -274,8 +284,9 @@ def compile_model(
     imported = import_model(source, example_input=example_input, trust_pickle=trust_pickle, output=model_output)
     try:
         compiled = compile_graph(
-            imported, dump_ir=dump_ir, progress=progress, zeros=zeros, side=side, costs=costs, measured=measured
-        )
+            imported, dump_ir=dump_ir, progress=progress, zeros=zeros, side=side, elementwise=elementwise, costs=costs,
+            measured=measured,
+        )  # fmt: skip
     except UserError as error:
         error.where = error.where or (str(source) if isinstance(source, (str, Path)) else type(source).__name__)
         raise
@@ -297,6 +308,8 @@ def compile_model(
         report.warnings.append("no preprocessing known: images cannot be run directly; compile with --preprocess imagenet|FILE")
     if not names:
         report.warnings.append("no class names known: classes are numbers; compile with --labels FILE")
+    if elementwise == "fp16" and not compiled.report.half_ops:
+        report.warnings.append("fp16 changed nothing: no element-wise op of this model could compute in it (--explain says why)")
     if compiled.report.zeros_in_weights:
         report.warnings.append(f"{compiled.report.zeros_in_weights} weights are exactly 0 and became +1 ({SIGN_POLICY})")
     return report
@@ -326,6 +339,7 @@ def _meta(
         "zeros_in_weights": compiled.report.zeros_in_weights,
         "zeros": compiled.report.zeros,
         "side": compiled.report.side,
+        "elementwise": compiled.report.elementwise,
         "layers.mixed": compiled.report.mixed_layers,
         "signs.ternary": compiled.report.ternary_signs,
     }

@@ -56,6 +56,7 @@ def describe(artifact: Artifact) -> dict[str, Any]:
         "arena_bytes": artifact.header["arena_bytes"],
         "tile_bytes": artifact.header["tile_bytes"],
         "side": artifact.meta.get("side", "fp32"),
+        "elementwise": artifact.meta.get("elementwise", "fp32"),
         "constants": _forms(artifact),
         "widened_bytes": artifact.header["widened_bytes"],
         "macs": {"binary": macs["binary"], "mixed": mixed, "float": macs["float"] - mixed},
@@ -112,7 +113,7 @@ def _forms(artifact: Artifact) -> dict[str, int]:
     kinds = {spec.STORED["F16"]: "fp16", spec.STORED["I8"]: "int8"}
     for v in artifact.values:
         if v["storage"] == spec.STORAGES["CONST"]:
-            plain = {spec.DTYPES["BITS"]: "bits", spec.DTYPES["F32"]: "fp32"}.get(v["dtype"], "tables")
+            plain = {spec.DTYPES["BITS"]: "bits", spec.DTYPES["F32"]: "fp32", spec.DTYPES["F16"]: "fp16"}.get(v["dtype"], "tables")
             found[kinds.get(v["stored"], plain)] += v["bytes"]
     return found
 

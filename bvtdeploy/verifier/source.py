@@ -47,8 +47,14 @@ class TorchSide:
                 fix="verify with the model that was compiled",
             )
         self.side = str(artifact.meta.get("side", "fp32"))
+        self.elementwise = str(artifact.meta.get("elementwise", "fp32"))
         digest = hashlib.sha256(print_graph(self.graph).encode()).hexdigest()
-        self.same_graph = self.side == "fp32" and digest == artifact.meta.get("graph.sha256")
+        self.same_graph = not self.rounded and digest == artifact.meta.get("graph.sha256")
+
+    @property
+    def rounded(self) -> bool:
+        """Parameters or element-wise arithmetic are in fewer bits than the source's."""
+        return (self.side, self.elementwise) != ("fp32", "fp32")
 
     @property
     def graph(self) -> Graph:

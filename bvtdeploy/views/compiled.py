@@ -44,6 +44,7 @@ def show_compile(console: Console, report: Mapping[str, Any], *, explain: bool) 
             ("weights that are 0", report["zeros_in_weights"]),
             ("estimator residue", f"at most {report['residue_max']:.3g}, removed" if report["residue_max"] else "none"),
             ("real parameters", f"stored as {report['side']}"),
+            ("element-wise ops", _arithmetic(report["elementwise"])),
             ("time", f"{sum(p['seconds'] for p in report['passes']):.2f} s in {len(report['passes'])} passes"),
         ]
     )
@@ -100,6 +101,11 @@ def show_inspect(console: Console, facts: Mapping[str, Any]) -> None:
         align="rlnnrrrrr",
         optional=("binary MACs", "float MACs", "constants", "live"),
     )
+
+
+def _arithmetic(elementwise: Mapping[str, Any]) -> str:
+    count = elementwise["fp16_ops"]
+    return f"{count} compute in fp16, the others in fp32" if count else "compute in fp32"
 
 
 def _shapes(shapes: Sequence[Sequence[int]]) -> str:

@@ -40,12 +40,18 @@ def show_verify(console: Console, report: Mapping[str, Any], *, ok: bool) -> Non
         )
     if side := report.get("side"):
         console.say(
-            f"      parameters in {side['kind']} instead of fp32, on {side['images']} inputs: logits move by at most "
+            f"      {_rounded(side)} instead of fp32, on {side['images']} inputs: logits move by at most "
             f"{side['logit_error_max']:.3g} (mean {side['logit_error_mean']:.3g}), "
             f"the same class on {percent(side['top1_agreement'])}, {100 * side['codes_changed']:.3g} % of the codes change"
         )
     if forced := report.get("teacher_forced"):
         show_forced(console, forced)
+
+
+def _rounded(side: Mapping[str, Any]) -> str:
+    """What of an artifact is not in fp32."""
+    parts = {f"parameters in {side['kind']}": side["kind"], f"arithmetic in {side['elementwise']}": side["elementwise"]}
+    return ", ".join(text for text, kind in parts.items() if kind != "fp32")
 
 
 def _forced_cells(row: Mapping[str, Any]) -> list[str]:

@@ -116,7 +116,7 @@ static double seconds(void) {
 int main(int argc, char **argv) {
     const double limit = (argc > 1 ? atof(argv[1]) : 200) * 1e-3;
     for (unsigned i = 0; i < bvt_n_kernels; i++) {
-        if (!bvt_kernel_usable(i)) continue;
+        if (!bvt_kernel_usable(i) || bvt_kernels[i].half) continue;
         job j = prepare(bvt_kernels[i].opcode);
         j.call.op = &j.op;
         double best = 1e9, begin = seconds();

@@ -12,7 +12,7 @@
 #define BVT_FORMAT_H
 #include <stdint.h>
 
-#define BVT_VERSION 4u
+#define BVT_VERSION 5u
 #define BVT_ALIGN 64u
 #define BVT_NONE 0xFFFFFFFFu
 #define BVT_N_IN 20
@@ -48,6 +48,7 @@ enum {
     BVT_DTYPE_F64 = 5,
     BVT_DTYPE_TRITS = 6,
     BVT_DTYPE_I16 = 7,
+    BVT_DTYPE_F16 = 8,
 };
 
 enum {

@@ -2,7 +2,9 @@
  *
  *     in f32[N x C*g]      out f32[N x C]      attr[0] = g
  *     out[n][c] = (x[n][c*g] + x[n][c*g+1] + ... + x[n][c*g+g-1], rounded after every addition) * fp32(1/g)
+ *     Both may be F16: then every addition, fp16(fp32(1/g)) and the product are rounded to it.
  */
+#include "../half.h"
 #include "../internal.h"
 #include "../numerics.h"
 
@@ -12,21 +14,22 @@ int bvt_check_channel_pool(bvt_check *c) {
     BVT_TRY(bvt_expect(c, g > 0, "the number of channels to pool must be positive"));
     BVT_TRY(bvt_check_attrs_end(c, 1));
     const bvt_rec_value *x = bvt_in(c, 0), *y = bvt_out(c, 0);
-    BVT_TRY(bvt_check_value(c, x, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, y->rows, (uint64_t)y->cols * (uint64_t)g, "x"));
-    BVT_TRY(bvt_check_value(c, y, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, x->rows, x->cols / (uint32_t)g, "the output"));
+    BVT_TRY(bvt_check_value(c, x, bvt_real_dtype(c), BVT_LAYOUT_ROWS, y->rows, (uint64_t)y->cols * (uint64_t)g, "x"));
+    BVT_TRY(bvt_check_value(c, y, bvt_real_dtype(c), BVT_LAYOUT_ROWS, x->rows, x->cols / (uint32_t)g, "the output"));
     return BVT_OK;
 }
 
 void bvt_channel_pool_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
+    const bool half = call->in[0].dtype == BVT_DTYPE_F16;
     const uint32_t g = (uint32_t)call->op->attr[0], channels = call->out[0].cols;
-    const float reciprocal = bvt_reciprocal(g);
+    const float reciprocal = bvt_rounded(bvt_reciprocal(g), half);
     for (uint32_t n = row0; n < row1; n++) {
-        const float *x = bvt_row_f32(&call->in[0], n);
-        float *y = bvt_row(&call->out[0], n);
-        for (uint32_t c = 0; c < channels; c++, x += g) {
-            float sum = x[0];
-            for (uint32_t i = 1; i < g; i++) sum += x[i];
-            y[c] = sum * reciprocal;
+        const void *x = bvt_row(&call->in[0], n);
+        void *y = bvt_row(&call->out[0], n);
+        for (uint32_t c = 0; c < channels; c++) {
+            float sum = bvt_get_real(x, c * g, half);
+            for (uint32_t i = 1; i < g; i++) sum = bvt_rounded(sum + bvt_get_real(x, c * g + i, half), half);
+            bvt_put_real(y, c, sum * reciprocal, half);
         }
     }
 }
