@@ -24,7 +24,10 @@ enum { SMALL_I16, SMALL_I32, ANY_I16, ANY_I32, REAL_F16, REAL_F32 };
 typedef struct {
     const bvt_call *call;
     uint32_t cols;
+    const bvt_view *x_view;
     unsigned x_kind, x_bytes;
+    int out_kind; /* REAL_F16, REAL_F32, or -1: none */
+    bool has_res[BVT_EP_RESIDUALS];
     const uint16_t *param[BVT_EP_THRESHOLD0], *threshold; /* or NULL: no sign */
     sign_target target;
     uint32_t res_cols[BVT_EP_RESIDUALS];
@@ -69,64 +72,73 @@ INLINE half16 load_x(const uint8_t *x, unsigned kind) {
 
 INLINE half8 prelu(half8 v, half8 slope) { return vbslq_f16(vcgtzq_f16(v), v, vmulq_f16(v, slope)); }
 
-static __attribute__((noinline)) void find_rows(rows8 *t, const operands *o, uint32_t r0, uint32_t row1, unsigned set) {
-    const bvt_view *x = &o->call->in[BVT_EP_X], *out = &o->call->out[0];
+/* What adds nothing, not even to -0: the rows of residuals that a form has and an op has not. */
+static const uint16_t nothing[16] = {0x8000, 0x8000, 0x8000, 0x8000, 0x8000, 0x8000, 0x8000, 0x8000,
+                                     0x8000, 0x8000, 0x8000, 0x8000, 0x8000, 0x8000, 0x8000, 0x8000};
+
+static __attribute__((noinline)) void find_rows(rows8 *t, const operands *o, uint32_t r0, uint32_t row1, unsigned form) {
+    const bvt_view *out = &o->call->out[0];
     t->rows = bvt_min_u32(row1 - r0, 8);
     memset(t->at, 0, sizeof t->at);
     for (unsigned r = 0; r < t->rows; r++) {
-        t->x[r] = bvt_row_bits(x, r0 + r);
+        t->x[r] = bvt_row_bits(o->x_view, r0 + r);
         t->out[r] = out->base ? bvt_row(out, r0 + r) : NULL;
     }
     for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) {
-        if (!(set >> (BVT_EP_RES0 + slot) & 1)) continue;
+        if (!(form >> (BVT_EP_RES0 + slot) & 1)) continue;
         const bool same_rows = o->call->op->attr[1 + slot] == 1; /* the others divide */
         const bvt_view *res = &o->call->in[BVT_EP_RES0 + slot];
         for (unsigned r = 0; r < t->rows; r++)
-            t->res[slot][r] = same_rows ? bvt_row_f16(res, r0 + r) : bvt_epilogue_residual(o->call, slot, r0 + r);
+            t->res[slot][r] = !o->has_res[slot] ? nothing
+                              : same_rows       ? bvt_row_f16(res, r0 + r)
+                                                : bvt_epilogue_residual(o->call, slot, r0 + r);
     }
 }
 
-/* Channels c .. c+15 of the rows, in falling order as signs want them. common: set is a constant, x are small dots of 16 bits, and there
- * are a sign and an output of F16. */
-INLINE signs rows_signs(const operands *o, const rows8 *t, uint32_t c, const unsigned set, const bool common) {
-    const half16 none = {vreinterpretq_f16_u16(vdupq_n_u16(0)), vreinterpretq_f16_u16(vdupq_n_u16(0))};
-    const bool sign = common || o->threshold, narrow_out = common || o->call->out[0].dtype == BVT_DTYPE_F16;
-    const half16 threshold = sign ? load16(o->threshold + c) : none;
-    half16 p[BVT_EP_THRESHOLD0];
-    for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++) p[i] = set >> i & 1 ? load16(o->param[i] + c) : none;
+static half16 neutral(uint16_t bits) {
+    const half8 x = vreinterpretq_f16_u16(vdupq_n_u16(bits));
+    return (half16){x, x};
+}
+
+/* Channels c .. c+15 of the rows, in falling order as signs want them. form: the operands that the code has; those that the op has not
+ * are 1 or -0. Constants: kind of x, or -1: o->x_kind; signed: there is a sign, 0: none, -1: asked for every row; narrow: so for F16. */
+INLINE signs rows_signs(const operands *o, const rows8 *t, uint32_t c, const unsigned form, const int kind_is, const int has_sign,
+                        const bool narrow) {
+    const half16 one = neutral(0x3C00), zero = neutral(0x8000);
+    /* By hand: an array would be in memory. */
+#define PARAM(role, none) (form >> (role) & 1 && o->param[role] ? load16(o->param[role] + c) : (none))
+    const half16 scale = PARAM(BVT_EP_SCALE, one), shift = PARAM(BVT_EP_SHIFT, zero), slope = PARAM(BVT_EP_SLOPE, one),
+                 post = PARAM(BVT_EP_POST, zero), scale2 = PARAM(BVT_EP_SCALE2, one), shift2 = PARAM(BVT_EP_SHIFT2, zero),
+                 threshold = has_sign && o->threshold ? load16(o->threshold + c) : zero;
+#undef PARAM
     signs s = {vdupq_n_u16(0), vdupq_n_u16(0)};
 #pragma GCC unroll 1
     for (unsigned r = t->rows; r-- > 0;) {
-        unsigned kind = common ? SMALL_I16 : o->x_kind, has = set;
-        if (!common) __asm__("" : "+r"(kind), "+r"(has)); /* else the loop may be there once a kind */
+        unsigned kind = kind_is < 0 ? o->x_kind : (unsigned)kind_is;
+        if (kind_is < 0) __asm__("" : "+r"(kind)); /* else the loop may be there once a kind */
         half16 v = load_x(t->x[r] + c * o->x_bytes, kind);
-#define HAS(role) (has >> (role) & 1)
+#define HAS(role) (form >> (role) & 1)
 #define RESIDUAL(slot) \
     if (HAS(BVT_EP_RES0 + (slot))) v = add16(v, load16(t->res[slot][r] + t->at[slot]));
-        if (HAS(BVT_EP_SCALE)) v = multiply16(v, p[BVT_EP_SCALE]);
-        if (HAS(BVT_EP_SHIFT)) v = add16(v, p[BVT_EP_SHIFT]);
-        RESIDUAL(0)
-        if (has & (RES1 | RES2)) {
-            RESIDUAL(1) RESIDUAL(2)
-        }
-        if (HAS(BVT_EP_SLOPE)) v = (half16){prelu(v.a, p[BVT_EP_SLOPE].a), prelu(v.b, p[BVT_EP_SLOPE].b)};
-        if (HAS(BVT_EP_POST)) v = add16(v, p[BVT_EP_POST]);
-        if (has & (AFFINE2 | 7u << BVT_EP_POST_RES0)) {
-            if (HAS(BVT_EP_SCALE2)) v = multiply16(v, p[BVT_EP_SCALE2]);
-            if (HAS(BVT_EP_SHIFT2)) v = add16(v, p[BVT_EP_SHIFT2]);
-            RESIDUAL(3) RESIDUAL(4) RESIDUAL(5)
-        }
+        if (HAS(BVT_EP_SCALE)) v = multiply16(v, scale);
+        if (HAS(BVT_EP_SHIFT)) v = add16(v, shift);
+        RESIDUAL(0) RESIDUAL(1) RESIDUAL(2)
+        if (HAS(BVT_EP_SLOPE)) v = (half16){prelu(v.a, slope.a), prelu(v.b, slope.b)};
+        if (HAS(BVT_EP_POST)) v = add16(v, post);
+        if (HAS(BVT_EP_SCALE2)) v = multiply16(v, scale2);
+        if (HAS(BVT_EP_SHIFT2)) v = add16(v, shift2);
+        RESIDUAL(3) RESIDUAL(4)
 #undef RESIDUAL
 #undef HAS
-        if ((common || t->out[r]) && narrow_out) {
+        if (narrow || o->out_kind == REAL_F16) {
             uint16_t *to = (uint16_t *)t->out[r] + c;
             store(to, v.a), store(to + 8, v.b);
-        } else if (t->out[r]) {
+        } else if (o->out_kind == REAL_F32) {
             float *to = (float *)t->out[r] + c;
             vst1q_f32(to, vcvt_f32_f16(vget_low_f16(v.a))), vst1q_f32(to + 4, vcvt_high_f32_f16(v.a));
             vst1q_f32(to + 8, vcvt_f32_f16(vget_low_f16(v.b))), vst1q_f32(to + 12, vcvt_high_f32_f16(v.b));
         }
-        if (sign) { /* add_row in one operation */
+        if (has_sign > 0 || (has_sign && o->threshold)) { /* add_row in one operation */
             s.low = vsliq_n_u16(vcgeq_f16(v.a, threshold.a), s.low, 1);
             s.high = vsliq_n_u16(vcgeq_f16(v.b, threshold.b), s.high, 1);
         }
@@ -138,31 +150,39 @@ static __attribute__((noinline)) void put_signs(const operands *o, uint32_t r0, 
     store_signs(&o->target, r0, rows, c, 16, s);
 }
 
-INLINE void run(const operands *o, uint32_t row0, uint32_t row1, const unsigned set, const bool common) {
+INLINE void run(const operands *o, uint32_t row0, uint32_t row1, const unsigned form, const int kind, const int has_sign,
+                const bool narrow) {
     for (uint32_t r0 = row0; r0 < row1; r0 += 8) {
         rows8 t;
-        find_rows(&t, o, r0, row1, set);
+        find_rows(&t, o, r0, row1, form);
         for (uint32_t c = 0; c < o->cols; c += 16) {
-            const signs s = rows_signs(o, &t, c, set, common);
+            const signs s = rows_signs(o, &t, c, form, kind, has_sign, narrow);
             for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
-                if (set >> (BVT_EP_RES0 + slot) & 1) t.at[slot] = t.at[slot] + 16 == o->res_cols[slot] ? 0 : t.at[slot] + 16;
-            if (common || o->threshold) put_signs(o, r0, t.rows, c, &s);
+                if (form >> (BVT_EP_RES0 + slot) & 1) t.at[slot] = t.at[slot] + 16 == o->res_cols[slot] ? 0 : t.at[slot] + 16;
+            if (has_sign && o->threshold) put_signs(o, r0, t.rows, c, &s);
         }
     }
 }
 
-/* Up to one sign. The common form is that of a binary layer with its shortcut: most of a BinaryViT. */
-static __attribute__((noinline)) void run_set(const operands *o, uint32_t row0, uint32_t row1, unsigned set) {
-    const unsigned layer = AFFINE | RES0 | SLOPE | POST;
-    if (set == layer && o->x_kind == SMALL_I16 && o->threshold && o->call->out[0].dtype == BVT_DTYPE_F16)
-        run(o, row0, row1, layer, true);
-    else run(o, row0, row1, set, false);
+/* Up to one sign; false: in none of these forms. Most of a BinaryViT are the first (a binary layer with its shortcut), the third (such a
+ * layer in front of a sum of branches) and the second (a norm). */
+static __attribute__((noinline)) bool run_form(const operands *o, uint32_t row0, uint32_t row1, unsigned set) {
+    const unsigned layer = AFFINE | RES0 | SLOPE | POST, wide = layer | RES1 | RES2, plain = SCALE | RES0,
+                   branches = AFFINE | RES0 | SLOPE | AFFINE2 | POST_RES0 | POST_RES1;
+    const bool both = o->threshold && o->out_kind == REAL_F16;
+    if (both && set == layer && o->x_kind == SMALL_I16) run(o, row0, row1, layer, SMALL_I16, 1, true);
+    else if (both && set == AFFINE && o->x_kind == REAL_F16) run(o, row0, row1, AFFINE, REAL_F16, 1, true);
+    else if (!(set & ~plain)) run(o, row0, row1, plain, -1, -1, false);
+    else if (!(set & ~wide)) run(o, row0, row1, wide, -1, -1, false);
+    else if (!(set & ~branches) && !o->threshold && o->out_kind == REAL_F16) run(o, row0, row1, branches, -1, 0, true);
+    else return false;
+    return true;
 }
 
 void bvt_epilogue_half_fp16(const bvt_call *call, uint32_t row0, uint32_t row1) {
     const bvt_view *x = &call->in[BVT_EP_X], *real = &call->out[0];
     const bool small = call->op->attr[BVT_EP_SMALL] == 1;
-    operands o = {.call = call, .cols = x->cols, .x_bytes = 2};
+    operands o = {.call = call, .cols = x->cols, .x_view = x, .x_bytes = 2, .out_kind = -1};
     unsigned set = 0, n_signs = 0;
     bool rare = x->cols % 16 != 0;
     switch (x->dtype) {
@@ -171,44 +191,39 @@ void bvt_epilogue_half_fp16(const bvt_call *call, uint32_t row0, uint32_t row1) 
     case BVT_DTYPE_F16: o.x_kind = REAL_F16; break;
     default: o.x_kind = REAL_F32, o.x_bytes = 4;
     }
+    if (real->base) o.out_kind = real->dtype == BVT_DTYPE_F16 ? REAL_F16 : REAL_F32;
     for (unsigned i = BVT_EP_RES0; i < BVT_EP_THRESHOLD0; i++) set |= (unsigned)(call->in[i].base != NULL) << i;
     for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) {
-        o.res_cols[slot] = call->in[BVT_EP_RES0 + slot].cols;
-        rare = rare || (set >> (BVT_EP_RES0 + slot) & 1 && o.res_cols[slot] % 16);
+        const bool there = set >> (BVT_EP_RES0 + slot) & 1;
+        o.res_cols[slot] = there ? call->in[BVT_EP_RES0 + slot].cols : 16;
+        o.has_res[slot] = there;
+        rare = rare || o.res_cols[slot] % 16;
     }
     for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++) o.param[i] = set >> i & 1 ? bvt_row_f16(&call->in[i], 0) : NULL;
+    if (set & POST && set & 7u << BVT_EP_POST_RES0 && !(set & AFFINE2)) { /* v + post is 1 * v + post */
+        o.param[BVT_EP_SHIFT2] = o.param[BVT_EP_POST];
+        set ^= POST | 1u << BVT_EP_SHIFT2;
+    }
     for (unsigned i = 0; i < BVT_EP_BITS; i++) {
         rare = rare || (call->out[1 + i].base && call->out[1 + i].dtype == BVT_DTYPE_TRITS);
         n_signs += call->out[1 + i].base != NULL;
     }
-    if (rare || (n_signs > 1 && (!real->base || real->dtype != BVT_DTYPE_F16))) {
-        bvt_epilogue_half_neon(call, row0, row1);
-        return;
-    }
-    if (!n_signs) run_set(&o, row0, row1, set);
-    for (unsigned i = 0; i < BVT_EP_BITS; i++) {
+    rare = rare || (n_signs > 1 && o.out_kind != REAL_F16);
+    for (unsigned i = 0; i < BVT_EP_BITS && !rare; i++) {
         const bvt_view *out = &call->out[1 + i];
-        if (!out->base) continue;
-        o.threshold = bvt_row_f16(&call->in[BVT_EP_THRESHOLD0 + i], 0);
+        if (!out->base && !(n_signs == 0 && i == 0)) continue;
+        o.threshold = out->base ? bvt_row_f16(&call->in[BVT_EP_THRESHOLD0 + i], 0) : NULL;
         o.target = (sign_target){out, 0};
-        run_set(&o, row0, row1, set);
+        rare = !run_form(&o, row0, row1, set);
+        if (rare || !out->base) break;
         for (uint32_t r = row0; r < row1; r++) bvt_pad_row(out, r);
         bvt_pad_cols(out, row1);
-        if (--n_signs == 0) break;
         /* The other signs are thresholds on what was just written. */
-        bvt_call again = *call;
-        again.in[BVT_EP_X] = *real, again.out[0].base = NULL;
-        for (unsigned j = i + 1; j < BVT_EP_BITS; j++) {
-            o = (operands){.call = &again, .cols = x->cols, .x_kind = REAL_F16, .x_bytes = 2};
-            if (!call->out[1 + j].base) continue;
-            o.threshold = bvt_row_f16(&call->in[BVT_EP_THRESHOLD0 + j], 0);
-            o.target = (sign_target){&call->out[1 + j], 0};
-            run_set(&o, row0, row1, 0);
-            for (uint32_t r = row0; r < row1; r++) bvt_pad_row(&call->out[1 + j], r);
-            bvt_pad_cols(&call->out[1 + j], row1);
-        }
-        break;
+        o.x_view = real, o.x_kind = REAL_F16, o.x_bytes = 2, o.out_kind = -1, set = 0;
+        memset(o.param, 0, sizeof o.param);
+        for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) o.res_cols[slot] = 16, o.has_res[slot] = false;
     }
+    if (rare) bvt_epilogue_half_neon(call, row0, row1);
 }
 
 /* ---- stencil, channel_pool ------------------------------------------------------------------------------------------------- */
