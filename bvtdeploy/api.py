@@ -114,7 +114,8 @@ def compile(
     )
     if report.compiled.report.half_ops and "fp16" not in target.features:
         report.warnings.append(
-            f"board {target.name} ({target.core}) need not have FP16 arithmetic: without it every step is converted, which is slower"
+            f"board {target.name} ({target.core}) need not have FP16 arithmetic: "
+            "where it has none, every step is converted, which is slower than fp32"
         )
     return report
 

@@ -124,7 +124,7 @@ def compile_graph(
     costs: Costs | None = None,
     measured: Measured | None = None,
 ) -> Compiled:
-    """Runs the pipeline and the lowering on an imported model. `zeros`, `side`, `elementwise`, `costs`, `measured`: see `compile_model`.
+    """Runs the pipeline and the lowering on an imported model; for the options from `zeros` on see `compile_model`.
 
     Raises UserError when something has no compiled form, or when nothing in the model is binary.
     """
@@ -268,8 +268,8 @@ def compile_model(
             code, as the source does ("exact"), or +1 ("positive"), which is faster and another function.
         side: how real parameters (everything beside the +-1 weights) are stored: fp32, fp16, or matrices in int8 and the rest in
             fp16. What is stored is what everything computes with (passes/side.py): smaller files, slightly other logits.
-        elementwise: what epilogues, stencils and pools compute in: fp32, or fp16 with every step rounded (passes/half.py): faster on
-            cores with the FP16 instructions of ARMv8.2, slower on others, slightly other logits, and the same bits everywhere.
+        elementwise: what epilogues, stencils and pools compute in: fp32, or fp16 with every step rounded (passes/half.py):
+            faster on cores with the FP16 instructions of ARMv8.2, slower on others; slightly other logits, the same bits on all.
         costs: the board's costs of binary products, which choose the layouts of their weights (never results); None: one layout.
         measured: the layouts of some shapes that were the fastest on a device; they win over the costs.
 

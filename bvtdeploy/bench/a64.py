@@ -14,10 +14,10 @@ from typing import Final
 GROUPS: Final = {
     "alu": "simd", "cnt": "simd", "select": "simd", "shift": "simd", "insert": "simd", "accumulate": "simd", "pairwise": "simd",
     "tbl1": "simd", "tbl2": "simd", "tbl3": "simd", "tbl4": "simd", "dot": "simd", "fmla": "simd", "fp": "simd", "compare": "simd",
-    "convert": "simd", "convert_half": "simd", "divide": "simd", "root": "simd", "multiply": "simd", "reduce": "simd", "to_vector": "simd",
-    "to_general": "simd", "load": "vldst", "load_pair": "vldst", "load2": "vldst", "load3": "vldst", "load4": "vldst",
-    "load_lane": "vldst", "store": "vldst", "store_pair": "vldst", "store2": "vldst", "store3": "vldst", "store4": "vldst",
-    "xload": "ldst", "xload_pair": "ldst", "xstore": "ldst", "branch": "branch", "int": "int", "shifted": "int",
+    "convert": "simd", "convert_half": "simd", "divide": "simd", "root": "simd", "multiply": "simd", "reduce": "simd",
+    "to_vector": "simd", "to_general": "simd", "load": "vldst", "load_pair": "vldst", "load2": "vldst", "load3": "vldst",
+    "load4": "vldst", "load_lane": "vldst", "store": "vldst", "store_pair": "vldst", "store2": "vldst", "store3": "vldst",
+    "store4": "vldst", "xload": "ldst", "xload_pair": "ldst", "xstore": "ldst", "branch": "branch", "int": "int", "shifted": "int",
     "multiply_int": "int", "divide_int": "int",
 }  # fmt: skip
 COUNTED: Final = (

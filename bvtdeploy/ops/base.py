@@ -39,8 +39,8 @@ class OpDef:
     Attributes:
         kind: the name in the text form.
         infer: (input types, attrs) -> output types; raises ValueError with a sentence when the operands do not fit.
-        reference: (attrs, input arrays) -> output arrays; the semantics. Arrays: f32 -> float32, f16 -> float16, i32 -> int32, bits -> int8 of
-            code values, u64 -> uint64, f64 -> float64.
+        reference: (attrs, input arrays) -> output arrays; the semantics. Arrays: f32 -> float32, f16 -> float16, i32 -> int32,
+            bits -> int8 of code values, u64 -> uint64, f64 -> float64.
         cost: (input types, output types, attrs) -> Cost.
         compiled: the runtime executes it (it has an opcode); everything else must have been rewritten before packing.
         whole_inputs: (attrs, number of inputs) -> indices of inputs that are read at other rows than the one being produced, so

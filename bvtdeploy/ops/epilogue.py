@@ -18,12 +18,12 @@ Residuals are f32[R x C'] with C' dividing C (channel c reads c mod C': the expa
 or, with factor f > 1 on a grid of width W: (y/f)*(W/f) + x/f for r = y*W + x (nearest-neighbour upsampling of a smaller grid),
 or, with factor 0: rows[0][r], a constant table of row numbers; the residual then has any number of rows.
 
-In fp16 (an operand or the result is f16; then all are, but x, which may be anything, and the result, which may be f32) every step is
-rounded to binary16: v = f16(x); fma(v, a, b) is f16(f16(v * a) + b); an f32 result is the fp16 v, widened.
+In fp16 (an operand or the result is f16; then all are, but x, which may be anything, and the result, which may be f32) every step
+is rounded to binary16: v = f16(x); fma(v, a, b) is f16(f16(v * a) + b); an f32 result is the fp16 v, widened.
 
 In the IR the inputs are named by attrs["roles"], one of ROLES each, and the outputs by attrs["results"]: "f32" or "f16" (at most
-one, first), then "bits" and "trits" in any order, one for each threshold. attrs["factors"]: a factor for every residual role present,
-in order of presence; attrs["width"]: W (0 where all factors are 0 or 1). attrs["packed"]: for every bits or trits result the
+one, first), then "bits" and "trits" in any order, one for each threshold. attrs["factors"]: a factor for every residual role
+present, in order of presence; attrs["width"]: W (0 where all factors are 0 or 1). attrs["packed"]: for every bits or trits result the
 packed axis: 1 (layout ROWS) or 0 (layout COLS).
 record: inputs[i] = the value whose role is ROLES[i], or NONE; outputs[0] = f32 or NONE, outputs[1..4] = bits or trits;
         attr[0] = W, attr[1+j] = factor of residual slot j (0..2 res, 3..5 post_res), 1 where unused;
@@ -80,7 +80,7 @@ def _infer(inputs: Sequence[Type], attrs: Attrs) -> list[Type]:
     expect(bool(by_table) == ("rows" in roles), "epilogue: rows belongs to residuals of factor 0")
     packed = iter(attrs["packed"])
     alphabets = {"bits": BIPOLAR, "trits": TERNARY}
-    return [bits(n, c, alphabet=alphabets[r], packed=next(packed)) if r in alphabets else Type(r, (n, c)) for r in results]
+    return [bits(n, c, alphabet=alphabets[r], packed=next(packed)) if r in codes else Type(r, (n, c)) for r in results]
 
 
 def small_dots(op: Op) -> bool:
@@ -130,7 +130,8 @@ def _reference(attrs: Attrs, inputs: Sequence[Array]) -> list[Array]:
     v = v + at["post"] if "post" in at else v
     v = add(affine(v, "scale2", "shift2"), RESIDUALS[3:])
     codes = []
-    for kind, t in zip([r for r in attrs["results"] if r in ("bits", "trits")], [at[t] for t in THRESHOLDS if t in at], strict=True):
+    kinds = [r for r in attrs["results"] if r in ("bits", "trits")]
+    for kind, t in zip(kinds, [at[t] for t in THRESHOLDS if t in at], strict=True):
         below = np.where(v < t[0], -1, 0) if kind == "trits" else -1
         codes.append(np.where(v >= t[-1], 1, below).astype(np.int8))
     real = [v.astype(DTYPES[r]) for r in attrs["results"][:1] if r in ("f32", "f16")]

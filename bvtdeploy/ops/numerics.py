@@ -42,7 +42,7 @@ def fma(a: npt.ArrayLike, b: npt.ArrayLike, c: npt.ArrayLike) -> F32:
 def sum_in_order(x: Real, axis: int) -> Real:
     """Sum along `axis`, first to last, rounded to the type of x (fp32 or fp16) after every addition."""
     moved = np.moveaxis(x, axis, 0)
-    total = moved[0].copy()
+    total: Real = moved[0].copy()
     for part in moved[1:]:
         total = (total + part).astype(x.dtype)
     return total

@@ -1,19 +1,22 @@
-"""half: element-wise ops compute in fp16, on request (`compile --elementwise fp16`), for cores with the FP16 instructions of ARMv8.2.
+"""half: element-wise ops compute in fp16, on request (`compile --elementwise fp16`), for cores with the FP16 instructions of v8.2.
 
-Values between epilogues, stencils, pools of channels and pools on the grid become f16, and these ops compute in fp16: what each does
-is defined as one IEEE operation at a time, rounded to binary16 (to nearest even, subnormals kept), without fused multiply-adds, so that
-results are the same bits on every machine, whether it has such instructions, converts after every step, or has neither. Dots stay
+Values between epilogues, stencils, pools of channels and pools on the grid become f16, and these ops compute in fp16: what each
+does is defined as one IEEE operation at a time, rounded to binary16 (to nearest even, subnormals kept), without fused multiply-adds.
+So results are the same bits on every machine, whether it has such instructions, converts after every step, or has neither. Dots stay
 integers, and so do thresholds on bare dots. What the ops compute is in their files (bvtdeploy/ops/); in short
-    epilogue        v = f16(x), then every product and sum rounded                  stencil    acc = f16(acc + f16(x * tap))
-    channel_pool    every sum rounded, times f16(1/g)                               avg_pool   in fp32, rounded at the end
-    max_pool, gather    exact                       mean_rows, layer_norm_rows, norm_sign      read f16 and compute in fp32
+    epilogue        v = f16(x), then every product and sum rounded
+    stencil         acc = f16(acc + f16(x * tap))
+    channel_pool    every sum rounded, times f16(1/g)
+    avg_pool        in fp32, rounded at the end
+    max_pool, gather                           exact
+    mean_rows, layer_norm_rows, norm_sign      read f16 and compute in fp32
 An epilogue may read its x in fp32 (rounded while it is loaded) and may write fp32 (its fp16 result, widened), for what stays fp32
 beside it. Where a residual or an op without these two comes upon the wrong type, an epilogue that does nothing else converts.
 
 Parameters are rounded to the nearest fp16, as `--side fp16` does (passes/side.py). An op stays fp32, which is reported, where that
-would make a parameter infinite, or where a nonzero scale is below 2^-14; and where as many elements would have to be converted for it as
-it shares in fp16 with its neighbours. A threshold t on v in fp16 is rounded up to the next fp16 t': no fp16 number is in [t, t'), so that
-v >= t' decides as v >= t, and v < t' as v < t, for every v.
+would make a parameter infinite or where a nonzero scale is below 2^-14; and where no fewer elements would have to be converted for
+it than it shares in fp16 with its neighbours. A threshold t on v in fp16 is rounded up to the next fp16 t': no fp16 number is in
+[t, t'), so that v >= t' decides as v >= t, and v < t' as v < t, for every v.
 """
 
 from __future__ import annotations

@@ -113,7 +113,8 @@ def _side_loss(torch_side: TorchSide, flat: F32, reference: list[Array], coded: 
                 changed += int((second[name] != codes).sum())
                 total += codes.size
     return {
-        "kind": torch_side.side, "elementwise": torch_side.elementwise, "images": len(errors), "logit_error_max": float(np.max(errors)), "logit_error_mean": float(np.mean(errors)),
+        "kind": torch_side.side, "elementwise": torch_side.elementwise, "images": len(errors),
+        "logit_error_max": float(np.max(errors)), "logit_error_mean": float(np.mean(errors)),
         "top1_agreement": agree / len(errors), "codes_changed": changed / max(total, 1),
     }  # fmt: skip
 

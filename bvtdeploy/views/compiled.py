@@ -103,9 +103,8 @@ def show_inspect(console: Console, facts: Mapping[str, Any]) -> None:
     )
 
 
-def _arithmetic(elementwise: Mapping[str, Any]) -> str:
-    count = elementwise["fp16_ops"]
-    return f"{count} compute in fp16, the others in fp32" if count else "compute in fp32"
+def _arithmetic(elementwise: Mapping[str, Any]) -> str | None:
+    return f"{elementwise['fp16_ops']} compute in fp16, the others in fp32" if elementwise["arithmetic"] == "fp16" else None
 
 
 def _shapes(shapes: Sequence[Sequence[int]]) -> str:

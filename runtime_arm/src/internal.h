@@ -75,7 +75,7 @@ typedef struct {
     const bvt_model *model;
     const bvt_rec_op *op;
     uint32_t index, rows; /* op index, row space of its group */
-    const uint32_t *producer; /* of each value, the op that wrote it so far, or BVT_NONE */
+    const uint32_t *producer; /* of each value, the op that wrote it so far, or BVT_NONE; NULL: not known */
     bvt_error *err;
     uint32_t whole;   /* out: bit i set: input i is read at other rows than the one being produced */
     uint64_t scratch; /* out: bytes of scratch that the op's kernels need */

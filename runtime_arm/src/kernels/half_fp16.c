@@ -100,7 +100,7 @@ static half16 neutral(uint16_t bits) {
     return (half16){x, x};
 }
 
-/* Channels c .. c+15 of the rows, in falling order as signs want them. form: the operands that the code has; those that the op has not
+/* Channels c .. c+15 of the rows. form: the operands that the code has; those that the op has not
  * are 1 or -0. Constants: kind of x, or -1: o->x_kind; signed: there is a sign, 0: none, -1: asked for every row; narrow: so for F16. */
 INLINE signs rows_signs(const operands *o, const rows8 *t, uint32_t c, const unsigned form, const int kind_is, const int has_sign,
                         const bool narrow) {
@@ -112,8 +112,9 @@ INLINE signs rows_signs(const operands *o, const rows8 *t, uint32_t c, const uns
                  threshold = has_sign && o->threshold ? load16(o->threshold + c) : zero;
 #undef PARAM
     signs s = {vdupq_n_u16(0), vdupq_n_u16(0)};
+    uint16x8_t bit = vdupq_n_u16(1); /* of row r */
 #pragma GCC unroll 1
-    for (unsigned r = t->rows; r-- > 0;) {
+    for (unsigned r = 0; r < t->rows; r++) {
         unsigned kind = kind_is < 0 ? o->x_kind : (unsigned)kind_is;
         if (kind_is < 0) __asm__("" : "+r"(kind)); /* else the loop may be there once a kind */
         half16 v = load_x(t->x[r] + c * o->x_bytes, kind);
@@ -138,9 +139,10 @@ INLINE signs rows_signs(const operands *o, const rows8 *t, uint32_t c, const uns
             vst1q_f32(to, vcvt_f32_f16(vget_low_f16(v.a))), vst1q_f32(to + 4, vcvt_high_f32_f16(v.a));
             vst1q_f32(to + 8, vcvt_f32_f16(vget_low_f16(v.b))), vst1q_f32(to + 12, vcvt_high_f32_f16(v.b));
         }
-        if (has_sign > 0 || (has_sign && o->threshold)) { /* add_row in one operation */
-            s.low = vsliq_n_u16(vcgeq_f16(v.a, threshold.a), s.low, 1);
-            s.high = vsliq_n_u16(vcgeq_f16(v.b, threshold.b), s.high, 1);
+        if (has_sign > 0 || (has_sign && o->threshold)) {
+            s.low = vbslq_u16(bit, vcgeq_f16(v.a, threshold.a), s.low);
+            s.high = vbslq_u16(bit, vcgeq_f16(v.b, threshold.b), s.high);
+            bit = vaddq_u16(bit, bit);
         }
     }
     return s;
@@ -157,6 +159,7 @@ INLINE void run(const operands *o, uint32_t row0, uint32_t row1, const unsigned 
         find_rows(&t, o, r0, row1, form);
         for (uint32_t c = 0; c < o->cols; c += 16) {
             const signs s = rows_signs(o, &t, c, form, kind, has_sign, narrow);
+#pragma GCC unroll 6
             for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
                 if (form >> (BVT_EP_RES0 + slot) & 1) t.at[slot] = t.at[slot] + 16 == o->res_cols[slot] ? 0 : t.at[slot] + 16;
             if (has_sign && o->threshold) put_signs(o, r0, t.rows, c, &s);
@@ -216,7 +219,7 @@ void bvt_epilogue_half_fp16(const bvt_call *call, uint32_t row0, uint32_t row1) 
         o.target = (sign_target){out, 0};
         rare = !run_form(&o, row0, row1, set);
         if (rare || !out->base) break;
-        for (uint32_t r = row0; r < row1; r++) bvt_pad_row(out, r);
+        for (uint32_t r = row0; r < row1 && out->stride * 8 != out->cols; r++) bvt_pad_row(out, r);
         bvt_pad_cols(out, row1);
         /* The other signs are thresholds on what was just written. */
         o.x_view = real, o.x_kind = REAL_F16, o.x_bytes = 2, o.out_kind = -1, set = 0;
@@ -241,11 +244,14 @@ void bvt_stencil_half_fp16(const bvt_call *call, uint32_t row0, uint32_t row1) {
         uint16_t *out = bvt_row(&call->out[0], row);
         for (uint32_t c = 0; c < channels; c += 32) { /* four sums hide the latencies */
             half8 sum[4];
+#pragma GCC unroll 4
             for (unsigned v = 0; v < 4; v++) sum[v] = shift ? load(shift + c + 8 * v) : vreinterpretq_f16_u16(vdupq_n_u16(0));
             for (unsigned t = 0; t < taps; t++) {
                 const uint16_t *x = (const uint16_t *)(const void *)source[t] + c, *w = (const uint16_t *)(const void *)tap[t] + c;
+#pragma GCC unroll 4
                 for (unsigned v = 0; v < 4; v++) sum[v] = vaddq_f16(sum[v], vmulq_f16(load(x + 8 * v), load(w + 8 * v)));
             }
+#pragma GCC unroll 4
             for (unsigned v = 0; v < 4; v++) store(out + c + 8 * v, sum[v]);
         }
     }
@@ -264,7 +270,9 @@ INLINE half8 pool_group(const uint16_t *p, const unsigned g) {
     /* Lanes of val[i]: inputs i and 4+i of a channel, one after the other. */
     const uint16x8x4_t y = vld4q_u16(p + 32);
     half8 sum = vuzp1q_f16(PART(x, 0), PART(y, 0));
+#pragma GCC unroll 3
     for (unsigned i = 1; i < 4; i++) sum = vaddq_f16(sum, vuzp1q_f16(PART(x, i), PART(y, i)));
+#pragma GCC unroll 4
     for (unsigned i = 0; i < 4; i++) sum = vaddq_f16(sum, vuzp2q_f16(PART(x, i), PART(y, i)));
     return sum;
 }

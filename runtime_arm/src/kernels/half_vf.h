@@ -11,11 +11,13 @@
 #include "vf.h"
 
 #if defined(__F16C__)
+#define HALF_HELPER VF_INLINE
 VF_INLINE vf vf_load_half(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p)); }
 VF_INLINE __m128i vf_to_half(vf v) { return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
 VF_INLINE void vf_store_half(uint16_t *p, vf v) { _mm_storeu_si128((__m128i *)(void *)p, vf_to_half(v)); }
 VF_INLINE vf vf_round_half(vf v) { return _mm256_cvtph_ps(vf_to_half(v)); }
 #else
+#define HALF_HELPER static __attribute__((noinline)) /* small, not fast */
 VF_INLINE vf vf_from_half(float16x8_t v) { return (vf){vcvt_f32_f16(vget_low_f16(v)), vcvt_high_f32_f16(v)}; }
 VF_INLINE float16x8_t vf_to_half(vf v) { return vcvt_high_f16_f32(vcvt_f16_f32(v.a), v.b); }
 VF_INLINE vf vf_load_half(const uint16_t *p) { return vf_from_half(vreinterpretq_f16_u16(vld1q_u16(p))); }
@@ -24,13 +26,13 @@ VF_INLINE vf vf_round_half(vf v) { return vf_from_half(vf_to_half(v)); }
 #endif
 
 /* The same for the first n lanes; other lanes are read as 0 and not written. */
-static __attribute__((noinline)) vf vf_load_half_n(const uint16_t *p, unsigned n) {
+HALF_HELPER vf vf_load_half_n(const uint16_t *p, unsigned n) {
     uint16_t x[VF_LANES] = {0};
     if (n == VF_LANES) return vf_load_half(p);
     for (unsigned i = 0; i < n; i++) x[i] = p[i];
     return vf_load_half(x);
 }
-static __attribute__((noinline)) void vf_store_half_n(uint16_t *p, vf v, unsigned n) {
+HALF_HELPER void vf_store_half_n(uint16_t *p, vf v, unsigned n) {
     uint16_t x[VF_LANES];
     if (n == VF_LANES) {
         vf_store_half(p, v);
@@ -45,7 +47,7 @@ VF_INLINE vf multiply(vf a, vf b) { return vf_round_half(vf_mul(a, b)); }
 
 /* ---- epilogue ------------------------------------------------------------------------------------------------------------ */
 
-static __attribute__((noinline)) vf load_x(const bvt_view *x, uint32_t r, uint32_t c, unsigned n) {
+HALF_HELPER vf load_x(const bvt_view *x, uint32_t r, uint32_t c, unsigned n) {
     const void *row = bvt_row(x, r);
     switch (x->dtype) {
     case BVT_DTYPE_I32: return vf_round_half(vf_load_i32_n((const int32_t *)row + c, n));
@@ -56,7 +58,7 @@ static __attribute__((noinline)) vf load_x(const bvt_view *x, uint32_t r, uint32
 }
 
 /* Adds the residuals of 3 slots. */
-static __attribute__((noinline)) vf add_residuals(const bvt_call *call, unsigned first_slot, uint32_t r, uint32_t c, unsigned n, vf v) {
+HALF_HELPER vf add_residuals(const bvt_call *call, unsigned first_slot, uint32_t r, uint32_t c, unsigned n, vf v) {
     for (unsigned slot = first_slot; slot < first_slot + 3; slot++) {
         const bvt_view *res = &call->in[BVT_EP_RES0 + slot];
         if (!res->base) continue;
@@ -79,7 +81,7 @@ VF_INLINE vf affine(const bvt_call *call, unsigned scale, const vf *p, vf v) {
 }
 
 /* Writes the codes of n channels from c on, bit i of `mask` channel c+i, into the plane at `plane`. */
-static __attribute__((noinline)) void put_codes(const bvt_view *out, uint32_t r, uint32_t c, size_t plane, unsigned n, unsigned mask) {
+HALF_HELPER void put_codes(const bvt_view *out, uint32_t r, uint32_t c, size_t plane, unsigned n, unsigned mask) {
     if (out->by_cols)
         for (unsigned i = 0; i < n; i++) bvt_put_bit(out, r, c + i, plane, mask >> i & 1);
     else ((uint8_t *)bvt_row(out, r))[plane + c / 8] = (uint8_t)(mask & 0xFFu >> (8 - n));
@@ -158,7 +160,7 @@ void VF_KERNEL(channel_pool_half)(const bvt_call *call, uint32_t row0, uint32_t 
 }
 
 /* The sum, or the largest, of a window's taps, in fp32. */
-static __attribute__((noinline)) void pool(const bvt_call *call, uint32_t row0, uint32_t row1, bool largest) {
+HALF_HELPER void pool(const bvt_call *call, uint32_t row0, uint32_t row1, bool largest) {
     const int32_t *a = call->op->attr;
     const bvt_view *x = &call->in[0];
     const vf reciprocal = vf_set(bvt_reciprocal((uint32_t)a[2] * (uint32_t)a[2]));
@@ -169,7 +171,8 @@ static __attribute__((noinline)) void pool(const bvt_call *call, uint32_t row0, 
             vf result = vf_set(largest ? -INFINITY : -0.0f);
             for (uint32_t j = w.y0; j < w.y1; j++)
                 for (uint32_t i = w.x0; i < w.x1; i++) {
-                    const vf tap = vf_load_half_n(bvt_row_f16(x, j * w.width + i) + c, n);
+                    const uint16_t *at = bvt_row_f16(x, j * w.width + i) + c;
+                    const vf tap = n == VF_LANES ? vf_load_half(at) : vf_load_half_n(at, n);
                     result = largest ? vf_max(tap, result) : vf_add(result, tap);
                 }
             vf_store_half_n((uint16_t *)bvt_row(&call->out[0], row) + c, largest ? result : vf_mul(result, reciprocal), n);

@@ -50,7 +50,7 @@ static int check_residual(bvt_check *c, unsigned slot, const bvt_rec_value *x, i
 static int check_small(bvt_check *c) {
     const int32_t claim = c->op->attr[BVT_EP_SMALL];
     if (claim == 0) return BVT_OK;
-    const uint32_t by = c->producer[c->op->inputs[BVT_EP_X]];
+    const uint32_t by = c->producer ? c->producer[c->op->inputs[BVT_EP_X]] : BVT_NONE;
     uint64_t most = UINT64_MAX;
     if (by != BVT_NONE) {
         const bvt_rec_op *op = &c->model->ops[by];
