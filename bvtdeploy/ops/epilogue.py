@@ -23,8 +23,8 @@ is rounded to binary16: v = f16(x); fma(v, a, b) is f16(f16(v * a) + b); an f32 
 
 In the IR the inputs are named by attrs["roles"], one of ROLES each, and the outputs by attrs["results"]: "f32" or "f16" (at most
 one, first), then "bits" and "trits" in any order, one for each threshold. attrs["factors"]: a factor for every residual role
-present, in order of presence; attrs["width"]: W (0 where all factors are 0 or 1). attrs["packed"]: for every bits or trits result the
-packed axis: 1 (layout ROWS) or 0 (layout COLS).
+present, in order of presence; attrs["width"]: W (0 where all factors are 0 or 1). attrs["packed"]: for every bits or trits result
+the packed axis: 1 (layout ROWS) or 0 (layout COLS).
 record: inputs[i] = the value whose role is ROLES[i], or NONE; outputs[0] = f32 or NONE, outputs[1..4] = bits or trits;
         attr[0] = W, attr[1+j] = factor of residual slot j (0..2 res, 3..5 post_res), 1 where unused;
         attr[7] = 1 in fp16 where no dot of x can be beyond +-512 (`small_dots`): such dots need no conversion

@@ -89,7 +89,7 @@ def in_half(
     outputs: list[tuple[int, str, str]],
     rng: Rng,
 ) -> tuple[dict[str, Any], dict[int, Any], list[np.ndarray], list[tuple[int, str, str]], int]:
-    """The arguments of `add` for an op that computes in fp16, or reads it, and its scratch; an epilogue's x and result may be f32."""
+    """The arguments of `add` for an op that computes in fp16, or reads it, and its scratch. An epilogue may have f32."""
     reads = kind in ("mean_rows", "layer_norm_rows", "norm_sign")
     keep_x, keep_result = (kind == "epilogue" and rng.random() < 0.3 for _ in range(2))
     keep_result = keep_result and len(operands) > 1  # something is fp16
