@@ -32,7 +32,7 @@ CFLAGS = (
 )
 # By folder, the first that fits. Kernels are vectorised by hand: what a compiler adds around them is larger and takes more
 # instructions (by 2 % on a Cortex-A72). What runs once, or for a file, is made small. runtime_arm/CMakeLists.txt does the same.
-OPTIMISE = (("src/kernels/", ("-O3", "-fno-tree-vectorize")), ("src/", ("-O2",)), ("", ("-Os",)))
+OPTIMISE = (("src/kernels/", ("-O3", "-fno-tree-vectorize")), ("", ("-Os",)))
 # NEON of 32-bit ARM rounds subnormal numbers to zero. GCC leaves floats to VFP; Clang's vectorisers take NEON for comparisons.
 SCALAR = {"arm": ("-fno-tree-vectorize", "-fno-tree-slp-vectorize")}
 LINK = ("-s", "-Wl,--gc-sections")
