@@ -115,13 +115,13 @@ def test_a_model_that_has_nothing_for_it(tmp_path: Path) -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.one, self.two = nn.Linear(64, 32, bias=True), nn.Linear(32, 5)
+            self.patches, self.one, self.two = nn.Conv2d(1, 64, 4, 4), nn.Linear(64, 32), nn.Linear(32, 5)
             with torch.no_grad():
                 self.one.weight.copy_(torch.sign(self.one.weight) * 0.1)
 
         def forward(self, x: Any) -> Any:
-            x = torch.sign(x.flatten(1) - 0.1)
-            return self.two(nn.functional.gelu(self.one(x)))
+            tokens = torch.sign(self.patches(x).flatten(2).transpose(1, 2))
+            return self.two(nn.functional.gelu(self.one(tokens)).mean(1))
 
     torch.manual_seed(0)
     report = api.compile(Net().eval(), tmp_path / "m.bvt", example_input=(1, 1, 8, 8), elementwise="fp16")
