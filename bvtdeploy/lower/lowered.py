@@ -108,7 +108,7 @@ def _stencil(op: Op) -> list[int]:
 
 def _epilogue(op: Op) -> list[int]:
     present = dict(zip([r for r in op.attrs["roles"] if r in RESIDUALS], op.attrs["factors"], strict=True))
-    return [op.attrs["width"], *(present.get(r, 1) for r in RESIDUALS), int(small_dots(op))]
+    return [op.attrs["width"], *(present.get(r, 1) for r in RESIDUALS), *([1] if small_dots(op) else [])]
 
 
 # Attributes of each op record, as its file in bvtdeploy/ops/ says.
