@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from bvtdeploy.device.registry import Entry
     from bvtdeploy.doctor import Diagnosis
     from bvtdeploy.models.zoo import ModelFacts
-    from bvtdeploy.passes.base import PatchEmbed, Side
+    from bvtdeploy.passes.base import Elementwise, PatchEmbed, Side
     from bvtdeploy.profile import Profile, Profiles
     from bvtdeploy.profile.compare import Comparisons
     from bvtdeploy.verifier import VerifyReport
@@ -63,6 +63,7 @@ def compile(
     zeros: Literal["exact", "positive"] = "exact",
     side: Side = "fp32",
     patch_embed: PatchEmbed = "fp32",
+    elementwise: Elementwise = "fp32",
     tuning: StrPath | None = None,
     progress: Say | None = None,
 ) -> CompileReport:
@@ -85,6 +86,8 @@ def compile(
             slightly other logits, the same bits everywhere.
         patch_embed: how the first float product of the image is computed: "fp32", or "int8" with sums in int32: faster, slightly
             other logits, which `verify` measures, the same bits everywhere.
+        elementwise: what element-wise ops compute in: "fp32", or "fp16" for boards with FP16 arithmetic: faster there, slightly
+            other logits, the same bits everywhere.
         tuning: file that `tune` wrote: its layouts win over the board's; never changes results.
         progress: told what is being done.
     """
@@ -96,7 +99,7 @@ def compile(
         from bvtdeploy.bench.tune import load_tuning
 
         measured = load_tuning(Path(tuning))
-    return compile_model(
+    report = compile_model(
         _source(source),
         Path(output),
         board=target.name,
@@ -111,8 +114,15 @@ def compile(
         zeros=zeros,
         side=side,
         patch_embed=patch_embed,
+        elementwise=elementwise,
         progress=progress,
     )
+    if report.compiled.report.half_ops and "fp16" not in target.features:
+        report.warnings.append(
+            f"board {target.name} ({target.core}) need not have FP16 arithmetic: "
+            "where it has none, every step is converted, which is slower than fp32"
+        )
+    return report
 
 
 def inspect(artifact: StrPath) -> dict[str, Any]:

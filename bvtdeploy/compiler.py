@@ -26,10 +26,10 @@ from bvtdeploy.ir.interp import run as interpret
 from bvtdeploy.lower.lowered import Lowered, describe, lower
 from bvtdeploy.lower.weights import Costs, Measured
 from bvtdeploy.ops.kinds import KINDS, WEIGHTS, source_kinds
+from bvtdeploy.passes import half, pipeline
 from bvtdeploy.passes import patch_embed as patch_embed_pass
-from bvtdeploy.passes import pipeline
 from bvtdeploy.passes import side as side_pass
-from bvtdeploy.passes.base import PatchEmbed, Report, Side
+from bvtdeploy.passes.base import Elementwise, PatchEmbed, Report, Side
 from bvtdeploy.passes.binary_weights import binary_rows
 
 SIGN_POLICY = "sign(0) = +1"
@@ -99,6 +99,7 @@ class CompileReport:
             "zeros": c.report.zeros,
             "side": c.report.side,
             "patch_embed": c.report.patch_embed,
+            "elementwise": {"arithmetic": c.report.elementwise, "fp16_ops": c.report.half_ops},
             "policy": SIGN_POLICY,
             "passes": [{"name": t.name, "seconds": t.seconds, "nodes": t.nodes} for t in c.timings],
             "warnings": self.warnings,
@@ -122,10 +123,11 @@ def compile_graph(
     zeros: Literal["exact", "positive"] = "exact",
     side: Side = "fp32",
     patch_embed: PatchEmbed = "fp32",
+    elementwise: Elementwise = "fp32",
     costs: Costs | None = None,
     measured: Measured | None = None,
 ) -> Compiled:
-    """Runs the pipeline and the lowering on an imported model. `zeros` and the options behind it: see `compile_model`.
+    """Runs the pipeline and the lowering on an imported model; for the options from `zeros` on see `compile_model`.
 
     Raises UserError when something has no compiled form, or when nothing in the model is binary.
     """
@@ -134,8 +136,14 @@ def compile_graph(
     if patch_embed not in get_args(PatchEmbed):
         known = ", ".join(get_args(PatchEmbed))
         raise UserError(f"a patch embedding cannot be computed in {patch_embed!r}", where="patch_embed", fix=f"give {known}")
+    if elementwise not in get_args(Elementwise):
+        fix = f"give {', '.join(get_args(Elementwise))}"
+        raise UserError(f"element-wise ops cannot compute in {elementwise!r}", where="elementwise", fix=fix)
     say = progress or (lambda _: None)
-    report = Report(residue_max=imported.residue_max, zeros=zeros, side=side, patch_embed=patch_embed, lines=imported.lines)
+    report = Report(
+        residue_max=imported.residue_max, zeros=zeros, side=side, patch_embed=patch_embed, elementwise=elementwise,
+        lines=imported.lines,
+    )  # fmt: skip
     (image,) = imported.graph.inputs
     _, c, h, w = image.type.shape
     if dump_ir is not None:
@@ -151,7 +159,7 @@ def compile_graph(
 
     source_storage = _source_storage(imported)
     layers = [Problem(op.kind, op.module, report.line(op)) for op in imported.graph.of_kind("linear", "conv2d")]
-    rounding = ((patch_embed_pass.PASS, patch_embed), (side_pass.PASS, side))
+    rounding = ((patch_embed_pass.PASS, patch_embed), (half.PASS, elementwise), (side_pass.PASS, side))
     passes = (*pipeline.PIPELINE, *(one for one, how in rounding if how != "fp32"))
     try:
         graph, timings = pipeline.run(imported.graph, report, observe, passes)
@@ -250,6 +258,7 @@ def compile_model(
     zeros: Literal["exact", "positive"] = "exact",
     side: Side = "fp32",
     patch_embed: PatchEmbed = "fp32",
+    elementwise: Elementwise = "fp32",
     costs: Costs | None = None,
     measured: Measured | None = None,
 ) -> CompileReport:
@@ -270,6 +279,8 @@ def compile_model(
             fp16. What is stored is what everything computes with (passes/side.py): smaller files, slightly other logits.
         patch_embed: how the first float product of the image is computed: fp32, or int8 numbers with int32 sums, which are
             faster and slightly other numbers (passes/patch_embed.py).
+        elementwise: what epilogues, stencils and pools compute in: fp32, or fp16 with every step rounded (passes/half.py):
+            faster on cores with the FP16 instructions of ARMv8.2, slower on others; slightly other logits, the same bits on all.
         costs: the board's costs of binary products, which choose the layouts of their weights (never results); None: one layout.
         measured: the layouts of some shapes that were the fastest on a device; they win over the costs.
 
@@ -290,6 +301,7 @@ def compile_model(
             zeros=zeros,
             side=side,
             patch_embed=patch_embed,
+            elementwise=elementwise,
             costs=costs,
             measured=measured,
         )
@@ -317,6 +329,8 @@ def compile_model(
         report.warnings.append("no preprocessing known: images cannot be run directly; compile with --preprocess imagenet|FILE")
     if not names:
         report.warnings.append("no class names known: classes are numbers; compile with --labels FILE")
+    if elementwise == "fp16" and not compiled.report.half_ops:
+        report.warnings.append("fp16 changed nothing: no element-wise op of this model could compute in it (--explain says why)")
     if compiled.report.zeros_in_weights:
         report.warnings.append(f"{compiled.report.zeros_in_weights} weights are exactly 0 and became +1 ({SIGN_POLICY})")
     return report
@@ -347,6 +361,7 @@ def _meta(
         "zeros": compiled.report.zeros,
         "side": compiled.report.side,
         "patch_embed": compiled.report.patch_embed,
+        "elementwise": compiled.report.elementwise,
         "layers.mixed": compiled.report.mixed_layers,
         "signs.ternary": compiled.report.ternary_signs,
     }

@@ -57,6 +57,7 @@ def describe(artifact: Artifact) -> dict[str, Any]:
         "tile_bytes": artifact.header["tile_bytes"],
         "side": artifact.meta.get("side", "fp32"),
         "patch_embed": artifact.meta.get("patch_embed", "fp32"),
+        "elementwise": artifact.meta.get("elementwise", "fp32"),
         "constants": _forms(artifact),
         "widened_bytes": artifact.header["widened_bytes"],
         "macs": {"binary": macs["binary"], "mixed": mixed, "int8": int8, "float": macs["float"] - mixed - int8},
@@ -113,7 +114,8 @@ def _forms(artifact: Artifact) -> dict[str, int]:
     kinds = {spec.STORED["F16"]: "fp16", spec.STORED["I8"]: "int8"}
     for v in artifact.values:
         if v["storage"] == spec.STORAGES["CONST"]:
-            plain = {spec.DTYPES["BITS"]: "bits", spec.DTYPES["F32"]: "fp32", spec.DTYPES["I8"]: "int8"}.get(v["dtype"], "tables")
+            words = {"BITS": "bits", "F32": "fp32", "F16": "fp16", "I8": "int8"}
+            plain = {spec.DTYPES[name]: word for name, word in words.items()}.get(v["dtype"], "tables")
             found[kinds.get(v["stored"], plain)] += v["bytes"]
     return found
 

@@ -311,7 +311,7 @@ def _constant(artifact: Artifact, record: Record) -> tuple[npt.NDArray[Any], Typ
     if record["stored"]:
         data, marks = unpack_stored(raw, _key(spec.STORED, record["stored"]), rows, cols)
         return data, Type("f32", (rows, cols)), marks
-    array = np.frombuffer(raw, {"F32": "<f4", "I32": "<i4", "U64": "<u8", "F64": "<f8"}[dtype]).reshape(rows, cols)
+    array = np.frombuffer(raw, {"F32": "<f4", "F16": "<f2", "I32": "<i4", "U64": "<u8", "F64": "<f8"}[dtype]).reshape(rows, cols)
     return array, Type(dtype.lower(), (rows, cols)), {}
 
 
@@ -351,7 +351,7 @@ def _attrs(kind: str, op: Record, outputs: Sequence[Record], inputs: Sequence[Re
     if kind == "epilogue":
         roles = tuple(role for role, i in zip(ROLES, op["inputs"], strict=False) if i != spec.NONE)
         factors = tuple(f for role, f in zip(RESIDUALS, a[1:7], strict=True) if role in roles)
-        results = tuple("f32" if v["dtype"] not in _CODES else _key(spec.DTYPES, v["dtype"]).lower() for v in outputs)
+        results = tuple(_key(spec.DTYPES, v["dtype"]).lower() for v in outputs)
         return {"roles": roles, "factors": factors, "width": a[0], "results": results, "packed": packed}
     return {}
 

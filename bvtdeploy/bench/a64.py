@@ -14,10 +14,10 @@ from typing import Final
 GROUPS: Final = {
     "alu": "simd", "cnt": "simd", "select": "simd", "shift": "simd", "insert": "simd", "accumulate": "simd", "pairwise": "simd",
     "tbl1": "simd", "tbl2": "simd", "tbl3": "simd", "tbl4": "simd", "dot": "simd", "fmla": "simd", "fp": "simd", "compare": "simd",
-    "convert": "simd", "divide": "simd", "root": "simd", "multiply": "simd", "reduce": "simd", "to_vector": "simd",
-    "to_general": "simd", "load": "vldst", "load_pair": "vldst", "load2": "vldst", "load3": "vldst", "load4": "vldst",
-    "load_lane": "vldst", "store": "vldst", "store_pair": "vldst", "store2": "vldst", "store3": "vldst", "store4": "vldst",
-    "xload": "ldst", "xload_pair": "ldst", "xstore": "ldst", "branch": "branch", "int": "int", "shifted": "int",
+    "convert": "simd", "convert_half": "simd", "divide": "simd", "root": "simd", "multiply": "simd", "reduce": "simd",
+    "to_vector": "simd", "to_general": "simd", "load": "vldst", "load_pair": "vldst", "load2": "vldst", "load3": "vldst",
+    "load4": "vldst", "load_lane": "vldst", "store": "vldst", "store_pair": "vldst", "store2": "vldst", "store3": "vldst",
+    "store4": "vldst", "xload": "ldst", "xload_pair": "ldst", "xstore": "ldst", "branch": "branch", "int": "int", "shifted": "int",
     "multiply_int": "int", "divide_int": "int",
 }  # fmt: skip
 COUNTED: Final = (
@@ -95,7 +95,10 @@ def _vector(word: int) -> Instruction:
     if word & 0x5F000000 == 0x1E000000:
         return _scalar(word)
     vector = not word >> 28 & 1  # else a scalar in the shape of a vector instruction
-    return Instruction(_vector_kind(word), vector and (bool(word >> 30 & 1) or _widens(word)))
+    kind, quad = _vector_kind(word), bool(word >> 30 & 1) or _widens(word)
+    if kind == "convert" and word & 0x9F7E0C00 == 0x0E780800:  # integers and fp16
+        return Instruction("convert_half", vector and quad)
+    return Instruction(kind, vector and quad)
 
 
 def _widens(word: int) -> bool:
@@ -107,7 +110,8 @@ def _widens(word: int) -> bool:
     if word >> 21 & 1 and not word >> 10 & 1:
         if not word >> 11 & 1:
             return word >> 12 & 15 not in (4, 6)  # addhn and subhn narrow
-        return word >> 17 & 31 == 0b10000 and word >> 12 & 31 == 0b10011  # shll
+        # shll; fcvtl, and fcvtn, which has 128 bits to read
+        return word >> 17 & 31 == 0b10000 and word >> 12 & 31 in (0b10011, 0b10110, 0b10111)
     return False
 
 

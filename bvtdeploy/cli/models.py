@@ -35,6 +35,10 @@ from bvtdeploy.console import Console
     "--patch-embed", type=click.Choice(["fp32", "int8"]), default="fp32", show_default=True,
     help="How the patch embedding is computed; int8: faster, its loss is measured by `verify`.",
 )  # fmt: skip
+@click.option(
+    "--elementwise", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True,
+    help="What element-wise ops compute in; fp16: faster on boards that have FP16 arithmetic, slightly other logits.",
+)  # fmt: skip
 @click.option("--tuning", type=path_type(), metavar="FILE", help="Layouts that `bvtdeploy tune` found; never changes results.")
 @click.option("--explain", is_flag=True, help="List every place where a pass declined, and why.")
 @click.option("--trust-pickle", is_flag=True, help="Run the code that a pickled module brings. Only for files you trust.")

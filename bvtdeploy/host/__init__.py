@@ -253,7 +253,8 @@ def _unpack(data: bytes, value: ValueFacts) -> npt.NDArray[Any]:
     elif value.dtype == "trits":
         array = unpack_trits(np.frombuffer(data, np.uint8).reshape(lines, -1), wide)
     else:
-        kind = {"f32": np.float32, "i32": np.int32, "i16": np.int16, "u64": np.uint64, "f64": np.float64}[value.dtype]
+        kinds = {"f32": np.float32, "f16": np.float16, "i32": np.int32, "i16": np.int16, "u64": np.uint64, "f64": np.float64}
+        kind = kinds[value.dtype]
         array = np.frombuffer(data, kind).reshape(lines, wide)
         array = array.astype(np.int32) if value.dtype == "i16" else array  # as the graph says
     return array.T.copy() if across else array.copy()

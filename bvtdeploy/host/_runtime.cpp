@@ -241,7 +241,7 @@ class Session {
         size_t wide = cols ? value.rows : value.cols;
         // Three codes are two planes; the second one stands at half of the line's stride.
         size_t plane = (wide + 7) / 8;
-        size_t line_bytes = bits ? plane : trits ? 2 * plane : wide * (std::strcmp(value.dtype, "u64") == 0 || std::strcmp(value.dtype, "f64") == 0 ? 8 : std::strcmp(value.dtype, "i16") == 0 ? 2 : 4);
+        size_t line_bytes = bits ? plane : trits ? 2 * plane : wide * (std::strcmp(value.dtype, "u64") == 0 || std::strcmp(value.dtype, "f64") == 0 ? 8 : std::strcmp(value.dtype, "i16") == 0 || std::strcmp(value.dtype, "f16") == 0 ? 2 : 4);
         Captured *into = nullptr;
         for (size_t i = self->captured_.size(); i-- > 0 && !into;)
             if (self->captured_[i].op == op && self->captured_[i].output == output) into = &self->captured_[i];

@@ -21,7 +21,7 @@ from bvtdeploy.ir.types import Type
 
 Array = npt.NDArray[Any]
 
-_ELEM_OF_DTYPE = {"float32": "f32", "int32": "i32", "uint64": "u64", "float64": "f64", "bool": "bool"}
+_ELEM_OF_DTYPE = {"float32": "f32", "float16": "f16", "int32": "i32", "uint64": "u64", "float64": "f64", "bool": "bool"}
 
 
 class Value:

@@ -11,6 +11,7 @@ import numpy as np
 # How numpy holds each element kind; `bits` as their code values.
 DTYPES: Final[dict[str, type[np.generic[Any]]]] = {
     "f32": np.float32,
+    "f16": np.float16,
     "i32": np.int32,
     "bits": np.int8,
     "i8": np.int8,
@@ -80,6 +81,11 @@ class Type:
 def f32(*shape: int) -> Type:
     """An f32 tensor."""
     return Type("f32", shape)
+
+
+def f16(*shape: int) -> Type:
+    """An f16 tensor."""
+    return Type("f16", shape)
 
 
 def i32(*shape: int) -> Type:

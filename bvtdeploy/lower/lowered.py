@@ -18,16 +18,18 @@ from bvtdeploy.lower.weights import DEFAULT, MOST_COLUMNS, TILES, Costs, Measure
 from bvtdeploy.lower.weights import scratch_bytes as bgemm_scratch
 from bvtdeploy.ops import REGISTRY, attention, dense_i8
 from bvtdeploy.ops.activation import KINDS as ACTIVATIONS
-from bvtdeploy.ops.epilogue import RESIDUALS, ROLES
+from bvtdeploy.ops.base import is_real
+from bvtdeploy.ops.epilogue import RESIDUALS, ROLES, small_dots
 
 BLOCKS: Final = (64, 32, 16, 8)
 TILE_BUDGET: Final = 24 * 1024  # bytes of a block's values: with the weights that pass by they should stay in a 32 KB L1
 ATTENTION_BUDGET: Final = 128 * 1024  # the same where keys and values are unpacked for each block: they should stay in L2
 MIN_BLOCKS: Final = 4  # so that a few threads have something to share
 TABLE_BUDGET: Final = 128 * 1024  # likewise where a table of weights is built for each block: they should stay in L2
+WIDENED_ROWS: Final = 8  # of f16, that a kernel of f32 reads at a time
 
-_DTYPE = {"f32": "F32", "i32": "I32", "bits": "BITS", "u64": "U64", "f64": "F64", "i8": "I8"}
-_BYTES = {"F32": 4, "I32": 4, "I16": 2, "U64": 8, "F64": 8}
+_DTYPE = {"f32": "F32", "f16": "F16", "i32": "I32", "bits": "BITS", "u64": "U64", "f64": "F64", "i8": "I8"}
+_BYTES = {"F32": 4, "I32": 4, "I16": 2, "F16": 2, "U64": 8, "F64": 8}
 
 
 @dataclass
@@ -107,7 +109,7 @@ def _stencil(op: Op) -> list[int]:
 
 def _epilogue(op: Op) -> list[int]:
     present = dict(zip([r for r in op.attrs["roles"] if r in RESIDUALS], op.attrs["factors"], strict=True))
-    return [op.attrs["width"], *(present.get(r, 1) for r in RESIDUALS)]
+    return [op.attrs["width"], *(present.get(r, 1) for r in RESIDUALS), *([1] if small_dots(op) else [])]
 
 
 # Attributes of each op record, as its file in bvtdeploy/ops/ says.
@@ -144,6 +146,8 @@ def scratch_bytes(op: Op, layout: str = DEFAULT) -> int:
         return attention.scratch_bytes(op)
     if op.kind == "dense_i8":
         return dense_i8.scratch_bytes(op.inputs[1].type.shape[1])
+    if op.kind in ("layer_norm_rows", "norm_sign") and op.inputs[0].type.elem == "f16":
+        return WIDENED_ROWS * 4 * op.inputs[0].type.shape[1]
     return 0
 
 
@@ -290,7 +294,7 @@ class _Lowering:
         if op.kind == "epilogue":
             at = dict(zip(op.attrs["roles"], op.inputs, strict=True))
             inputs = [self.index[at[r]] if r in at else NONE for r in ROLES]
-            real = [v for v in op.outputs if v.type.elem == "f32"]
+            real = [v for v in op.outputs if is_real(v.type)]
             outputs = [self.index[real[0]] if real else NONE, *(self.index[v] for v in op.outputs if v.type.elem == "bits")]
         elif op.kind == "attention":
             inputs = [NONE if v is None else self.index[v] for v in attention.record_inputs(op)]
@@ -340,7 +344,7 @@ class _Lowering:
                 assert out.producer is not None
                 at = step[out.producer]
                 for v in ends:
-                    same = v.type == out.type and out.type.elem == "f32" and v not in taken.values()
+                    same = v.type == out.type and is_real(out.type) and v not in taken.values()
                     readers = [step[user] for user in v.users if user in step]
                     if same and (max(readers) < at or (max(readers) == at and out.producer.kind == "epilogue")):
                         taken[out] = v

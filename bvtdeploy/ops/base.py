@@ -39,8 +39,8 @@ class OpDef:
     Attributes:
         kind: the name in the text form.
         infer: (input types, attrs) -> output types; raises ValueError with a sentence when the operands do not fit.
-        reference: (attrs, input arrays) -> output arrays; the semantics. Arrays: f32 -> float32, i32 -> int32, bits -> int8 of
-            code values, i8 -> int8, u64 -> uint64, f64 -> float64.
+        reference: (attrs, input arrays) -> output arrays; the semantics. Arrays: f32 -> float32, f16 -> float16, i32 -> int32,
+            bits -> int8 of code values, i8 -> int8, u64 -> uint64, f64 -> float64.
         cost: (input types, output types, attrs) -> Cost.
         compiled: the runtime executes it (it has an opcode); everything else must have been rewritten before packing.
         whole_inputs: (attrs, number of inputs) -> indices of inputs that are read at other rows than the one being produced, so
@@ -69,6 +69,11 @@ def expect(condition: bool, sentence: str) -> None:
     """For shape rules: raises ValueError(sentence) unless the condition holds."""
     if not condition:
         raise ValueError(sentence)
+
+
+def is_real(t: Type) -> bool:
+    """f32, or f16 (what an op does then is in its file)."""
+    return t.elem in ("f32", "f16")
 
 
 def windows(n: int, kernel: int, stride: int, padding: int = 0, dilation: int = 1) -> int:

@@ -19,12 +19,16 @@ Residuals are f32[R x C'] with C' dividing C (channel c reads c mod C': the expa
 or, with factor f > 1 on a grid of width W: (y/f)*(W/f) + x/f for r = y*W + x (nearest-neighbour upsampling of a smaller grid),
 or, with factor 0: rows[0][r], a constant table of row numbers; the residual then has any number of rows.
 
-In the IR the inputs are named by attrs["roles"], one of ROLES each, and the outputs by attrs["results"]: "f32" (at most one,
-first), then "bits" and "trits" in any order, one for each threshold. attrs["factors"]: a factor for every residual role present,
-in order of presence; attrs["width"]: W (0 where all factors are 0 or 1). attrs["packed"]: for every bits or trits result the
-packed axis: 1 (layout ROWS) or 0 (layout COLS).
+In fp16 (an operand or the result is f16; then all are, but x, which may be anything, and the result, which may be f32) every step
+is rounded to binary16: v = f16(x); fma(v, a, b) is f16(f16(v * a) + b); an f32 result is the fp16 v, widened.
+
+In the IR the inputs are named by attrs["roles"], one of ROLES each, and the outputs by attrs["results"]: "f32" or "f16" (at most
+one, first), then "bits" and "trits" in any order, one for each threshold. attrs["factors"]: a factor for every residual role
+present, in order of presence; attrs["width"]: W (0 where all factors are 0 or 1). attrs["packed"]: for every bits or trits result
+the packed axis: 1 (layout ROWS) or 0 (layout COLS).
 record: inputs[i] = the value whose role is ROLES[i], or NONE; outputs[0] = f32 or NONE, outputs[1..4] = bits or trits;
-        attr[0] = W, attr[1+j] = factor of residual slot j (0..2 res, 3..5 post_res), 1 where unused
+        attr[0] = W, attr[1+j] = factor of residual slot j (0..2 res, 3..5 post_res), 1 where unused;
+        attr[7] = 1 in fp16 where no dot of x can be beyond +-512 (`small_dots`): such dots need no conversion
 """
 
 from __future__ import annotations
@@ -34,14 +38,16 @@ from typing import Final
 
 import numpy as np
 
-from bvtdeploy.ir.types import BIPOLAR, TERNARY, Type, bits, f32, i32
+from bvtdeploy.ir.graph import Op
+from bvtdeploy.ir.types import BIPOLAR, DTYPES, TERNARY, Type, bits, i32
 from bvtdeploy.ops.base import Array, Attrs, OpDef, as_f32, expect, register
-from bvtdeploy.ops.numerics import F32, fma
+from bvtdeploy.ops.numerics import fma
 
 RESIDUALS: Final = ("res0", "res1", "res2", "post_res0", "post_res1", "post_res2")
 PARAMETERS: Final = ("scale", "shift", "slope", "post", "scale2", "shift2")
 THRESHOLDS: Final = ("threshold0", "threshold1", "threshold2", "threshold3")
 ROLES: Final = ("x", *RESIDUALS, *PARAMETERS, *THRESHOLDS, "rows")
+MOST_SMALL: Final = 512
 
 
 def _infer(inputs: Sequence[Type], attrs: Attrs) -> list[Type]:
@@ -49,18 +55,19 @@ def _infer(inputs: Sequence[Type], attrs: Attrs) -> list[Type]:
     expect(len(roles) == len(inputs) and roles[0] == "x", "epilogue: one role an input, x first")
     expect(list(roles) == [r for r in ROLES if r in roles], "epilogue: roles in the order of ROLES, each once")
     x = inputs[0]
-    expect(x.elem in ("f32", "i32") and len(x.shape) == 2, f"epilogue of {x}")
+    real = "f16" if any(t.elem == "f16" for t in inputs) or "f16" in attrs["results"] else "f32"
+    expect(x.elem in ("f32", "i32", real) and len(x.shape) == 2, f"epilogue of {x}")
     n, c = x.shape
     results = attrs["results"]
-    codes = [r for r in results if r != "f32"]
-    expect(set(codes) <= {"bits", "trits"} and len(results) > 0 and "f32" not in results[1:], "epilogue: results")
+    codes = results[1:] if results[:1] in (("f32",), ("f16",)) else results
+    expect(set(codes) <= {"bits", "trits"} and len(results) > 0, "epilogue: results")
     expect(len(codes) == sum(r in THRESHOLDS for r in roles) == len(attrs["packed"]), "epilogue: a threshold for each bits result")
     factors, kinds = iter(attrs["factors"]), iter(codes)
     by_table = 0
     for role, t in zip(roles[1:], inputs[1:], strict=True):
         if role in RESIDUALS:
             f = next(factors)
-            fits = t.elem == "f32" and len(t.shape) == 2 and t.size > 0 and c % t.shape[1] == 0
+            fits = t.elem == real and len(t.shape) == 2 and t.size > 0 and c % t.shape[1] == 0
             expect(fits, f"epilogue: residual {t} of {n}x{c}")
             expect(f == 0 or t.shape[0] * f * f == n, f"epilogue: residual {t} with factor {f} does not give {n} rows")
             expect(f < 2 or (attrs["width"] % f == 0 and n % (attrs["width"] * f) == 0), "epilogue: grid and factor differ")
@@ -68,13 +75,24 @@ def _infer(inputs: Sequence[Type], attrs: Attrs) -> list[Type]:
         elif role == "rows":
             expect(t == i32(1, n), f"epilogue: rows is {t}, not one row of {n}")
         elif role in THRESHOLDS and next(kinds) == "trits":
-            expect(t == f32(2, c), f"epilogue: {role} is {t}, not two rows of {c}")
+            expect(t == Type(real, (2, c)), f"epilogue: {role} is {t}, not two rows of {c}")
         else:
-            expect(t == f32(1, c), f"epilogue: {role} is {t}, not one row of {c}")
+            expect(t == Type(real, (1, c)), f"epilogue: {role} is {t}, not one row of {c}")
     expect(bool(by_table) == ("rows" in roles), "epilogue: rows belongs to residuals of factor 0")
     packed = iter(attrs["packed"])
     alphabets = {"bits": BIPOLAR, "trits": TERNARY}
-    return [f32(n, c) if r == "f32" else bits(n, c, alphabet=alphabets[r], packed=next(packed)) for r in results]
+    return [bits(n, c, alphabet=alphabets[r], packed=next(packed)) if r in codes else Type(r, (n, c)) for r in results]
+
+
+def small_dots(op: Op) -> bool:
+    """In fp16: x are dots of at most MOST_SMALL columns, or sums of as many values."""
+    by = op.inputs[0].producer
+    if by is None or all(v.type.elem != "f16" for v in (*op.inputs, *op.outputs)):
+        return False
+    if by.kind == "bgemm":
+        return by.inputs[1].type.shape[1] <= MOST_SMALL
+    plain = by.kind == "attention" and op.inputs[0].type.elem == "i32" and "ints" not in by.attrs.get("roles", ())
+    return plain and by.inputs[1].type.shape[0] * int(by.attrs.get("planes", 1)) <= MOST_SMALL
 
 
 def row_map(n: int, factor: int, width: int) -> Array:
@@ -87,16 +105,20 @@ def row_map(n: int, factor: int, width: int) -> Array:
 
 def _reference(attrs: Attrs, inputs: Sequence[Array]) -> list[Array]:
     at = dict(zip(attrs["roles"], inputs, strict=True))
-    v: F32 = as_f32(at["x"])
+    half = any(a.dtype == np.float16 for a in inputs) or "f16" in attrs["results"]
+    v: Array = as_f32(at["x"])
+    v = v.astype(np.float16) if half else v  # arrays of float16: numpy rounds after every operation
     n, c = v.shape
     factors = dict(zip([r for r in attrs["roles"] if r in RESIDUALS], attrs["factors"], strict=True))
 
-    def affine(v: F32, scale: str, shift: str) -> F32:
-        if scale in at:
+    def affine(v: Array, scale: str, shift: str) -> Array:
+        if half and scale in at:
+            v = v * at[scale]
+        elif scale in at:
             return fma(v, at[scale], at[shift]) if shift in at else v * at[scale]
         return v + at[shift] if shift in at else v
 
-    def add(v: F32, roles: Sequence[str]) -> F32:
+    def add(v: Array, roles: Sequence[str]) -> Array:
         for role in roles:
             if role in at:
                 rows = row_map(n, factors[role], attrs["width"]) if factors[role] else at["rows"][0]
@@ -105,14 +127,19 @@ def _reference(attrs: Attrs, inputs: Sequence[Array]) -> list[Array]:
         return v
 
     v = add(affine(v, "scale", "shift"), RESIDUALS[:3])
-    v = fma(np.where(v > 0, np.float32(0), v), at["slope"] - np.float32(1), v) if "slope" in at else v
+    if "slope" in at and v.dtype == np.float16:
+        v = np.where(v > 0, v, v * at["slope"])
+    elif "slope" in at:
+        v = fma(np.where(v > 0, np.float32(0), v), at["slope"] - np.float32(1), v)
     v = v + at["post"] if "post" in at else v
     v = add(affine(v, "scale2", "shift2"), RESIDUALS[3:])
     codes = []
-    for kind, t in zip([r for r in attrs["results"] if r != "f32"], [at[t] for t in THRESHOLDS if t in at], strict=True):
+    kinds = [r for r in attrs["results"] if r in ("bits", "trits")]
+    for kind, t in zip(kinds, [at[t] for t in THRESHOLDS if t in at], strict=True):
         below = np.where(v < t[0], -1, 0) if kind == "trits" else -1
         codes.append(np.where(v >= t[-1], 1, below).astype(np.int8))
-    return [v, *codes] if "f32" in attrs["results"] else codes
+    real = [v.astype(DTYPES[r]) for r in attrs["results"][:1] if r in ("f32", "f16")]
+    return [*real, *codes]
 
 
 def _whole(attrs: Attrs, n: int) -> frozenset[int]:

@@ -1,8 +1,8 @@
 """gather: rows picked from one to four sources by a constant table, P of them side by side in a result row.
 
-    in   1..4 sources [R_i x C], all f32, all bits{-1,+1} or all bits{-1,0,+1} (packed 1), then index i32[N x P]
+    in   1..4 sources [R_i x C], all f32, all f16, all bits{-1,+1} or all bits{-1,0,+1} (packed 1), then index i32[N x P]
     out  [N x P*C] of the sources' kind; with attr ternary (+-1 sources only) bits{-1,0,+1}
-    out[n][p*C + c] = S[index[n][p]][c], S = the rows of all sources one after the other; index -1: zeros (f32 0, code 0)
+    out[n][p*C + c] = S[index[n][p]][c], S = the rows of all sources one after the other; index -1: zeros (0.0, code 0)
     attrs: ternary (default False): the index has a -1 and the sources are +-1 codes, which have no zero
     record: inputs[0] = index (a constant), inputs[1..4] = sources
 """
@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from bvtdeploy.ir.types import BIPOLAR, TERNARY, Type
-from bvtdeploy.ops.base import Array, Attrs, OpDef, expect, register
+from bvtdeploy.ops.base import Array, Attrs, OpDef, expect, is_real, register
 
 MOST_SOURCES: Final = 4
 
@@ -28,7 +28,7 @@ def _infer(inputs: Sequence[Type], attrs: Attrs) -> list[Type]:
     for t in sources:
         expect(len(t.shape) == 2 and t.shape[1] == first.shape[1], f"gather of {first} and {t}")
         expect((t.elem, t.alphabet, t.packed) == (first.elem, first.alphabet, first.packed), f"gather of {first} and {t}")
-    expect(first.elem == "f32" or (first.alphabet in (BIPOLAR, TERNARY) and first.packed == 1), f"gather of {first}")
+    expect(is_real(first) or (first.alphabet in (BIPOLAR, TERNARY) and first.packed == 1), f"gather of {first}")
     ternary = bool(attrs.get("ternary", False))
     expect(not ternary or first.alphabet == BIPOLAR, f"gather: ternary is for +-1 sources, not {first}")
     n, parts = index.shape

@@ -3,6 +3,7 @@
     in   x f32[N x C], cut f32[1 x C], direction f32[1 x C]      out  bits{-1,+1}[N x C; packed 1 or 0]
     d, s as in layer_norm_rows (attrs groups, eps)
     code = direction[c] * d[c] >= cut[c] * s ? +1 : -1           two fp32 products; NaN gives -1
+    x may be f16, which is widened first
     attrs: groups G (default 1), eps, packed (1: layout ROWS, 0: COLS; default 1)
     record: inputs[0..2] = x, cut, direction; attr[0] = G, fattr[0] = eps
 

@@ -6,13 +6,14 @@ how numpy happens to sum: every reduction is written as a loop in its defined or
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
+Real = npt.NDArray[np.floating[Any]]
 
 
 def fma(a: npt.ArrayLike, b: npt.ArrayLike, c: npt.ArrayLike) -> F32:
@@ -38,12 +39,12 @@ def fma(a: npt.ArrayLike, b: npt.ArrayLike, c: npt.ArrayLike) -> F32:
         return result
 
 
-def sum_in_order(x: F32, axis: int) -> F32:
-    """Sum along `axis`, first to last, rounded to fp32 after every addition."""
-    moved = np.moveaxis(np.asarray(x, np.float32), axis, 0)
-    total: F32 = moved[0].copy()
+def sum_in_order(x: Real, axis: int) -> Real:
+    """Sum along `axis`, first to last, rounded to the type of x (fp32 or fp16) after every addition."""
+    moved = np.moveaxis(x, axis, 0)
+    total: Real = moved[0].copy()
     for part in moved[1:]:
-        total = (total + part).astype(np.float32)
+        total = (total + part).astype(x.dtype)
     return total
 
 

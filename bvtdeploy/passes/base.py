@@ -18,6 +18,7 @@ REASSOCIATES: Final = "reassociates"
 ROUNDS: Final = "rounds"
 Side = Literal["fp32", "fp16", "int8"]
 PatchEmbed = Literal["fp32", "int8"]
+Elementwise = Literal["fp32", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Report:
     it is packed along the rows. `zeros` is the policy for signs whose operand can be exactly 0 by construction: `exact`
     gives them a
     third code (`ternary_signs` counts them), `positive` makes 0 a +1. `side` is how f32 constants are stored (passes/side.py),
-    `patch_embed` how the patch embedding is computed (passes/patch_embed.py).
+    `patch_embed` how the patch embedding is computed (passes/patch_embed.py), `elementwise` what element-wise ops compute in, and
+    `half_ops` how many of them do in fp16 (passes/half.py).
     `traced`: the layout pass leaves in `trace` what each compiled value is in terms of the source's (it keeps all indices).
     `lines`: where in the source each op of the source graph stands, by the name of its first result; names outlive most rewrites.
     """
@@ -57,6 +59,8 @@ class Report:
     zeros: Literal["exact", "positive"] = "exact"
     side: Side = "fp32"
     patch_embed: PatchEmbed = "fp32"
+    elementwise: Elementwise = "fp32"
+    half_ops: int = 0
     lines: Mapping[str, str] = field(default_factory=dict)
     traced: bool = False
     trace: Trace | None = None

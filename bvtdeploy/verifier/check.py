@@ -98,9 +98,10 @@ def _flips(report: VerifyReport, source: Source, x: F32, codes: dict[str, Array]
         total[1] += int(told.sum())
 
 
-def _side_loss(source: Source, flat: F32, reference: list[Array], coded: list[dict[str, Array]]) -> dict[str, Any]:
+def _side_loss(torch_side: TorchSide, flat: F32, reference: list[Array], coded: list[dict[str, Array]]) -> dict[str, Any]:
     """What was rounded on purpose changes this: the artifact's results and codes in the interpreter against those of the fp32
     compilation."""
+    source = torch_side.known
     errors, agree, changed, total = [], 0, 0, 0
     for x, ours, second in zip(flat, reference, coded, strict=False):
         seen: list[dict[str, Array]] = []
@@ -112,6 +113,7 @@ def _side_loss(source: Source, flat: F32, reference: list[Array], coded: list[di
                 changed += int((second[name] != codes).sum())
                 total += codes.size
     return {
+        "kind": torch_side.side, "patch_embed": torch_side.patch_embed, "elementwise": torch_side.elementwise,
         "images": len(errors), "logit_error_max": float(np.max(errors)), "logit_error_mean": float(np.mean(errors)),
         "top1_agreement": agree / len(errors), "codes_changed": changed / max(total, 1),
     }  # fmt: skip
@@ -153,9 +155,10 @@ def _first_difference(artifact: Artifact, x: F32, crcs: dict[str, list[int]], wh
 
 
 def _canonical_nan(array: Array) -> Array:
-    if array.dtype == np.float32 and np.isnan(array).any():
+    if array.dtype in (np.float32, np.float16) and np.isnan(array).any():
         array = array.copy()
-        array.view(np.uint32)[np.isnan(array)] = 0x7FC00000
+        bits, quiet = (np.uint32, 0x7FC00000) if array.dtype == np.float32 else (np.uint16, 0x7E00)
+        array.view(bits)[np.isnan(array)] = quiet
     return array
 
 
@@ -219,8 +222,7 @@ def verify_model(
     report.flips = [{"op": name, "module": modules[name], "rate": bad / max(size, 1)} for name, (bad, size) in totals.items()]
     if torch_side.rounded:
         say("comparing with the model in fp32")
-        how = {"kind": torch_side.side, "patch_embed": torch_side.patch_embed}
-        report.side = how | _side_loss(torch_side.known, flat, reference, coded)
+        report.side = _side_loss(torch_side, flat, reference, coded)
     if teacher_forced:
         say(f"comparing every op with the source, on {min(n, FORCED)} images")
         if not torch_side.same_graph:

@@ -48,13 +48,14 @@ class TorchSide:
             )
         self.side = str(artifact.meta.get("side", "fp32"))
         self.patch_embed = str(artifact.meta.get("patch_embed", "fp32"))
+        self.elementwise = str(artifact.meta.get("elementwise", "fp32"))
         digest = hashlib.sha256(print_graph(self.graph).encode()).hexdigest()
         self.same_graph = not self.rounded and digest == artifact.meta.get("graph.sha256")
 
     @property
     def rounded(self) -> str:
         """What of the artifact was rounded on purpose, in words; "" where nothing was."""
-        said = (("parameters", self.side), ("a patch embedding", self.patch_embed))
+        said = (("parameters", self.side), ("a patch embedding", self.patch_embed), ("element-wise arithmetic", self.elementwise))
         return " and ".join(f"{what} in {how}" for what, how in said if how != "fp32")
 
     @property

@@ -46,6 +46,7 @@ def show_compile(console: Console, report: Mapping[str, Any], *, explain: bool) 
             ("estimator residue", f"at most {report['residue_max']:.3g}, removed" if report["residue_max"] else "none"),
             ("real parameters", f"stored as {report['side']}"),
             ("patch embedding", None if report["patch_embed"] == "fp32" else f"computed in {report['patch_embed']}"),
+            ("element-wise ops", _arithmetic(report["elementwise"])),
             ("time", f"{sum(p['seconds'] for p in report['passes']):.2f} s in {len(report['passes'])} passes"),
         ]
     )
@@ -103,6 +104,10 @@ def show_inspect(console: Console, facts: Mapping[str, Any]) -> None:
         align="rlnnrrrrr",
         optional=("binary MACs", "float MACs", "constants", "live"),
     )
+
+
+def _arithmetic(elementwise: Mapping[str, Any]) -> str | None:
+    return f"{elementwise['fp16_ops']} compute in fp16, the others in fp32" if elementwise["arithmetic"] == "fp16" else None
 
 
 def _shapes(shapes: Sequence[Sequence[int]]) -> str:

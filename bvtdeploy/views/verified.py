@@ -39,15 +39,19 @@ def show_verify(console: Console, report: Mapping[str, Any], *, ok: bool) -> Non
             f"at most {100 * worst['rate']:.3g} % (after {worst['module'] or worst['op']})"
         )
     if side := report.get("side"):
-        said = (("parameters", side["kind"]), ("patch embedding", side["patch_embed"]))
-        rounded = ", ".join(f"{what} in {how}" for what, how in said if how != "fp32")
         console.say(
-            f"      {rounded} instead of fp32, on {side['images']} inputs: logits move by at most "
+            f"      {_rounded(side)} instead of fp32, on {side['images']} inputs: logits move by at most "
             f"{side['logit_error_max']:.3g} (mean {side['logit_error_mean']:.3g}), "
             f"the same class on {percent(side['top1_agreement'])}, {100 * side['codes_changed']:.3g} % of the codes change"
         )
     if forced := report.get("teacher_forced"):
         show_forced(console, forced)
+
+
+def _rounded(side: Mapping[str, Any]) -> str:
+    """What of an artifact is not in fp32."""
+    said = (("parameters", "kind"), ("patch embedding", "patch_embed"), ("element-wise arithmetic", "elementwise"))
+    return ", ".join(f"{what} in {side[key]}" for what, key in said if side[key] != "fp32")
 
 
 def _forced_cells(row: Mapping[str, Any]) -> list[str]:

@@ -333,7 +333,7 @@ static void time_case(unsigned at, double limit) {
     job j = cases[at].make();
     j.call.op = &j.op, j.call.scratch = allocate(j.op.scratch);
     for (unsigned i = 0; i < bvt_n_kernels; i++) {
-        if ((uint32_t)bvt_kernels[i].opcode != j.op.opcode || !bvt_kernel_usable(i)) continue;
+        if ((uint32_t)bvt_kernels[i].opcode != j.op.opcode || bvt_kernels[i].half || !bvt_kernel_usable(i)) continue;
         double best = 1e9, begin = seconds();
         for (int n = 0; n < 2 || seconds() - begin < limit; n++) {
             const double from = seconds();

@@ -49,6 +49,7 @@ enum {
     BVT_DTYPE_TRITS = 6,
     BVT_DTYPE_I16 = 7,
     BVT_DTYPE_I8 = 8,
+    BVT_DTYPE_F16 = 9,
 };
 
 enum {

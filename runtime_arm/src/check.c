@@ -38,6 +38,17 @@ int bvt_check_value(const bvt_check *c, const bvt_rec_value *v, int dtype, int l
                     bvt_opcode_name(c->op->opcode), name_of(c), role);
 }
 
+bool bvt_is_half(const bvt_model *model, const bvt_rec_op *op) {
+    bool half = false;
+    for (unsigned i = 0; i < BVT_N_IN; i++)
+        half = half || (op->inputs[i] != BVT_NONE && model->values[op->inputs[i]].dtype == BVT_DTYPE_F16);
+    for (unsigned i = 0; i < BVT_N_OUT; i++)
+        half = half || (op->outputs[i] != BVT_NONE && model->values[op->outputs[i]].dtype == BVT_DTYPE_F16);
+    return half;
+}
+
+int bvt_real_dtype(const bvt_check *c) { return bvt_is_half(c->model, c->op) ? BVT_DTYPE_F16 : BVT_DTYPE_F32; }
+
 int bvt_check_attrs_end(const bvt_check *c, unsigned from) { return bvt_check_reserved(c, from, 0); }
 
 int bvt_check_reserved(const bvt_check *c, unsigned from, unsigned ffrom) {

@@ -27,12 +27,14 @@ static void detect(void) {
     unsigned a, b, c, d, saved = 0;
     if (__get_cpuid(1, &a, &b, &c, &d)) {
         the_cpu.popcnt = c >> 23 & 1;
+        the_cpu.f16c = c >> 29 & 1;
         the_cpu.fma = c >> 12 & 1;
         /* OSXSAVE: the system may be asked which registers it saves. */
         if (c >> 27 & 1) __asm__ volatile("xgetbv" : "=a"(saved), "=d"(d) : "c"(0));
     }
     const bool ymm = (saved & 6) == 6;
     the_cpu.fma = the_cpu.fma && ymm;
+    the_cpu.f16c = the_cpu.f16c && ymm;
     const bool leaf7 = __get_cpuid_count(7, 0, &a, &b, &c, &d);
     the_cpu.avx2 = ymm && leaf7 && b >> 5 & 1;
     /* F, DQ, BW, VL of ebx; VBMI, BITALG, VPOPCNTDQ of ecx; registers that the system saves. */
@@ -60,7 +62,8 @@ static void detect(void) {
         bool has;
         const char *name;
     } list[] = {{the_cpu.neon, NEON_NAME}, {the_cpu.vfpv4, "vfpv4"}, {the_cpu.dotprod, "asimddp"}, {the_cpu.fp16, "asimdhp"},
-                {the_cpu.avx2, "avx2"},  {the_cpu.fma, "fma"},         {the_cpu.popcnt, "popcnt"}, {the_cpu.avx512, "avx512"}};
+                {the_cpu.avx2, "avx2"},  {the_cpu.fma, "fma"},         {the_cpu.f16c, "f16c"},    {the_cpu.popcnt, "popcnt"},
+                {the_cpu.avx512, "avx512"}};
     size_t at = 0;
     for (size_t i = 0; i < sizeof list / sizeof *list; i++)
         if (list[i].has) at += (size_t)snprintf(features + at, sizeof features - at, "%s%s", at ? " " : "", list[i].name);
@@ -110,8 +113,10 @@ const char *bvt_isa_name(uint32_t index) {
 }
 
 const bvt_kernel_entry bvt_kernels[] = {
-#define BVT_KERNEL(OP, ISA, fn, condition) {BVT_OP_##OP, BVT_ISA_##ISA, #fn, fn},
+#define BVT_KERNEL(OP, ISA, fn, condition) {BVT_OP_##OP, BVT_ISA_##ISA, false, #fn, fn},
+#define BVT_HALF_KERNEL(OP, ISA, fn, condition) {BVT_OP_##OP, BVT_ISA_##ISA, true, #fn, fn},
 #include "kernels/kernels.inc"
+#undef BVT_HALF_KERNEL
 #undef BVT_KERNEL
 };
 const unsigned bvt_n_kernels = sizeof bvt_kernels / sizeof *bvt_kernels;
@@ -121,18 +126,20 @@ bool bvt_kernel_usable(unsigned index) {
     (void)cpu;
     const bool usable[] = {
 #define BVT_KERNEL(OP, ISA, fn, condition) (condition),
+#define BVT_HALF_KERNEL BVT_KERNEL
 #include "kernels/kernels.inc"
+#undef BVT_HALF_KERNEL
 #undef BVT_KERNEL
     };
     return usable[index];
 }
 
-bvt_kernel bvt_kernel_find(uint32_t opcode, int isa) {
+bvt_kernel bvt_kernel_find(uint32_t opcode, bool half, int isa) {
     bvt_kernel found = NULL;
     for (unsigned i = 0; i < bvt_n_kernels; i++) {
         const bvt_kernel_entry *e = &bvt_kernels[i];
         /* The list is in rising order of ISAs: the last usable line wins. */
-        if (e->opcode == (int)opcode && e->isa <= isa && bvt_kernel_usable(i)) found = e->fn;
+        if (e->opcode == (int)opcode && e->half == half && e->isa <= isa && bvt_kernel_usable(i)) found = e->fn;
     }
     return found;
 }

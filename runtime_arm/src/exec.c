@@ -149,7 +149,7 @@ int bvt_session_create(const bvt_model *model, const bvt_options *options, bvt_s
     s->group_ns = (uint64_t *)(void *)(memory + l.group_ns);
     s->crcs = (uint32_t *)(void *)(memory + l.crcs);
     s->arena = memory + l.arena;
-    for (uint32_t i = 0; i < model->n_ops; i++) s->kernels[i] = bvt_kernel_find(model->ops[i].opcode, isa);
+    for (uint32_t i = 0; i < model->n_ops; i++) s->kernels[i] = bvt_kernel_find(model->ops[i].opcode, bvt_is_half(model, &model->ops[i]), isa);
     for (uint32_t t = 0; t < o.threads; t++) {
         uint8_t *base = memory + l.per_thread + t * l.thread_bytes;
         s->workers[t].tile = base;
@@ -230,8 +230,16 @@ static uint32_t crc_row(uint32_t crc, const bvt_view *v, const uint8_t *row) {
         for (uint32_t c = 0; c < v->cols; c++) crc = bvt_crc32(crc, &(int32_t){((const int16_t *)(const void *)row)[c]}, 4);
         return crc;
     }
-    if (v->dtype != BVT_DTYPE_F32) return bvt_crc32(crc, row, v->dtype == BVT_DTYPE_BITS ? (v->cols + 7) / 8 : (size_t)v->cols * 4);
     /* Payloads and signs of NaNs differ between CPUs. */
+    if (v->dtype == BVT_DTYPE_F16) {
+        for (uint32_t c = 0; c < v->cols; c++) {
+            uint16_t bits = ((const uint16_t *)(const void *)row)[c];
+            if ((bits & 0x7FFF) > 0x7C00) bits = 0x7E00;
+            crc = bvt_crc32(crc, &bits, sizeof bits);
+        }
+        return crc;
+    }
+    if (v->dtype != BVT_DTYPE_F32) return bvt_crc32(crc, row, v->dtype == BVT_DTYPE_BITS ? (v->cols + 7) / 8 : (size_t)v->cols * 4);
     for (uint32_t c = 0; c < v->cols; c++) {
         uint32_t bits;
         memcpy(&bits, row + (size_t)c * 4, 4);

@@ -75,6 +75,7 @@ typedef struct {
     const bvt_model *model;
     const bvt_rec_op *op;
     uint32_t index, rows; /* op index, row space of its group */
+    const uint32_t *producer; /* of each value, the op that wrote it so far, or BVT_NONE; NULL: not known */
     bvt_error *err;
     uint32_t whole;   /* out: bit i set: input i is read at other rows than the one being produced */
     uint64_t scratch; /* out: bytes of scratch that the op's kernels need */
@@ -99,6 +100,10 @@ int bvt_check_reserved(const bvt_check *c, unsigned from, unsigned ffrom);
 int bvt_check_window(const bvt_check *c, unsigned at, uint64_t *out_h, uint64_t *out_w);
 /* attr[0 .. 4] are H, W, k, s, p of a window of dilation d; writes the output's grid. */
 int bvt_check_padded_window(const bvt_check *c, int32_t d, uint64_t *out_h, uint64_t *out_w);
+/* Whether the op computes in fp16, or reads it: an operand is F16. */
+bool bvt_is_half(const bvt_model *model, const bvt_rec_op *op);
+/* BVT_DTYPE_F16 of such an op, else BVT_DTYPE_F32. */
+int bvt_real_dtype(const bvt_check *c);
 /* The value is an i32 constant in layout ROWS of which every element is least .. end-1. */
 int bvt_check_indices(const bvt_check *c, const bvt_rec_value *v, int64_t least, uint64_t end, const char *role);
 
@@ -136,6 +141,7 @@ typedef struct {
 typedef void (*bvt_kernel)(const bvt_call *call, uint32_t row0, uint32_t row1);
 
 static inline void *bvt_row(const bvt_view *v, uint32_t row) { return v->base + (size_t)(row - v->first) * v->stride; }
+static inline const uint16_t *bvt_row_f16(const bvt_view *v, uint32_t row) { return (const uint16_t *)bvt_row(v, row); }
 static inline const float *bvt_row_f32(const bvt_view *v, uint32_t row) { return (const float *)bvt_row(v, row); }
 static inline const uint8_t *bvt_row_bits(const bvt_view *v, uint32_t row) { return (const uint8_t *)bvt_row(v, row); }
 
@@ -149,16 +155,17 @@ enum {
 };
 
 typedef struct {
-    bool neon, vfpv4, dotprod, fp16, avx2, fma, popcnt, avx512; /* avx512: F, BW, DQ, VL, VBMI, VPOPCNTDQ, BITALG */
+    bool neon, vfpv4, dotprod, fp16, avx2, fma, f16c, popcnt, avx512; /* avx512: F, BW, DQ, VL, VBMI, VPOPCNTDQ, BITALG */
     bool in_order;                                       /* an ARM core that issues in order */
 } bvt_cpu;
 const bvt_cpu *bvt_cpu_get(void);
 bool bvt_isa_available(int isa);        /* can this CPU run it, and is it compiled in */
 bool bvt_kernel_usable(unsigned index); /* may this CPU run line `index` of kernels.inc */
 
-/* One line of kernels.inc. */
+/* One line of kernels.inc. half: for ops of which an operand is F16; other kernels never see F16. */
 typedef struct {
     int opcode, isa;
+    bool half;
     const char *name;
     bvt_kernel fn;
 } bvt_kernel_entry;
@@ -166,7 +173,7 @@ extern const bvt_kernel_entry bvt_kernels[];
 extern const unsigned bvt_n_kernels;
 
 /* The kernel of an op for an isa: its own, else that of the next lower isa that has one, the reference at last. */
-bvt_kernel bvt_kernel_find(uint32_t opcode, int isa);
+bvt_kernel bvt_kernel_find(uint32_t opcode, bool half, int isa);
 
 const char *bvt_opcode_name(uint32_t opcode);
 int bvt_check_op(bvt_check *c); /* dispatches on the opcode */
@@ -175,7 +182,9 @@ int bvt_check_op(bvt_check *c); /* dispatches on the opcode */
 BVT_OPCODES(X)
 #undef X
 #define BVT_KERNEL(OP, ISA, fn, condition) void fn(const bvt_call *call, uint32_t row0, uint32_t row1);
+#define BVT_HALF_KERNEL BVT_KERNEL
 #include "kernels/kernels.inc"
+#undef BVT_HALF_KERNEL
 #undef BVT_KERNEL
 
 /* ---- Threads ------------------------------------------------------------------------------------------------------------- */

@@ -306,7 +306,8 @@ static int check_value(bvt_model *m, uint32_t index, bvt_error *err) {
     case BVT_DTYPE_F32:
     case BVT_DTYPE_I32: row = (uint64_t)v->cols * 4, element = 4; break;
     case BVT_DTYPE_I8: row = v->cols; break;
-    case BVT_DTYPE_I16: row = (uint64_t)v->cols * 2, element = 2; break;
+    case BVT_DTYPE_I16:
+    case BVT_DTYPE_F16: row = (uint64_t)v->cols * 2, element = 2; break;
     case BVT_DTYPE_U64:
     case BVT_DTYPE_F64: row = (uint64_t)v->cols * 8, element = 8; break;
     case BVT_DTYPE_BITS: row = bvt_ceil_div(v->cols, 8); break;
@@ -391,12 +392,10 @@ static int check_values(bvt_model *m, bvt_error *err) {
 
 /* ---- Ops and groups ------------------------------------------------------------------------------------------------------ */
 
-#define NOT_PRODUCED UINT32_MAX
-
-/* Checks op `index` of group g. producer[v] is the group that wrote value v so far. */
+/* Checks op `index` of group g. producer[v] is the op that wrote value v so far. */
 static int check_op(bvt_model *m, uint32_t index, uint32_t g, uint32_t *producer, bvt_error *err) {
     const bvt_rec_op *op = &m->ops[index];
-    bvt_check c = {.model = m, .op = op, .index = index, .rows = m->groups[g].rows, .err = err};
+    bvt_check c = {.model = m, .op = op, .index = index, .rows = m->groups[g].rows, .producer = producer, .err = err};
     if (!is_name(m, op->name) || !is_name(m, op->module))
         return bvt_fail(err, BVT_E_FORMAT, "op %u: its name is outside of NAMES", index);
     for (unsigned i = 0; i < BVT_N_IN; i++)
@@ -410,8 +409,8 @@ static int check_op(bvt_model *m, uint32_t index, uint32_t g, uint32_t *producer
     for (unsigned i = 0; i < BVT_N_IN; i++) {
         const bvt_rec_value *v = bvt_in(&c, i);
         if (!v || v->storage == BVT_STORAGE_CONST || v->storage == BVT_STORAGE_INPUT) continue;
-        uint32_t by = producer[op->inputs[i]];
-        BVT_TRY(bvt_expect(&c, by != NOT_PRODUCED, "an input is used before it was produced"));
+        BVT_TRY(bvt_expect(&c, producer[op->inputs[i]] != BVT_NONE, "an input is used before it was produced"));
+        const uint32_t by = m->op_group[producer[op->inputs[i]]];
         BVT_TRY(bvt_expect(&c, v->storage != BVT_STORAGE_TILE || by == g, "a tile value is used outside of its group"));
         if (c.whole >> i & 1)
             BVT_TRY(
@@ -424,8 +423,8 @@ static int check_op(bvt_model *m, uint32_t index, uint32_t g, uint32_t *producer
         BVT_TRY(bvt_expect(&c, v->storage != BVT_STORAGE_CONST && v->storage != BVT_STORAGE_INPUT,
                            "an output is a constant or the input"));
         BVT_TRY(bvt_expect(&c, v->rows == c.rows, "an output has not the rows of its group"));
-        BVT_TRY(bvt_expect(&c, producer[op->outputs[i]] == NOT_PRODUCED, "an output is written twice"));
-        producer[op->outputs[i]] = g;
+        BVT_TRY(bvt_expect(&c, producer[op->outputs[i]] == BVT_NONE, "an output is written twice"));
+        producer[op->outputs[i]] = index;
     }
     return BVT_OK;
 }
@@ -464,7 +463,7 @@ static int check_groups(bvt_model *m, uint32_t *producer, bvt_error *err) {
         if (group->n_ops > m->max_group_ops) m->max_group_ops = group->n_ops;
     }
     if (next != m->n_ops) return bvt_fail(err, BVT_E_FORMAT, "section GROUPS: ops are left over");
-    if (producer[m->output] == NOT_PRODUCED) return bvt_fail(err, BVT_E_FORMAT, "section OPS: no op writes the output");
+    if (producer[m->output] == BVT_NONE) return bvt_fail(err, BVT_E_FORMAT, "section OPS: no op writes the output");
     return BVT_OK;
 }
 
@@ -474,7 +473,7 @@ static int check_ops(bvt_model *m, bvt_error *err) {
     m->op_group = malloc(m->n_ops * sizeof *m->op_group);
     int code = producer && m->op_group ? BVT_OK : bvt_fail(err, BVT_E_MEMORY, "out of memory");
     if (!code) {
-        for (uint32_t i = 0; i < m->n_values; i++) producer[i] = NOT_PRODUCED;
+        for (uint32_t i = 0; i < m->n_values; i++) producer[i] = BVT_NONE;
         code = check_groups(m, producer, err);
     }
     free(producer);
@@ -690,7 +689,7 @@ bvt_op_info bvt_get_op(const bvt_model *m, uint32_t index) {
 }
 
 bvt_value_info bvt_get_value(const bvt_model *m, uint32_t index) {
-    static const char *const dtypes[] = {"?", "f32", "i32", "bits", "u64", "f64", "trits", "i16", "i8"};
+    static const char *const dtypes[] = {"?", "f32", "i32", "bits", "u64", "f64", "trits", "i16", "i8", "f16"};
     static const char *const storages[] = {"?", "const", "arena", "tile", "input", "output"};
     static const char *const layouts[] = {"?", "rows", "cols", "lanes16", "csa", "tbl2", "lut", "quads"};
     static const char *const forms[] = {"as_is", "f16", "i8"};

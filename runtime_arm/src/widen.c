@@ -4,18 +4,8 @@
  */
 #include <fenv.h>
 
+#include "half.h"
 #include "ops/bgemm.h"
-
-/* IEEE 754 binary16 to binary32, which holds each of them: no rounding. */
-static uint32_t half_to_float_bits(uint16_t half) {
-    const uint32_t sign = (uint32_t)(half & 0x8000u) << 16, exponent = half >> 10 & 31u, fraction = half & 0x3FFu;
-    if (exponent == 31) return sign | 0x7F800000u | fraction << 13;
-    if (exponent) return sign | (exponent + 112) << 23 | fraction << 13;
-    if (!fraction) return sign;
-    /* Subnormal, fraction * 2^-24: its highest bit becomes the implicit one. */
-    const uint32_t shift = (uint32_t)__builtin_clz(fraction) - 21;
-    return sign | (113 - shift) << 23 | (fraction << shift & 0x3FFu) << 13;
-}
 
 uint64_t bvt_stored_bytes(const bvt_rec_value *v) {
     const uint64_t elements = (uint64_t)v->rows * v->cols;
@@ -28,8 +18,7 @@ void bvt_widen(const bvt_rec_value *v, const uint8_t *from, float *to) {
         for (size_t i = 0; i < elements; i++) {
             uint16_t half;
             memcpy(&half, from + 2 * i, sizeof half);
-            const uint32_t bits = half_to_float_bits(half);
-            memcpy(to + i, &bits, sizeof bits);
+            to[i] = bvt_from_half(half);
         }
         return;
     }

@@ -22,6 +22,7 @@ enum {
     F64 = BVT_DTYPE_F64,
     TRITS = BVT_DTYPE_TRITS,
     I8 = BVT_DTYPE_I8,
+    F16 = BVT_DTYPE_F16,
     ROWS = BVT_LAYOUT_ROWS,
     COLS = BVT_LAYOUT_COLS,
     LANES16 = BVT_LAYOUT_LANES16,
@@ -48,7 +49,7 @@ static uint32_t value(int dtype, int storage, int layout, uint32_t rows, uint32_
     if (channels) count = (rows + channels - 1) / channels;
     *v = (bvt_rec_value){
         .name = 1, .dtype = (uint8_t)dtype, .storage = (uint8_t)storage, .layout = (uint8_t)layout, .rows = rows, .cols = cols};
-    v->stride = dtype == BITS ? (cols + 7) / 8 : cols * (dtype == U64 || dtype == F64 ? 8 : 4);
+    v->stride = dtype == BITS ? (cols + 7) / 8 : cols * (dtype == U64 || dtype == F64 ? 8 : dtype == I16 || dtype == F16 ? 2 : 4);
     if (layout == COLS) v->stride = (rows + 63) / 64 * 8;
     if (channels) v->stride = (uint32_t)bvt_tile_bytes(layout, cols);
     if (layout == QUADS) v->stride = (cols + 7) / 8 * 128, count = (rows + 15) / 16;
@@ -60,7 +61,7 @@ static uint32_t value(int dtype, int storage, int layout, uint32_t rows, uint32_
     uint8_t *data = s->constants + v->offset;
     for (uint64_t i = 0; storage == BVT_STORAGE_CONST && i < v->bytes; i++) {
         if (dtype == F32 && i % 4 == 0) ((float *)(void *)data)[i / 4] = (float)below(2001) / 1000.0f - 1.0f;
-        if (dtype == BITS || dtype == TRITS || dtype == I8) data[i] = (uint8_t)rng();
+        if (dtype == BITS || dtype == TRITS || dtype == I8 || dtype == F16) data[i] = (uint8_t)rng();
     }
     return s->n_values++;
 }
@@ -210,7 +211,7 @@ static const struct {
     [BVT_OP_PATCHES] = {make_patches, 5, 0, 1, 0},
     [BVT_OP_DENSE] = {make_dense, 0, 0, 3, 0},
     [BVT_OP_BGEMM] = {make_bgemm, 1, 0, 3, 1},       /* x of bits */
-    [BVT_OP_EPILOGUE] = {make_epilogue, 7, 0, 1, 6}, /* x of f32; residuals of other shapes; layouts */
+    [BVT_OP_EPILOGUE] = {make_epilogue, 8, 0, 1, 6}, /* x of f32; residuals of other shapes; layouts */
     [BVT_OP_ROW_PATCHES] = {make_row_patches, 7, 0, 1, 1}, /* trits */
     [BVT_OP_AVG_POOL] = {make_avg_pool, 5, 0, 1, 0},
     [BVT_OP_STENCIL] = {make_stencil, 20, 0, 3, 0},
@@ -258,8 +259,9 @@ static bvt_view view(uint32_t index, bool constant) {
 
 static void run_all(void) {
     const uint32_t rows = s->groups[0].rows;
+    const bool half = bvt_is_half(&(bvt_model){.values = s->values}, OP);
     for (unsigned k = 0; k < bvt_n_kernels; k++) {
-        if (bvt_kernels[k].opcode != (int)OP->opcode || !bvt_kernel_usable(k)) continue;
+        if (bvt_kernels[k].opcode != (int)OP->opcode || bvt_kernels[k].half != half || !bvt_kernel_usable(k)) continue;
         bvt_call call = {.op = OP};
         for (unsigned i = 0; i < BVT_N_IN; i++)
             if (OP->inputs[i] != BVT_NONE) call.in[i] = view(OP->inputs[i], true);
@@ -404,6 +406,57 @@ static void test_reshaped(void) {
                     }
         CHECK(fit == kinds[k].fitting, "%s: %lu operands of other shapes fit, not %lu", bvt_opcode_name(k), fit, kinds[k].fitting);
     }
+}
+
+/* Makes F16 of the operands of a mask: inputs from bit 0, outputs from bit BVT_N_IN on. */
+static void halve(uint64_t operands) {
+    for (unsigned slot = 0; slot < BVT_N_IN + BVT_N_OUT; slot++) {
+        const uint32_t index = slot < BVT_N_IN ? OP->inputs[slot] : OP->outputs[slot - BVT_N_IN];
+        if (!(operands >> slot & 1)) continue;
+        const bvt_rec_value *v = &s->values[index];
+        if (slot < BVT_N_IN) in(slot, F16, ROWS, v->rows, v->cols);
+        else out(slot - BVT_N_IN, F16, ROWS, v->rows, v->cols);
+    }
+}
+
+/* The ops that take F16: all operands that have to be (`all`), and some beside (`any`); one that stays F32 is refused. */
+static void test_half(void) {
+    const uint64_t result = (uint64_t)1 << BVT_N_IN;
+    const struct {
+        int opcode;
+        uint64_t all, any;
+    } halves[] = {{BVT_OP_EPILOGUE, 1 << 1 | 1 << 2 | 1 << 7 | 1 << 9 | 1 << 13 | 1 << 14, result},
+                  {BVT_OP_STENCIL, 7 | result, 0},
+                  {BVT_OP_CHANNEL_POOL, 1 | result, 0},
+                  {BVT_OP_AVG_POOL, 1 | result, 0},
+                  {BVT_OP_MAX_POOL, 1 | result, 0},
+                  {BVT_OP_GATHER, 6 | result, 0},
+                  {BVT_OP_MEAN_ROWS, 1, 0},
+                  {BVT_OP_LAYER_NORM_ROWS, 1, 0},
+                  {BVT_OP_NORM_SIGN, 1, 0}};
+    for (unsigned h = 0; h < sizeof halves / sizeof *halves; h++) {
+        const uint32_t k = (uint32_t)halves[h].opcode;
+        for (int any = 0; any < 2; any++) {
+            kinds[k].make(), halve(halves[h].all | (any ? halves[h].any : 0));
+            CHECK(passes(), "%s in fp16: %s", bvt_opcode_name(k), err.text);
+        }
+        for (unsigned slot = 0; slot < BVT_N_IN + BVT_N_OUT; slot++) {
+            const uint64_t bit = (uint64_t)1 << slot;
+            kinds[k].make(), halve(halves[h].all & ~bit);
+            const bool still_half = halves[h].all & ~bit;
+            if (halves[h].all & bit && still_half) CHECK(!passes(), "%s with an F32 among F16", bvt_opcode_name(k));
+            const uint32_t index = slot < BVT_N_IN ? OP->inputs[slot] : OP->outputs[slot - BVT_N_IN];
+            if (index == BVT_NONE || (halves[h].all | halves[h].any) & bit || (k == BVT_OP_EPILOGUE && slot == 0)) continue;
+            kinds[k].make(), halve(halves[h].all | bit);
+            CHECK(!passes(), "%s with operand %u of F16", bvt_opcode_name(k), slot);
+        }
+    }
+    ACCEPTED(epilogue, in(0, F16, ROWS, 16, 6), halve(halves[0].all));
+    ACCEPTED(epilogue, in(0, F32, ROWS, 16, 6), halve(halves[0].all));
+    REFUSED(epilogue, "not as small as it says", OP->attr[7] = 1); /* nobody knows where its dots come from */
+    REFUSED(epilogue, "not as small as it says", OP->attr[7] = 2);
+    REFUSED(activation, "wrong type", halve(1));
+    REFUSED(dense, "wrong type", halve(1));
 }
 
 /* ---- Ops one by one ------------------------------------------------------------------------------------------------------ */
@@ -631,12 +684,12 @@ static void test_epilogue(void) {
     REFUSED(epilogue, "a threshold has the wrong", out(2, BITS, ROWS, 16, 6));
     REFUSED(epilogue, "a bits output has the wrong", out(2, TRITS, COLS, 6, 16));
     REFUSED(epilogue, "a bits output has the wrong", out(1, F32, ROWS, 16, 6));
-    REFUSED(epilogue, "the f32 output has the wrong", out(0, I32, ROWS, 16, 6));
+    REFUSED(epilogue, "the real output has the wrong", out(0, I32, ROWS, 16, 6));
     REFUSED(epilogue, "do not pair up", OP->inputs[14] = BVT_NONE);
     REFUSED(epilogue, "do not pair up", in(16, F32, ROWS, 1, 6));
     REFUSED(epilogue, "an input too many", in(18, F32, ROWS, 1, 6));
     REFUSED(epilogue, "an output too many", out(5, F32, ROWS, 16, 6));
-    REFUSED(epilogue, "unused attribute", OP->attr[7] = 1);
+    REFUSED(epilogue, "unused attribute", OP->attr[8] = 1);
     /* 2^22 + 1 rows with a factor of 2^5: modulo 2^32 they make 2^10. */
     REFUSED(epilogue, "rows and factor do not fit", OP->attr[1] = 1, OP->inputs[1] = OP->inputs[17] = BVT_NONE,
             OP->attr[0] = OP->attr[2] = 32, IN(2)->rows = (1 << 22) + 1, IN(0)->rows = s->groups[0].rows = 1024);
@@ -723,6 +776,7 @@ int main(void) {
     test_attributes();
     test_presence();
     test_reshaped();
+    test_half();
     test_norms();
     test_gather();
     test_products();

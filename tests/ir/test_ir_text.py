@@ -73,7 +73,7 @@ HEAD = "graph @g(%x: f32[2x3]) -> (%y) {\n"
         ('%y = permute(%x) {"perm": } : f32[2x3]', "Expecting value"),
         ("%y = const @y : f32[2]", "y"),
         ("%y = const [1, 2, 3] : f32[2]", "reshape"),
-        ("%y = const [1] : f16[1]", "unknown element kind"),
+        ("%y = const [1] : f17[1]", "unknown element kind"),
     ],
 )
 def test_a_line_that_is_not_understood_is_named(line: str, why: str) -> None:

@@ -63,7 +63,7 @@ def record(fields: spec.Fields, **values: Any) -> bytes:
 
 
 def logical_bytes(x: Array, layout: str) -> bytes:
-    """What the runtime's op checksums run over: `codes` (int8) as bits, f32 with NaNs made one, i32 as is."""
+    """What the runtime's op checksums run over: `codes` (int8) as bits, f32 and f16 with NaNs made one, i32 as is."""
     if layout == "bits ROWS":
         return pack_rows(x)
     if layout == "bits COLS":
@@ -73,6 +73,8 @@ def logical_bytes(x: Array, layout: str) -> bytes:
         return b"".join(pack_rows(part[None]) for line in lines for part in (line, np.abs(line)))
     if x.dtype == np.float32:
         x = np.where(np.isnan(x), np.uint32(0x7FC00000), x.view(np.uint32))
+    if x.dtype == np.float16:
+        x = np.where(np.isnan(x), np.uint16(0x7E00), x.view(np.uint16))
     return np.ascontiguousarray(x).tobytes()
 
 
@@ -88,6 +90,7 @@ class File:
     tile: int = 0
     scratch: int = 0
     input: int = -1
+    half: bool = False  # its ops compute in fp16, or read it
 
     def name(self, text: str) -> int:
         at = len(self.names)
@@ -133,7 +136,7 @@ class File:
                 stride = -(-cols // 8) * 16
                 data = pack_lanes16(x)
         else:
-            dtype = {"f4": "F32", "i4": "I32", "u8": "U64", "f8": "F64"}[x.dtype.str[1:]]
+            dtype = {"f4": "F32", "f2": "F16", "i4": "I32", "u8": "U64", "f8": "F64"}[x.dtype.str[1:]]
             pad = align(pad, x.dtype.itemsize)
             stride = cols * x.dtype.itemsize + pad
             raw = np.zeros((rows, stride), np.uint8)
@@ -152,7 +155,7 @@ class File:
         elif layout == "COLS":
             stride, count = align(-(-rows // 8), 8), cols
         else:
-            row = -(-cols // 8) if dtype == "BITS" else 2 * cols if dtype == "I16" else 4 * cols
+            row = -(-cols // 8) if dtype == "BITS" else 2 * cols if dtype in ("I16", "F16") else 4 * cols
             stride, count = row + pad, min(block or rows, rows)
         size = stride * count
         if storage == "TILE":

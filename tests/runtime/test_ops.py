@@ -66,6 +66,8 @@ def add(
     fattr: Sequence[float] = (),
 ) -> None:
     """Adds an op with constant operands. `inputs`: slot -> (array, layout); `outputs`: (slot, dtype, layout)."""
+    if f.half:
+        attrs, inputs, operands, outputs, scratch = in_half(kind, attrs, inputs, operands, outputs, rng)
     with np.errstate(all="ignore"):
         results = REGISTRY[kind].reference(attrs, operands)
     pad = int(rng.choice([0, 0, 4, 60]))
@@ -78,6 +80,32 @@ def add(
         form = f"{dtype.lower()} {layout}" if dtype in ("BITS", "TRITS") else dtype
         shapes = {i: x.shape for i, (x, _) in inputs.items()}
         want[op, slot] = (f"{kind} {attrs} of {shapes} -> {form}{result.shape}", zlib.crc32(logical_bytes(result, form)))
+
+
+def in_half(
+    kind: str,
+    attrs: dict[str, Any],
+    inputs: dict[int, Any],
+    operands: list[np.ndarray],
+    outputs: list[tuple[int, str, str]],
+    rng: Rng,
+) -> tuple[dict[str, Any], dict[int, Any], list[np.ndarray], list[tuple[int, str, str]], int]:
+    """The arguments of `add` for an op that computes in fp16, or reads it, and its scratch. An epilogue may have f32."""
+    reads = kind in ("mean_rows", "layer_norm_rows", "norm_sign")
+    keep_x, keep_result = (kind == "epilogue" and rng.random() < 0.3 for _ in range(2))
+    keep_result = keep_result and len(operands) > 1  # something is fp16
+    changed: dict[int, np.ndarray] = {}
+    with np.errstate(all="ignore"):
+        for i, x in enumerate(operands):
+            stays = x.dtype != np.float32 or (reads and i > 0) or (keep_x and i == 0)
+            changed[id(x)] = x if stays else x.astype(np.float16)
+    inputs = {slot: (changed[id(x)], layout) for slot, (x, layout) in inputs.items()}
+    if not (reads or keep_result):
+        outputs = [(slot, "F16" if dtype == "F32" else dtype, layout) for slot, dtype, layout in outputs]
+        if kind == "epilogue":
+            attrs = {**attrs, "results": tuple("f16" if r == "f32" else r for r in attrs["results"])}
+    scratch = 8 * 4 * operands[0].shape[1] if kind in ("layer_norm_rows", "norm_sign") else 0
+    return attrs, inputs, [changed[id(x)] for x in operands], outputs, align(scratch)
 
 
 def bgemm(f: File, want: Expected, rng: Rng) -> None:
@@ -359,11 +387,27 @@ def test_every_opcode_has_cases() -> None:
     assert {make.__name__ for make, _ in CASES} == set(spec.OPCODES)
 
 
+HALF = {"epilogue", "stencil", "channel_pool", "avg_pool", "max_pool", "gather", "mean_rows", "layer_norm_rows", "norm_sign"}
+HALF_CASES = [(make, count) for make, count in CASES if make.__name__ in HALF]
+
+
+@pytest.mark.parametrize("make,count", HALF_CASES, ids=lambda x: getattr(x, "__name__", ""))
+def test_equals_float16_of_numpy(make: Callable[[File, Expected, Rng], None], count: int, runner: Runner, tmp_path: Path) -> None:
+    f, want = File(half=True), {}
+    for seed in range(count):
+        make(f, want, np.random.default_rng([seed, sum(map(ord, make.__name__)), 16]))
+    run_and_compare(f, want, runner, tmp_path)
+
+
 @pytest.mark.parametrize("make,count", CASES, ids=lambda x: getattr(x, "__name__", ""))
 def test_equals_reference(make: Callable[[File, Expected, Rng], None], count: int, runner: Runner, tmp_path: Path) -> None:
     f, want = File(), {}
     for seed in range(count):
         make(f, want, np.random.default_rng([seed, sum(map(ord, make.__name__))]))
+    run_and_compare(f, want, runner, tmp_path)
+
+
+def run_and_compare(f: File, want: Expected, runner: Runner, tmp_path: Path) -> None:
     model, raw = tmp_path / "m.bvt", tmp_path / "x.f32"
     model.write_bytes(f.finish())
     raw.write_bytes(np.float32(1).tobytes())

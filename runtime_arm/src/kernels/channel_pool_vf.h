@@ -17,7 +17,7 @@ VF_INLINE void pool_rows(const bvt_call *call, uint32_t row0, uint32_t row1, con
                 for (unsigned i = 0; i < left; i++) v[i] = vf_add_pairs(v[2 * i], v[2 * i + 1]);
             vf_store(y + c, vf_mul(v[0], reciprocal));
         }
-        for (; c < channels; c++, x += g) y[c] = bvt_pairs_sum(x, g) * factor;
+        for (; c < channels; c++, x += g) y[c] = bvt_pairs_sum(x, 0, g, false) * factor;
     }
 }
 

@@ -8,18 +8,23 @@
  *     v = fma(v, scale2[c], shift2[c])          likewise
  *     v = v + post_res_j[row_j(r)][c mod cols_j]
  *     out[0] = v; out[1+i] = bit v >= threshold_i[c], or trit v >= threshold_i[1][c] ? +1 : v < threshold_i[0][c] ? -1 : 0
- *     inputs: epilogue.h; attr[0] = W, attr[1+j] = factor of residual slot j; 0: row_j(r) = rows[0][r], a constant table
+ *     inputs: epilogue.h; attr[0] = W, attr[1+j] = factor of residual slot j; 0: row_j(r) = rows[0][r], a constant table;
+ *     attr[7]: 1: no dot of x is beyond +-512
+ *     in fp16 (an operand is F16, then all are but dots, x and out[0], which may be f32) v is rounded to binary16 at every `=`, and
+ *     fma(v, a, b) is v * a, rounded, + b
  *
  * out[0] may be the very memory of x, or of a residual that has its shape: every kernel reads element (r, c) before it writes it.
  */
 #include "epilogue.h"
 
+#include "../half.h"
 #include "../numerics.h"
+#include "attention.h"
 #include "bits.h"
 
 _Static_assert(BVT_EP_INPUTS == 18, "the roles of bvtdeploy/ops/epilogue.py");
 
-static int check_residual(bvt_check *c, unsigned slot, const bvt_rec_value *x) {
+static int check_residual(bvt_check *c, unsigned slot, const bvt_rec_value *x, int real) {
     const bvt_rec_value *v = bvt_in(c, BVT_EP_RES0 + slot);
     const int32_t width = c->op->attr[0], f = c->op->attr[1 + slot];
     if (!v) return bvt_expect(c, f == 1, "the factor of an absent residual is not 1");
@@ -31,7 +36,7 @@ static int check_residual(bvt_check *c, unsigned slot, const bvt_rec_value *x) {
                            "a residual's table of rows is missing or misfits"));
         BVT_TRY(bvt_check_indices(c, rows, 0, v->rows, "the table of rows"));
         c->whole |= 1u << (BVT_EP_RES0 + slot);
-        return bvt_check_value(c, v, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, v->rows, v->cols, "a residual");
+        return bvt_check_value(c, v, real, BVT_LAYOUT_ROWS, v->rows, v->cols, "a residual");
     }
     BVT_TRY(bvt_expect(c, (uint64_t)v->rows * (uint64_t)f * (uint64_t)f == x->rows, "a residual's rows and factor do not fit"));
     if (f != 1) {
@@ -39,30 +44,49 @@ static int check_residual(bvt_check *c, unsigned slot, const bvt_rec_value *x) {
                            "a residual's grid and factor do not fit"));
         c->whole |= 1u << (BVT_EP_RES0 + slot);
     }
-    return bvt_check_value(c, v, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, v->rows, v->cols, "a residual");
+    return bvt_check_value(c, v, real, BVT_LAYOUT_ROWS, v->rows, v->cols, "a residual");
+}
+
+/* attr[BVT_EP_SMALL]: x are dots of so few columns, or sums of so few values. */
+static int check_small(bvt_check *c) {
+    const int32_t claim = c->op->attr[BVT_EP_SMALL];
+    if (claim == 0) return BVT_OK;
+    const uint32_t by = c->producer ? c->producer[c->op->inputs[BVT_EP_X]] : BVT_NONE;
+    uint64_t most = UINT64_MAX;
+    if (by != BVT_NONE) {
+        const bvt_rec_op *op = &c->model->ops[by];
+        const bvt_rec_value *values = c->model->values;
+        if (op->opcode == BVT_OP_BGEMM) most = values[op->inputs[1]].cols;
+        if (op->opcode == BVT_OP_ATTENTION && op->inputs[BVT_ATTENTION_INTS] == BVT_NONE)
+            most = values[op->inputs[1]].rows * (uint64_t)(op->attr[2] ? op->attr[2] : 1);
+    }
+    return bvt_expect(c, claim == 1 && most <= BVT_EP_MOST_SMALL, "its dots are not as small as it says");
 }
 
 int bvt_check_epilogue(bvt_check *c) {
     const uint32_t all_in = (1u << BVT_EP_INPUTS) - 1, all_out = (1u << (1 + BVT_EP_BITS)) - 1;
     BVT_TRY(bvt_check_operands(c, 1, all_in, 0, all_out));
-    BVT_TRY(bvt_check_attrs_end(c, 1 + BVT_EP_RESIDUALS));
+    BVT_TRY(bvt_check_attrs_end(c, 1 + BVT_EP_SMALL));
     BVT_TRY(bvt_expect(c, c->op->attr[0] >= 0, "the grid's width is negative"));
     const bvt_rec_value *x = bvt_in(c, BVT_EP_X);
-    const int dtype = x->dtype == BVT_DTYPE_I32 || x->dtype == BVT_DTYPE_I16 ? x->dtype : BVT_DTYPE_F32;
-    BVT_TRY(bvt_check_value(c, x, dtype, BVT_LAYOUT_ROWS, c->rows, x->cols, "x"));
-    for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) BVT_TRY(check_residual(c, slot, x));
+    const int real = bvt_real_dtype(c);
+    const bool dots = x->dtype == BVT_DTYPE_I32 || x->dtype == BVT_DTYPE_I16;
+    BVT_TRY(bvt_check_value(c, x, dots || x->dtype == real ? x->dtype : BVT_DTYPE_F32, BVT_LAYOUT_ROWS, c->rows, x->cols, "x"));
+    BVT_TRY(check_small(c));
+    for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) BVT_TRY(check_residual(c, slot, x, real));
     bool by_table = false;
     for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) by_table = by_table || c->op->attr[1 + slot] == 0;
     BVT_TRY(bvt_expect(c, by_table == (bvt_in(c, BVT_EP_ROWS) != NULL), "a table of rows that no residual uses"));
     c->whole |= 1u << BVT_EP_ROWS;
     for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++) {
-        if (bvt_in(c, i)) BVT_TRY(bvt_check_value(c, bvt_in(c, i), BVT_DTYPE_F32, BVT_LAYOUT_ROWS, 1, x->cols, "a parameter"));
+        if (bvt_in(c, i)) BVT_TRY(bvt_check_value(c, bvt_in(c, i), real, BVT_LAYOUT_ROWS, 1, x->cols, "a parameter"));
         c->whole |= 1u << i;
     }
     bool any = false;
     if (bvt_out(c, 0)) {
         any = true;
-        BVT_TRY(bvt_check_value(c, bvt_out(c, 0), BVT_DTYPE_F32, BVT_LAYOUT_ROWS, x->rows, x->cols, "the f32 output"));
+        const int dtype = bvt_out(c, 0)->dtype == real ? real : BVT_DTYPE_F32;
+        BVT_TRY(bvt_check_value(c, bvt_out(c, 0), dtype, BVT_LAYOUT_ROWS, x->rows, x->cols, "the real output"));
     }
     for (unsigned i = 0; i < BVT_EP_BITS; i++) {
         const bvt_rec_value *bits = bvt_out(c, 1 + i);
@@ -71,7 +95,7 @@ int bvt_check_epilogue(bvt_check *c) {
         if (!bits) continue;
         any = true;
         const int dtype = bits->dtype == BVT_DTYPE_TRITS ? BVT_DTYPE_TRITS : BVT_DTYPE_BITS;
-        BVT_TRY(bvt_check_value(c, bvt_in(c, BVT_EP_THRESHOLD0 + i), BVT_DTYPE_F32, BVT_LAYOUT_ROWS,
+        BVT_TRY(bvt_check_value(c, bvt_in(c, BVT_EP_THRESHOLD0 + i), real, BVT_LAYOUT_ROWS,
                                 dtype == BVT_DTYPE_TRITS ? 2 : 1, x->cols, "a threshold"));
         int layout = bits->layout == BVT_LAYOUT_COLS ? BVT_LAYOUT_COLS : BVT_LAYOUT_ROWS;
         BVT_TRY(bvt_check_value(c, bits, dtype, layout, x->rows, x->cols, "a bits output"));
@@ -79,30 +103,45 @@ int bvt_check_epilogue(bvt_check *c) {
     return bvt_expect(c, any, "it has no output");
 }
 
-static float affine(const bvt_call *call, unsigned scale, uint32_t c, float v) {
-    const unsigned shift = scale + 1;
-    if (call->in[scale].base) {
-        const float factor = bvt_row_f32(&call->in[scale], 0)[c];
-        return call->in[shift].base ? bvt_fma(v, factor, bvt_row_f32(&call->in[shift], 0)[c]) : v * factor;
-    }
-    return call->in[shift].base ? v + bvt_row_f32(&call->in[shift], 0)[c] : v;
+static float param(const bvt_call *call, unsigned role, uint32_t row, uint32_t c, bool half) {
+    return bvt_get_real(bvt_row(&call->in[role], row), c, half);
 }
 
-static float add_residuals(const bvt_call *call, unsigned first_slot, uint32_t r, uint32_t c, float v) {
+static float add(float a, float b, bool half) { return bvt_rounded(a + b, half); }
+
+static float affine(const bvt_call *call, unsigned scale, uint32_t c, float v, bool half) {
+    const unsigned shift = scale + 1;
+    if (call->in[scale].base) {
+        const float factor = param(call, scale, 0, c, half);
+        if (call->in[shift].base && !half) return bvt_fma(v, factor, param(call, shift, 0, c, false));
+        v = bvt_rounded(v * factor, half);
+    }
+    return call->in[shift].base ? add(v, param(call, shift, 0, c, half), half) : v;
+}
+
+static float add_residuals(const bvt_call *call, unsigned first_slot, uint32_t r, uint32_t c, float v, bool half) {
     for (unsigned slot = first_slot; slot < first_slot + 3; slot++)
-        if (call->in[BVT_EP_RES0 + slot].base) v = v + bvt_epilogue_residual(call, slot, r)[c % call->in[BVT_EP_RES0 + slot].cols];
+        if (call->in[BVT_EP_RES0 + slot].base)
+            v = add(v, bvt_get_real(bvt_epilogue_residual(call, slot, r), c % call->in[BVT_EP_RES0 + slot].cols, half), half);
     return v;
 }
 
+/* f16: two roundings, as everywhere there. */
+static float prelu(float v, float slope, bool half) {
+    if (half) return v > 0 ? v : bvt_rounded(v * slope, half);
+    return bvt_fma(0 < v ? 0 : v, slope - 1, v);
+}
+
 /* One code of bits output `i`. */
-static void put_code(const bvt_call *call, unsigned i, uint32_t r, uint32_t c, float v) {
-    const bvt_view *out = &call->out[1 + i], *threshold = &call->in[BVT_EP_THRESHOLD0 + i];
+static void put_code(const bvt_call *call, unsigned i, uint32_t r, uint32_t c, float v, bool half) {
+    const bvt_view *out = &call->out[1 + i];
     if (out->dtype == BVT_DTYPE_TRITS) {
-        const bool high = v >= bvt_row_f32(threshold, 1)[c];
+        const bool high = v >= param(call, BVT_EP_THRESHOLD0 + i, 1, c, half);
         bvt_put_bit(out, r, c, 0, high);
-        bvt_put_bit(out, r, c, bvt_plane(out->by_cols ? out->rows : out->cols), high || v < bvt_row_f32(threshold, 0)[c]);
+        bvt_put_bit(out, r, c, bvt_plane(out->by_cols ? out->rows : out->cols),
+                    high || v < param(call, BVT_EP_THRESHOLD0 + i, 0, c, half));
     } else {
-        bvt_put_bit(out, r, c, 0, v >= bvt_row_f32(threshold, 0)[c]);
+        bvt_put_bit(out, r, c, 0, v >= param(call, BVT_EP_THRESHOLD0 + i, 0, c, half));
     }
 }
 
@@ -110,23 +149,25 @@ static float load_x(const bvt_view *x, uint32_t r, uint32_t c) {
     switch (x->dtype) {
     case BVT_DTYPE_I32: return (float)((const int32_t *)bvt_row(x, r))[c];
     case BVT_DTYPE_I16: return (float)((const int16_t *)bvt_row(x, r))[c];
-    default: return bvt_row_f32(x, r)[c];
+    default: return bvt_get_real(bvt_row(x, r), c, x->dtype == BVT_DTYPE_F16);
     }
 }
 
 void bvt_epilogue_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
-    const bvt_view *x = &call->in[BVT_EP_X];
+    const bvt_view *x = &call->in[BVT_EP_X], *out = &call->out[0];
+    bool half = out->dtype == BVT_DTYPE_F16;
+    for (unsigned i = 0; i < BVT_EP_INPUTS; i++) half = half || call->in[i].dtype == BVT_DTYPE_F16;
     for (uint32_t r = row0; r < row1; r++) {
         for (uint32_t c = 0; c < x->cols; c++) {
-            float v = affine(call, BVT_EP_SCALE, c, load_x(x, r, c));
-            v = add_residuals(call, 0, r, c, v);
-            if (call->in[BVT_EP_SLOPE].base) v = bvt_fma(0 < v ? 0 : v, bvt_row_f32(&call->in[BVT_EP_SLOPE], 0)[c] - 1, v);
-            if (call->in[BVT_EP_POST].base) v = v + bvt_row_f32(&call->in[BVT_EP_POST], 0)[c];
-            v = affine(call, BVT_EP_SCALE2, c, v);
-            v = add_residuals(call, 3, r, c, v);
-            if (call->out[0].base) ((float *)bvt_row(&call->out[0], r))[c] = v;
+            float v = affine(call, BVT_EP_SCALE, c, bvt_rounded(load_x(x, r, c), half), half);
+            v = add_residuals(call, 0, r, c, v, half);
+            if (call->in[BVT_EP_SLOPE].base) v = prelu(v, param(call, BVT_EP_SLOPE, 0, c, half), half);
+            if (call->in[BVT_EP_POST].base) v = add(v, param(call, BVT_EP_POST, 0, c, half), half);
+            v = affine(call, BVT_EP_SCALE2, c, v, half);
+            v = add_residuals(call, 3, r, c, v, half);
+            if (out->base) bvt_put_real(bvt_row(out, r), c, v, half && out->dtype == BVT_DTYPE_F16);
             for (unsigned i = 0; i < BVT_EP_BITS; i++)
-                if (call->out[1 + i].base) put_code(call, i, r, c, v);
+                if (call->out[1 + i].base) put_code(call, i, r, c, v, half);
         }
         for (unsigned i = 0; i < BVT_EP_BITS; i++)
             if (call->out[1 + i].base) bvt_pad_row(&call->out[1 + i], r);

@@ -20,15 +20,18 @@ enum {
 };
 enum { BVT_EP_RESIDUALS = 6, BVT_EP_BITS = 4 };
 
+/* attr[BVT_EP_SMALL] is 1 where no dot of x is beyond BVT_EP_MOST_SMALL: 1536 + x is then an fp16 number whose last bit counts 1. */
+enum { BVT_EP_SMALL = 1 + BVT_EP_RESIDUALS, BVT_EP_MOST_SMALL = 512 };
+
 /* Bytes of an element of x: f32, or dots in i32 or i16. */
 static inline size_t bvt_epilogue_x_bytes(const bvt_view *x) { return x->dtype == BVT_DTYPE_I16 ? 2 : 4; }
 
 /* The row of residual `slot` (0..5) that belongs to `row`. */
-static inline const float *bvt_epilogue_residual(const bvt_call *call, unsigned slot, uint32_t row) {
+static inline const void *bvt_epilogue_residual(const bvt_call *call, unsigned slot, uint32_t row) {
     const uint32_t width = (uint32_t)call->op->attr[0], f = (uint32_t)call->op->attr[1 + slot];
     if (f == 0) row = (uint32_t)((const int32_t *)bvt_row(&call->in[BVT_EP_ROWS], 0))[row];
     else if (f != 1) row = row / width / f * (width / f) + row % width / f;
-    return bvt_row_f32(&call->in[BVT_EP_RES0 + slot], row);
+    return bvt_row(&call->in[BVT_EP_RES0 + slot], row);
 }
 
 #endif

@@ -1,6 +1,6 @@
 /* gather: rows picked from one to four sources by a constant table, P of them side by side in a result row.
  *
- *     in[0] = index i32[N x P], a constant; in[1..4] = sources [R_i x C], all f32, all bits or all trits (ROWS)
+ *     in[0] = index i32[N x P], a constant; in[1..4] = sources [R_i x C], all f32, all f16, all bits or all trits (ROWS)
  *     out [N x P*C] of the sources' kind, or trits of bits
  *     out[n][p*C + c] = S[index[n][p]][c], S = the rows of all sources one after the other; -1: zeros (not into bits)
  */
@@ -12,7 +12,8 @@ int bvt_check_gather(bvt_check *c) {
     BVT_TRY(bvt_check_operands(c, 3, 28, 1, 0));
     BVT_TRY(bvt_check_attrs_end(c, 0));
     const bvt_rec_value *index = bvt_in(c, 0), *first = bvt_in(c, 1), *y = bvt_out(c, 0);
-    const int dtype = first->dtype == BVT_DTYPE_BITS || first->dtype == BVT_DTYPE_TRITS ? first->dtype : BVT_DTYPE_F32;
+    const bool known = first->dtype == BVT_DTYPE_BITS || first->dtype == BVT_DTYPE_TRITS || first->dtype == BVT_DTYPE_F16;
+    const int dtype = known ? first->dtype : BVT_DTYPE_F32;
     uint64_t rows = 0;
     for (unsigned i = 1; i <= MOST_SOURCES; i++) {
         const bvt_rec_value *v = bvt_in(c, i);
@@ -32,23 +33,22 @@ int bvt_check_gather(bvt_check *c) {
 void bvt_gather_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
     const bvt_view *out = &call->out[0];
     const uint32_t parts = call->in[0].cols, cols = call->in[1].cols;
-    const bool real = out->dtype == BVT_DTYPE_F32;
+    const size_t element = out->dtype == BVT_DTYPE_F32 ? 4 : out->dtype == BVT_DTYPE_F16 ? 2 : 0, part = cols * element; /* 0: codes */
     /* Codes that fill whole words, one source row a row: a copy. */
-    const bool rows = !real && parts == 1 && cols % 64 == 0 && out->dtype == call->in[1].dtype && out->stride == call->in[1].stride;
+    const bool rows = !element && parts == 1 && cols % 64 == 0 && out->dtype == call->in[1].dtype && out->stride == call->in[1].stride;
     for (uint32_t row = row0; row < row1; row++) {
         const int32_t *index = (const int32_t *)bvt_row(&call->in[0], row);
         uint8_t *to = bvt_row(out, row);
-        if (!real && !rows) memset(to, 0, out->stride);
+        if (!element && (!rows || index[0] < 0)) memset(to, 0, out->stride);
         for (uint32_t p = 0; p < parts; p++) {
-            float *floats = (float *)(void *)to + (real ? (size_t)p * cols : 0);
             if (index[p] < 0) {
-                if (real) memset(floats, 0, cols * sizeof *floats);
+                memset(to + p * part, 0, part);
                 continue;
             }
             uint32_t at = (uint32_t)index[p];
             const bvt_view *source = &call->in[1];
             while (at >= source->rows) at -= source->rows, source++;
-            if (real) memcpy(floats, bvt_row(source, at), cols * sizeof *floats);
+            if (element) memcpy(to + p * part, bvt_row(source, at), part);
             else if (rows) memcpy(to, bvt_row(source, at), out->stride);
             else bvt_copy_codes(out, to, (size_t)p * cols, source, bvt_row_bits(source, at), 0, cols);
         }

@@ -5,7 +5,15 @@
 #include "../numerics.h"
 
 /* Inputs 0..2 are x f32[N x C] and two rows of C; attr[0] = G groups of channels, fattr[0] = eps. */
-int bvt_check_norm(const bvt_check *c);
+int bvt_check_norm(bvt_check *c);
+
+/* Rows that are widened at a time: x of F16 has scratch for so many. A multiple of 8, as kernels want it. */
+#define BVT_WIDENED_ROWS 8u
+
+/* Runs a kernel of f32 on x of F16; `widen` makes floats of a row. */
+void bvt_widen_rows(const bvt_call *call, uint32_t row0, uint32_t row1, void (*widen)(const uint16_t *, float *, uint32_t),
+                    bvt_kernel kernel);
+void bvt_widen_row_ref(const uint16_t *from, float *to, uint32_t n);
 
 /* The sum of 8 lanes in its order. */
 static inline float bvt_lanes_sum(const float s[8]) {

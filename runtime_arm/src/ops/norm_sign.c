@@ -2,6 +2,7 @@
  *
  *     in x f32[N x C], cut f32[1 x C], direction f32[1 x C]      out bits[N x C], ROWS or COLS      attr[0] = G, fattr[0] = eps
  *     d, s as in layer_norm_rows.c; bit = direction[c] * d >= cut[c] * s
+ *     x may be F16, which is widened first.
  */
 #include "bits.h"
 #include "norm.h"
@@ -15,6 +16,10 @@ int bvt_check_norm_sign(bvt_check *c) {
 }
 
 void bvt_norm_sign_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
+    if (call->in[0].dtype == BVT_DTYPE_F16) {
+        bvt_widen_rows(call, row0, row1, bvt_widen_row_ref, bvt_norm_sign_ref);
+        return;
+    }
     const uint32_t channels = call->in[0].cols, n = channels / (uint32_t)call->op->attr[0];
     const float *cut = bvt_row_f32(&call->in[1], 0), *direction = bvt_row_f32(&call->in[2], 0);
     for (uint32_t row = row0; row < row1; row++) {

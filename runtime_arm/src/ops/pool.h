@@ -3,7 +3,7 @@
 #define BVT_OPS_POOL_H
 #include "../internal.h"
 
-/* The whole check of either: x f32[(H*W) x C], output f32[(Ho*Wo) x C]. */
+/* The whole check of either: x f32[(H*W) x C], output f32[(Ho*Wo) x C], or both F16. */
 int bvt_check_pool(bvt_check *c);
 
 /* The part of an output row's window that lies on the grid: rows y0 .. y1-1, columns x0 .. x1-1 (never empty, as p < k). */

@@ -5,9 +5,11 @@
  *     acc = shift[c] (or +0); for t = 0 .. T-1: (y', x') = (y + dy[t], x + dx[t]);
  *         boundary zero: outside of the grid the tap is skipped; circular: y' mod H, x' mod W
  *         acc = fma(x[y'*W + x'][c], taps[t][c], acc)
+ *     All of them may be F16: then acc = f16(acc + f16(x * tap)).
  */
 #include "stencil.h"
 
+#include "../half.h"
 #include "../numerics.h"
 
 int bvt_check_stencil(bvt_check *c) {
@@ -24,10 +26,11 @@ int bvt_check_stencil(bvt_check *c) {
     BVT_TRY(bvt_check_attrs_end(c, 4 + (unsigned)a[2]));
     const bvt_rec_value *x = bvt_in(c, 0), *shift = bvt_in(c, 2);
     uint64_t rows = (uint64_t)a[0] * (uint64_t)a[1];
-    BVT_TRY(bvt_check_value(c, x, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, rows, x->cols, "x"));
-    BVT_TRY(bvt_check_value(c, bvt_in(c, 1), BVT_DTYPE_F32, BVT_LAYOUT_ROWS, (uint64_t)a[2], x->cols, "taps"));
-    if (shift) BVT_TRY(bvt_check_value(c, shift, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, 1, x->cols, "shift"));
-    BVT_TRY(bvt_check_value(c, bvt_out(c, 0), BVT_DTYPE_F32, BVT_LAYOUT_ROWS, rows, x->cols, "the output"));
+    const int real = bvt_real_dtype(c);
+    BVT_TRY(bvt_check_value(c, x, real, BVT_LAYOUT_ROWS, rows, x->cols, "x"));
+    BVT_TRY(bvt_check_value(c, bvt_in(c, 1), real, BVT_LAYOUT_ROWS, (uint64_t)a[2], x->cols, "taps"));
+    if (shift) BVT_TRY(bvt_check_value(c, shift, real, BVT_LAYOUT_ROWS, 1, x->cols, "shift"));
+    BVT_TRY(bvt_check_value(c, bvt_out(c, 0), real, BVT_LAYOUT_ROWS, rows, x->cols, "the output"));
     c->whole = 1 | 2 | 4;
     return BVT_OK;
 }
@@ -51,16 +54,20 @@ unsigned bvt_stencil_sources(const bvt_call *call, uint32_t row, const float **s
 }
 
 void bvt_stencil_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
+    const bool half = call->in[0].dtype == BVT_DTYPE_F16;
     const uint32_t channels = call->in[0].cols;
-    const float *shift = call->in[2].base ? bvt_row_f32(&call->in[2], 0) : NULL;
+    const void *shift = call->in[2].base ? bvt_row(&call->in[2], 0) : NULL;
     for (uint32_t row = row0; row < row1; row++) {
         const float *source[BVT_STENCIL_TAPS], *tap[BVT_STENCIL_TAPS];
         unsigned taps = bvt_stencil_sources(call, row, source, tap);
-        float *out = bvt_row(&call->out[0], row);
+        void *out = bvt_row(&call->out[0], row);
         for (uint32_t c = 0; c < channels; c++) {
-            float acc = shift ? shift[c] : 0;
-            for (unsigned t = 0; t < taps; t++) acc = bvt_fma(source[t][c], tap[t][c], acc);
-            out[c] = acc;
+            float acc = shift ? bvt_get_real(shift, c, half) : 0;
+            for (unsigned t = 0; t < taps; t++) {
+                const float x = bvt_get_real(source[t], c, half), w = bvt_get_real(tap[t], c, half);
+                acc = half ? bvt_rounded(acc + bvt_rounded(x * w, true), true) : bvt_fma(x, w, acc);
+            }
+            bvt_put_real(out, c, acc, half);
         }
     }
 }
