@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bvtdeploy.api import (
         add_device,
         bench,
+        bench_kernels,
         board,
         boards,
         build,
@@ -41,6 +42,7 @@ __all__ = [
     "__version__",
     "add_device",
     "bench",
+    "bench_kernels",
     "board",
     "boards",
     "build",

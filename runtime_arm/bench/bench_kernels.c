@@ -316,7 +316,7 @@ static void run(job *j, bvt_kernel kernel, uint32_t block) {
 static int repeat(job j, uint32_t block, const char *times) {
     bvt_kernel kernel = NULL;
     for (unsigned i = 0; i < bvt_n_kernels; i++)
-        if ((uint32_t)bvt_kernels[i].opcode == j.op.opcode && bvt_kernel_usable(i)) kernel = bvt_kernels[i].fn;
+        if ((uint32_t)bvt_kernels[i].opcode == j.op.opcode && !bvt_kernels[i].half && bvt_kernel_usable(i)) kernel = bvt_kernels[i].fn;
     j.call.op = &j.op, j.call.scratch = allocate(j.op.scratch);
     for (int n = 0; n < atoi(times); n++) run(&j, kernel, block);
     release(&j);

@@ -248,7 +248,7 @@ static void test_widening(void) {
 
 static void test_values(void) {
     BROKEN("value 3: its name", values[3].name = 1000);
-    BROKEN("unknown dtype", values[3].dtype = 9);
+    BROKEN("unknown dtype", values[3].dtype = BVT_DTYPE_F16 + 1);
     BROKEN("unknown storage", values[3].storage = 0);
     BROKEN("unknown layout", values[3].layout = BVT_LAYOUT_QUADS + 1);
     BROKEN("reserved", values[3].reserved = 1);

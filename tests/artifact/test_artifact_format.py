@@ -287,7 +287,7 @@ BIG = 0xFFFFFFFE
         lambda bodies, head, table: bodies["META"].extend(b"more"),
         lambda bodies, head, table: bodies.update(META=bodies["META"].replace("Ω".encode(), b"\xff\xff")),
         *(record_field("VALUES", "value", f, BIG) for f in ("name", "rows", "cols")),
-        *(record_field("VALUES", "value", f, v) for f in ("dtype", "storage", "layout") for v in (0, 9)),
+        *(record_field("VALUES", "value", f, v) for f in ("dtype", "storage", "layout") for v in (0, 10)),
         record_field("VALUES", "value", "storage", spec.STORAGES["INPUT"], number=1),
         record_field("VALUES", "value", "storage", spec.STORAGES["ARENA"], number=1),
         *(record_field("OPS", "op", f, BIG) for f in ("opcode", "name", "module", "inputs", "outputs")),

@@ -36,7 +36,7 @@ def test_every_case_has_a_bound_on_every_core() -> None:
 def test_every_element_wise_case_of_the_program_has_a_bound() -> None:
     source = (runtime_folder() / "bench" / "bench_kernels.c").read_text(encoding="utf-8")
     cases = set(re.findall(r'^    \{"([a-z0-9-]+)", \w+\},$', source, re.MULTILINE))
-    assert {case["name"] for case in TABLE["case"]} == cases - {"patches", "dense", "mixed-gemm", "bgemm"}
+    assert {case["name"] for case in TABLE["case"]} == cases - {"patches", "dense", "dense-i8", "mixed-gemm", "bgemm"}
 
 
 def test_a_bound_is_what_its_instructions_take() -> None:
@@ -75,7 +75,7 @@ def test_binary_products_are_below_their_bound(counting_tools: str, monkeypatch:
     monkeypatch.setitem(kernels._bounds()["bgemm"], "rows", [49])
     monkeypatch.setitem(kernels._bounds()["bgemm"], "k", [192])
     (board,) = api.bench_kernels(["rpi4"], cases=["bgemm"]).boards
-    assert {p.layout for p in board.products} == {"lanes16", "csa", "tbl2", "lut"}
+    assert {p.layout for p in board.products} == {"lanes16", "csa", "tbl2", "lut", "lanes16-trits"}
     assert all(10 < p.macs_a_cycle < p.bound for p in board.products)
 
 

@@ -47,22 +47,15 @@ typedef struct {
     uint32_t at[BVT_EP_RESIDUALS]; /* of a tile's first channel: c mod the residual's columns */
 } rows8;
 
-/* Where 8 rows are; those beyond the last are not read. */
-INLINE void rows_from(const void *to[8], const void *first, size_t stride) {
-    uintptr_t at = (uintptr_t)first;
-#pragma GCC unroll 8
-    for (unsigned r = 0; r < 8; r++, at += stride) to[r] = (const void *)at;
-}
-
 static __attribute__((noinline)) void find_rows(rows8 *t, const operands *o, uint32_t r0, uint32_t row1, unsigned set) {
     const bvt_view *x = &o->call->in[BVT_EP_X], *out = &o->call->out[0];
     t->rows = bvt_min_u32(row1 - r0, 8);
-    rows_from(t->x, bvt_row(x, r0), x->stride);
-    rows_from((const void **)t->out, out->base ? bvt_row(out, r0) : NULL, out->base ? out->stride : 0);
+    bvt_epilogue_rows(t->x, bvt_row(x, r0), x->stride);
+    bvt_epilogue_rows((const void **)t->out, out->base ? bvt_row(out, r0) : NULL, out->base ? out->stride : 0);
     for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) {
         if (!(set >> (BVT_EP_RES0 + slot) & 1)) continue;
         const bvt_view *res = &o->call->in[BVT_EP_RES0 + slot];
-        if (o->call->op->attr[1 + slot] == 1) rows_from(t->res[slot], bvt_row(res, r0), res->stride);
+        if (o->call->op->attr[1 + slot] == 1) bvt_epilogue_rows(t->res[slot], bvt_row(res, r0), res->stride);
         else
             for (unsigned r = 0; r < t->rows; r++) t->res[slot][r] = bvt_epilogue_residual(o->call, slot, r0 + r); /* divides */
     }

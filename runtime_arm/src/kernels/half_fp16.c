@@ -36,9 +36,9 @@ typedef struct {
 /* 8 rows. */
 typedef struct {
     unsigned rows;
-    const uint8_t *x[8];
+    const void *x[8];
     void *out[8]; /* or NULL, all of them */
-    const uint16_t *res[BVT_EP_RESIDUALS][8];
+    const void *res[BVT_EP_RESIDUALS][8];
     uint32_t at[BVT_EP_RESIDUALS]; /* c mod the residual's columns */
 } rows8;
 
@@ -80,18 +80,15 @@ static __attribute__((noinline)) void find_rows(rows8 *t, const operands *o, uin
     const bvt_view *out = &o->call->out[0];
     t->rows = bvt_min_u32(row1 - r0, 8);
     memset(t->at, 0, sizeof t->at);
-    for (unsigned r = 0; r < t->rows; r++) {
-        t->x[r] = bvt_row_bits(o->x_view, r0 + r);
-        t->out[r] = out->base ? bvt_row(out, r0 + r) : NULL;
-    }
+    bvt_epilogue_rows(t->x, bvt_row(o->x_view, r0), o->x_view->stride);
+    bvt_epilogue_rows((const void **)t->out, out->base ? bvt_row(out, r0) : NULL, out->base ? out->stride : 0);
     for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) {
         if (!(form >> (BVT_EP_RES0 + slot) & 1)) continue;
-        const bool same_rows = o->call->op->attr[1 + slot] == 1; /* the others divide */
         const bvt_view *res = &o->call->in[BVT_EP_RES0 + slot];
-        for (unsigned r = 0; r < t->rows; r++)
-            t->res[slot][r] = !o->has_res[slot] ? nothing
-                              : same_rows       ? bvt_row_f16(res, r0 + r)
-                                                : bvt_epilogue_residual(o->call, slot, r0 + r);
+        if (!o->has_res[slot]) bvt_epilogue_rows(t->res[slot], nothing, 0);
+        else if (o->call->op->attr[1 + slot] == 1) bvt_epilogue_rows(t->res[slot], bvt_row(res, r0), res->stride);
+        else
+            for (unsigned r = 0; r < t->rows; r++) t->res[slot][r] = bvt_epilogue_residual(o->call, slot, r0 + r); /* divides */
     }
 }
 
@@ -100,10 +97,10 @@ static half16 neutral(uint16_t bits) {
     return (half16){x, x};
 }
 
-/* Channels c .. c+15 of the rows. form: the operands that the code has; those that the op has not
+/* Channels c .. c+15 of the rows. mask[r]: the signs of row r, if there are any. form: the operands that the code has; those that the op has not
  * are 1 or -0. Constants: kind of x, or -1: o->x_kind; signed: there is a sign, 0: none, -1: asked for every row; narrow: so for F16. */
-INLINE signs rows_signs(const operands *o, const rows8 *t, uint32_t c, const unsigned form, const int kind_is, const int has_sign,
-                        const bool narrow) {
+INLINE void rows_tile(uint8x16_t mask[8], const operands *o, const rows8 *t, uint32_t c, const unsigned form, const int kind_is,
+                      const int has_sign, const bool narrow) {
     const half16 one = neutral(0x3C00), zero = neutral(0x8000);
     /* By hand: an array would be in memory. */
 #define PARAM(role, none) (form >> (role) & 1 && o->param[role] ? load16(o->param[role] + c) : (none))
@@ -111,16 +108,14 @@ INLINE signs rows_signs(const operands *o, const rows8 *t, uint32_t c, const uns
                  post = PARAM(BVT_EP_POST, zero), scale2 = PARAM(BVT_EP_SCALE2, one), shift2 = PARAM(BVT_EP_SHIFT2, zero),
                  threshold = has_sign && o->threshold ? load16(o->threshold + c) : zero;
 #undef PARAM
-    signs s = {vdupq_n_u16(0), vdupq_n_u16(0)};
-    uint16x8_t bit = vdupq_n_u16(1); /* of row r */
 #pragma GCC unroll 1
     for (unsigned r = 0; r < t->rows; r++) {
         unsigned kind = kind_is < 0 ? o->x_kind : (unsigned)kind_is;
         if (kind_is < 0) __asm__("" : "+r"(kind)); /* else the loop may be there once a kind */
-        half16 v = load_x(t->x[r] + c * o->x_bytes, kind);
+        half16 v = load_x((const uint8_t *)t->x[r] + c * o->x_bytes, kind);
 #define HAS(role) (form >> (role) & 1)
 #define RESIDUAL(slot) \
-    if (HAS(BVT_EP_RES0 + (slot))) v = add16(v, load16(t->res[slot][r] + t->at[slot]));
+    if (HAS(BVT_EP_RES0 + (slot))) v = add16(v, load16((const uint16_t *)t->res[slot][r] + t->at[slot]));
         if (HAS(BVT_EP_SCALE)) v = multiply16(v, scale);
         if (HAS(BVT_EP_SHIFT)) v = add16(v, shift);
         RESIDUAL(0) RESIDUAL(1) RESIDUAL(2)
@@ -139,30 +134,28 @@ INLINE signs rows_signs(const operands *o, const rows8 *t, uint32_t c, const uns
             vst1q_f32(to, vcvt_f32_f16(vget_low_f16(v.a))), vst1q_f32(to + 4, vcvt_high_f32_f16(v.a));
             vst1q_f32(to + 8, vcvt_f32_f16(vget_low_f16(v.b))), vst1q_f32(to + 12, vcvt_high_f32_f16(v.b));
         }
-        if (has_sign > 0 || (has_sign && o->threshold)) {
-            s.low = vbslq_u16(bit, vcgeq_f16(v.a, threshold.a), s.low);
-            s.high = vbslq_u16(bit, vcgeq_f16(v.b, threshold.b), s.high);
-            bit = vaddq_u16(bit, bit);
-        }
+        if (has_sign > 0 || (has_sign && o->threshold))
+            mask[r] = vuzp1q_u8(vreinterpretq_u8_u16(vcgeq_f16(v.a, threshold.a)), vreinterpretq_u8_u16(vcgeq_f16(v.b, threshold.b)));
     }
-    return s;
 }
 
-static __attribute__((noinline)) void put_signs(const operands *o, uint32_t r0, unsigned rows, uint32_t c, const signs *s) {
-    store_signs(&o->target, r0, rows, c, 16, s);
+static __attribute__((noinline)) void put_masks(const operands *o, uint32_t r0, unsigned rows, uint32_t c, const uint8x16_t mask[8]) {
+    store_masks(&o->target, r0, rows, c, 16, mask);
 }
 
 INLINE void run(const operands *o, uint32_t row0, uint32_t row1, const unsigned form, const int kind, const int has_sign,
                 const bool narrow) {
+    uint8x16_t mask[8];
+    for (unsigned r = 0; r < 8; r++) mask[r] = vdupq_n_u8(0);
     for (uint32_t r0 = row0; r0 < row1; r0 += 8) {
         rows8 t;
         find_rows(&t, o, r0, row1, form);
         for (uint32_t c = 0; c < o->cols; c += 16) {
-            const signs s = rows_signs(o, &t, c, form, kind, has_sign, narrow);
+            rows_tile(mask, o, &t, c, form, kind, has_sign, narrow);
 #pragma GCC unroll 6
             for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
                 if (form >> (BVT_EP_RES0 + slot) & 1) t.at[slot] = t.at[slot] + 16 == o->res_cols[slot] ? 0 : t.at[slot] + 16;
-            if (has_sign && o->threshold) put_signs(o, r0, t.rows, c, &s);
+            if (has_sign && o->threshold) put_masks(o, r0, t.rows, c, mask);
         }
     }
 }

@@ -34,4 +34,11 @@ static inline const void *bvt_epilogue_residual(const bvt_call *call, unsigned s
     return bvt_row(&call->in[BVT_EP_RES0 + slot], row);
 }
 
+/* Where 8 rows are, for kernels that take so many at a time; those beyond the last are not read. */
+static inline void bvt_epilogue_rows(const void *to[8], const void *first, size_t stride) {
+    uintptr_t at = (uintptr_t)first;
+#pragma GCC unroll 8
+    for (unsigned r = 0; r < 8; r++, at += stride) to[r] = (const void *)at;
+}
+
 #endif
