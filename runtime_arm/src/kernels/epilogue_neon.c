@@ -10,6 +10,7 @@
 /* A call's operands. */
 typedef struct {
     const bvt_call *call;
+    const bvt_view *x, *out; /* out: or NULL */
     uint32_t cols;
     int x_dtype;
     unsigned n_signs;
@@ -42,16 +43,16 @@ INLINE uint16x8_t less(vf v, vf threshold) { return narrow(vcltq_f32(v.a, thresh
 typedef struct {
     unsigned rows;
     const void *x[8];
-    void *out[8]; /* or NULL, all of them */
+    void *out[8]; /* of nothing: `unread` */
     const void *res[BVT_EP_RESIDUALS][8];
     uint32_t at[BVT_EP_RESIDUALS]; /* of a tile's first channel: c mod the residual's columns */
+    float unread[16];
 } rows8;
 
 static __attribute__((noinline)) void find_rows(rows8 *t, const operands *o, uint32_t r0, uint32_t row1, unsigned set) {
-    const bvt_view *x = &o->call->in[BVT_EP_X], *out = &o->call->out[0];
     t->rows = bvt_min_u32(row1 - r0, 8);
-    bvt_epilogue_rows(t->x, bvt_row(x, r0), x->stride);
-    bvt_epilogue_rows((const void **)t->out, out->base ? bvt_row(out, r0) : NULL, out->base ? out->stride : 0);
+    bvt_epilogue_rows(t->x, bvt_row(o->x, r0), o->x->stride);
+    bvt_epilogue_rows((const void **)t->out, o->out ? bvt_row(o->out, r0) : t->unread, o->out ? o->out->stride : 0);
     for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) {
         if (!(set >> (BVT_EP_RES0 + slot) & 1)) continue;
         const bvt_view *res = &o->call->in[BVT_EP_RES0 + slot];
@@ -62,9 +63,12 @@ static __attribute__((noinline)) void find_rows(rows8 *t, const operands *o, uin
 }
 
 static __attribute__((noinline)) void put_masks(const operands *o, unsigned i, uint32_t r0, unsigned rows, uint32_t c, unsigned n,
-                                                const uint8x16_t mask[8]) {
+                                                uint8x16_t m0, uint8x16_t m1, uint8x16_t m2, uint8x16_t m3, uint8x16_t m4,
+                                                uint8x16_t m5, uint8x16_t m6, uint8x16_t m7) {
+    const uint8x16_t mask[8] = {m0, m1, m2, m3, m4, m5, m6, m7}; /* they come in registers */
     store_masks(&o->target[i], r0, rows, c, n, mask);
 }
+#define MASKS(m) m[0], m[1], m[2], m[3], m[4], m[5], m[6], m[7]
 
 typedef struct {
     vf low, high;
@@ -80,9 +84,10 @@ INLINE vf16 affine16(const unsigned set, const unsigned scale, vf16 v, vf16 fact
     return (vf16){affine(set, scale, v.low, factor.low, offset.low), affine(set, scale, v.high, factor.high, offset.high)};
 }
 
-/* 16 channels from c on. mask[r]: the signs of row r, if there are any. dots: x is i16, else f32 or i32. */
+/* 16 channels from c on. mask[r]: the signs of row r, if there are any. dots: x is i16, else f32 or i32. store: floats are written,
+ * though it may be to where nobody reads them, which is cheaper than to ask in every row. */
 INLINE void rows_tile(uint8x16_t mask[8], const operands *o, const rows8 *t, uint32_t c, const unsigned set, const bool dots,
-                      const bool sign) {
+                      const bool sign, const bool store) {
     const vf16 none = {vf_set(0), vf_set(0)}, threshold = sign ? load16(o->threshold[0] + c) : none;
     const bool wide_dots = !dots && o->x_dtype == BVT_DTYPE_I32;
     vf16 p[BVT_EP_THRESHOLD0];
@@ -95,33 +100,38 @@ INLINE void rows_tile(uint8x16_t mask[8], const operands *o, const rows8 *t, uin
     const float *shift2 = set >> BVT_EP_SHIFT2 & 1 ? o->param[BVT_EP_SHIFT2] + c : NULL;
     float32x4_t base = vdupq_n_f32(VF_I16_BASE);
     __asm__("" : "+w"(base));
+    const unsigned rows = t->rows;
+    const uint32_t to = o->out ? c : 0;
+    size_t at[BVT_EP_RESIDUALS];
+    for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) at[slot] = set >> (BVT_EP_RES0 + slot) & 1 ? t->at[slot] : 0;
 #pragma GCC unroll 1
-    for (unsigned r = 0; r < t->rows; r++) {
+    for (unsigned r = 0; r < rows; r++) {
         const void *x = t->x[r];
         float *out = t->out[r];
         vf16 v;
         if (dots) v = (vf16){vf_from_i16((const int16_t *)x + c, base), vf_from_i16((const int16_t *)x + c + 8, base)};
         else if (wide_dots) v = (vf16){vf_load_i32((const int32_t *)x + c), vf_load_i32((const int32_t *)x + c + 8)};
         else v = load16((const float *)x + c);
-        __asm__("" : "+r"(shift), "+r"(shift2));
+        __asm__ volatile("" ::: "memory");
         v = affine16(set, BVT_EP_SCALE, v, p[BVT_EP_SCALE], set >> BVT_EP_SHIFT & 1 ? load16(shift) : none);
         /* Slots by hand: in a loop that is not unrolled the set is no constant. */
 #define RESIDUAL(slot) \
-    if (set >> (BVT_EP_RES0 + (slot)) & 1) v = add16(v, load16((const float *)t->res[slot][r] + t->at[slot]));
+    if (set >> (BVT_EP_RES0 + (slot)) & 1) v = add16(v, load16((const float *)t->res[slot][r] + at[slot]));
         RESIDUAL(0) RESIDUAL(1) RESIDUAL(2)
         if (set >> BVT_EP_SLOPE & 1) v = (vf16){vf_prelu(v.low, p[BVT_EP_SLOPE].low), vf_prelu(v.high, p[BVT_EP_SLOPE].high)};
         if (set >> BVT_EP_POST & 1) v = add16(v, p[BVT_EP_POST]);
         v = affine16(set, BVT_EP_SCALE2, v, p[BVT_EP_SCALE2], set >> BVT_EP_SHIFT2 & 1 ? load16(shift2) : none);
         RESIDUAL(3) RESIDUAL(4) RESIDUAL(5)
 #undef RESIDUAL
-        if (out) vf_store(out + c, v.low), vf_store(out + c + 8, v.high);
+        if (store) vf_store(out + to, v.low), vf_store(out + to + 8, v.high);
         if (sign) mask[r] = not_less16(v, threshold);
     }
 }
 
 static __attribute__((noinline)) void run_any(const operands *o, uint32_t row0, uint32_t row1, uint32_t first_col, unsigned set);
 
-INLINE void run(const operands *o, uint32_t row0, uint32_t row1, const unsigned set, const bool dots, const bool sign) {
+INLINE void run(const operands *o, uint32_t row0, uint32_t row1, const unsigned set, const bool dots, const bool sign,
+                const bool store) {
     const uint32_t whole = o->cols & ~15u;
     uint8x16_t mask[8];
     for (unsigned r = 0; r < 8; r++) mask[r] = vdupq_n_u8(0);
@@ -130,10 +140,10 @@ INLINE void run(const operands *o, uint32_t row0, uint32_t row1, const unsigned 
         find_rows(&t, o, r0, row1, set);
         memset(t.at, 0, sizeof t.at);
         for (uint32_t c = 0; c < whole; c += 16) {
-            rows_tile(mask, o, &t, c, set, dots, sign);
+            rows_tile(mask, o, &t, c, set, dots, sign, store);
             for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
                 if (set >> (BVT_EP_RES0 + slot) & 1) t.at[slot] = t.at[slot] + 16 == o->res_cols[slot] ? 0 : t.at[slot] + 16;
-            if (sign) put_masks(o, 0, r0, t.rows, c, 16, mask);
+            if (sign) put_masks(o, 0, r0, t.rows, c, 16, MASKS(mask));
         }
     }
     if (whole < o->cols) run_any(o, row0, row1, whole, set);
@@ -207,7 +217,7 @@ typedef struct {
 
 static __attribute__((noinline)) void copied_tile(tile *t, copies *own, const operands *o, uint32_t r0, uint32_t c, unsigned n,
                                                   unsigned set) {
-    const bvt_view *x = &o->call->in[BVT_EP_X];
+    const bvt_view *x = o->x;
     memset(own, 0, sizeof *own);
     for (unsigned r = 0; r < t->rows; r++) {
         memcpy(own->x[r], bvt_row_bits(x, r0 + r) + c * bvt_epilogue_x_bytes(x), n * bvt_epilogue_x_bytes(x));
@@ -231,12 +241,12 @@ static __attribute__((noinline)) void copied_tile(tile *t, copies *own, const op
 }
 
 static void copy_back(const operands *o, const copies *own, uint32_t r0, unsigned rows, uint32_t c, unsigned n) {
-    for (unsigned r = 0; r < rows; r++) memcpy((float *)bvt_row(&o->call->out[0], r0 + r) + c, own->out[r], n * sizeof(float));
+    for (unsigned r = 0; r < rows; r++) memcpy((float *)bvt_row(o->out, r0 + r) + c, own->out[r], n * sizeof(float));
 }
 
 /* From channel first_col on, a multiple of 16. */
 static void run_any(const operands *o, uint32_t row0, uint32_t row1, uint32_t first_col, unsigned set) {
-    const bvt_view *x = &o->call->in[BVT_EP_X], *out = &o->call->out[0];
+    const bvt_view *x = o->x, *out = o->out;
     for (uint32_t r0 = row0; r0 < row1; r0 += 8) {
         const float *res[BVT_EP_RESIDUALS][8];
         uint32_t at[BVT_EP_RESIDUALS] = {0}; /* c mod the residual's columns */
@@ -251,7 +261,7 @@ static void run_any(const operands *o, uint32_t row0, uint32_t row1, uint32_t fi
             signs s[MOST_SIGNS];
             bool whole = n == 16;
             t.x = bvt_row_bits(x, r0) + c * bvt_epilogue_x_bytes(x), t.x_stride = x->stride;
-            t.out = out->base ? (float *)bvt_row(out, r0) + c : NULL, t.out_stride = out->stride;
+            t.out = out ? (float *)bvt_row(out, r0) + c : NULL, t.out_stride = out ? out->stride : 0;
             t.res = res;
             for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) {
                 if (!(set >> (BVT_EP_RES0 + slot) & 1)) continue;
@@ -280,13 +290,14 @@ static void run_any(const operands *o, uint32_t row0, uint32_t row1, uint32_t fi
 }
 
 INLINE void run_signs(const operands *o, uint32_t row0, uint32_t row1, const unsigned set, const bool dots) {
-    if (o->n_signs) run(o, row0, row1, set, dots, true);
-    else run(o, row0, row1, set, dots, false);
+    if (!o->n_signs) run(o, row0, row1, set, dots, false, true);
+    else if (set || o->out) run(o, row0, row1, set, dots, true, true);
+    else run(o, row0, row1, set, dots, true, false);
 }
 
-/* For a set that is a constant. */
+/* For a set that is a constant, and at most one sign. */
 INLINE void run_set(const operands *o, uint32_t row0, uint32_t row1, const unsigned set) {
-    bool common = o->n_signs <= 1;
+    bool common = true;
     for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
         if (set >> (BVT_EP_RES0 + slot) & 1) common = common && (o->res_cols[slot] == o->cols || o->res_cols[slot] % 16 == 0);
     if (!common) run_any(o, row0, row1, 0, set);
@@ -331,12 +342,12 @@ INLINE void dots_tile(const operands *o, unsigned i, uint32_t r0, unsigned rows,
 #define X(r) m[r] = reach_16(x + (r) * stride, high, wide);
     X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 #undef X
-    put_masks(o, i, r0, rows, c, n, m);
+    put_masks(o, i, r0, rows, c, n, MASKS(m));
     if (!trits) return;
 #define X(r) m[r] = vornq_u8(m[r], reach_16(x + (r) * stride, low, wide));
     X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 #undef X
-    put_masks(o, i + 1, r0, rows, c, n, m);
+    put_masks(o, i + 1, r0, rows, c, n, MASKS(m));
 }
 
 static __attribute__((noinline)) void copy_rows(int32_t part[8][16], const uint8_t *x, size_t stride, unsigned rows, size_t bytes) {
@@ -347,7 +358,7 @@ static __attribute__((noinline)) void copy_rows(int32_t part[8][16], const uint8
 /* Channels c .. c+n-1 of output i, whose thresholds are 16; trits (`below` is not NULL): and of the plane after it. */
 static __attribute__((noinline)) void dots_signs(const operands *o, unsigned i, uint32_t row0, uint32_t row1, uint32_t c, unsigned n,
                                                  const float *threshold, const float *below) {
-    const bvt_view *view = &o->call->in[BVT_EP_X];
+    const bvt_view *view = o->x;
     const bool wide = o->x_dtype == BVT_DTYPE_I32;
     const size_t element = wide ? sizeof(int32_t) : sizeof(int16_t);
     const limits high[2] = {load_limits(threshold, INT32_MAX), load_limits(threshold + 8, INT32_MAX)};
@@ -386,35 +397,51 @@ static void run_dots(const operands *o, uint32_t row0, uint32_t row1) {
     }
 }
 
+static __attribute__((noinline)) void run_one(const operands *o, uint32_t row0, uint32_t row1, unsigned set) {
+    switch (set) {
+#define X(common) \
+    case (unsigned)(common): run_set(o, row0, row1, common); break;
+        COMMON_SETS(X)
+#undef X
+    default: run_any(o, row0, row1, 0, set);
+    }
+}
+
+/* Several signs: all but the first are thresholds on the floats that were just written. */
+static void run_several(const operands *o, uint32_t row0, uint32_t row1, unsigned set) {
+    operands one = *o;
+    one.n_signs = 1;
+    run_one(&one, row0, row1, set);
+    one.x = o->out, one.x_dtype = BVT_DTYPE_F32, one.out = NULL;
+    for (unsigned i = 1; i < o->n_signs; i++) {
+        one.target[0] = o->target[i], one.threshold[0] = o->threshold[i];
+        run_one(&one, row0, row1, 0);
+    }
+}
+
 void bvt_epilogue_neon(const bvt_call *call, uint32_t row0, uint32_t row1) {
     const bvt_view *x = &call->in[BVT_EP_X];
-    operands o = {.call = call, .cols = x->cols, .x_dtype = x->dtype};
+    operands o = {.call = call, .x = x, .out = call->out[0].base ? &call->out[0] : NULL, .cols = x->cols, .x_dtype = x->dtype};
     unsigned set = 0;
+    bool trits = false;
     for (unsigned i = BVT_EP_RES0; i < BVT_EP_THRESHOLD0; i++) set |= (unsigned)(call->in[i].base != NULL) << i;
     for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++) o.param[i] = call->in[i].base ? bvt_row_f32(&call->in[i], 0) : NULL;
     for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) o.res_cols[slot] = call->in[BVT_EP_RES0 + slot].cols;
-    const bool thresholds = !set && o.x_dtype != BVT_DTYPE_F32 && !call->out[0].base;
     for (unsigned i = 0; i < BVT_EP_BITS; i++) {
         const bvt_view *out = &call->out[1 + i], *threshold = &call->in[BVT_EP_THRESHOLD0 + i];
         if (!out->base) continue;
-        const bool trits = out->dtype == BVT_DTYPE_TRITS;
-        for (unsigned plane = 0; plane < 1u + trits; plane++, o.n_signs++) {
-            o.threshold[o.n_signs] = bvt_row_f32(threshold, trits);
+        const unsigned planes = out->dtype == BVT_DTYPE_TRITS ? 2 : 1;
+        trits = trits || planes == 2;
+        for (unsigned plane = 0; plane < planes; plane++, o.n_signs++) {
+            o.threshold[o.n_signs] = bvt_row_f32(threshold, planes - 1);
             o.below[o.n_signs] = plane ? bvt_row_f32(threshold, 0) : NULL;
             o.target[o.n_signs] = (sign_target){out, plane ? bvt_plane(out->by_cols ? out->rows : out->cols) : 0};
         }
     }
-    if (thresholds) {
-        run_dots(&o, row0, row1);
-    } else {
-        switch (set) {
-#define X(common) \
-    case (unsigned)(common): run_set(&o, row0, row1, common); break;
-            COMMON_SETS(X)
-#undef X
-        default: run_any(&o, row0, row1, 0, set);
-        }
-    }
+    if (!set && o.x_dtype != BVT_DTYPE_F32 && !o.out) run_dots(&o, row0, row1);
+    else if (o.n_signs <= 1) run_one(&o, row0, row1, set);
+    else if (o.out && !trits) run_several(&o, row0, row1, set);
+    else run_any(&o, row0, row1, 0, set);
     for (unsigned i = 0; i < BVT_EP_BITS; i++) {
         const bvt_view *out = &call->out[1 + i];
         if (!out->base) continue;
