@@ -224,6 +224,8 @@ def gather(f: File, want: Expected, rng: Rng) -> None:
     kind = str(rng.choice(["F32", "BITS", "TRITS"]))
     make = {"F32": floats, "BITS": codes, "TRITS": trits}[kind]
     sources = [make(rng, int(rng.integers(1, 20)), c) for _ in range(int(rng.integers(1, 5)))]
+    if kind == "TRITS":
+        sources[0][0, 0] = 0  # by which they are known as trits
     zeros = kind != "BITS" or bool(rng.random() < 0.5)
     index = rng.integers(-1 if zeros else 0, sum(map(len, sources)), (n, parts)).astype(np.int32)
     out = "TRITS" if kind == "BITS" and zeros else kind
