@@ -139,11 +139,14 @@ INLINE void run(const operands *o, uint32_t row0, uint32_t row1, const unsigned 
         rows8 t;
         find_rows(&t, o, r0, row1, set);
         memset(t.at, 0, sizeof t.at);
+        const bool whole_rows = sign && t.rows == 8 && !o->target[0].view->by_cols;
+        uint8_t *line = whole_rows ? line_of(&o->target[0], r0) : NULL;
         for (uint32_t c = 0; c < whole; c += 16) {
             rows_tile(mask, o, &t, c, set, dots, sign, store);
             for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
                 if (set >> (BVT_EP_RES0 + slot) & 1) t.at[slot] = t.at[slot] + 16 == o->res_cols[slot] ? 0 : t.at[slot] + 16;
-            if (sign) put_masks(o, 0, r0, t.rows, c, 16, MASKS(mask));
+            if (whole_rows) put_words(line + c / 8, o->target[0].view->stride, words_of(mask));
+            else if (sign) put_masks(o, 0, r0, t.rows, c, 16, MASKS(mask));
         }
     }
     if (whole < o->cols) run_any(o, row0, row1, whole, set);
@@ -355,12 +358,52 @@ static __attribute__((noinline)) void copy_rows(int32_t part[8][16], const uint8
     for (unsigned r = 0; r < rows; r++) memcpy(part[r], x + r * stride, bytes);
 }
 
+INLINE uint8x16_t reach_cut(const uint8_t *x, int16x8_t low, int16x8_t high) {
+    const int16_t *p = (const int16_t *)(const void *)x;
+    return vuzp1q_u8(vreinterpretq_u8_u16(vcgeq_s16(vld1q_s16(p), low)), vreinterpretq_u8_u16(vcgeq_s16(vld1q_s16(p + 8), high)));
+}
+
+/* What dots_signs does, of 16 channels in whole blocks of 8 rows, dots in i16; returns the first row that is left. */
+INLINE uint32_t dots_blocks(const operands *o, unsigned i, uint32_t row0, uint32_t row1, uint32_t c, const float *threshold,
+                            const float *below, const bool trits, const bool cols) {
+    const int16x8_t first = load_limits(threshold, INT32_MAX).cut, second = load_limits(threshold + 8, INT32_MAX).cut;
+    const int16x8_t first0 = trits ? load_limits(below, INT32_MIN).cut : first;
+    const int16x8_t second0 = trits ? load_limits(below + 8, INT32_MIN).cut : second;
+    const size_t stride = o->x->stride, apart = o->target[i].view->stride;
+    const uint8_t *x = bvt_row_bits(o->x, row0) + c * sizeof(int16_t);
+    uint8_t *to = cols ? column_of(&o->target[i], row0, c) : line_of(&o->target[i], row0) + c / 8;
+    const size_t step = cols ? 1 : 8 * apart, some = trits ? o->target[i + 1].plane - o->target[i].plane : 0;
+    for (; row0 + 8 <= row1; row0 += 8, x += 8 * stride, to += step) {
+        uint8x16_t m[8];
+#define X(r) m[r] = reach_cut(x + (r) * stride, first, second);
+        X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#undef X
+        if (cols) put_columns(to, apart, columns_of(m));
+        else put_words(to, apart, words_of(m));
+        if (!trits) continue;
+#define X(r) m[r] = vornq_u8(m[r], reach_cut(x + (r) * stride, first0, second0));
+        X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#undef X
+        if (cols) put_columns(to + some, apart, columns_of(m));
+        else put_words(to + some, apart, words_of(m));
+    }
+    return row0;
+}
+
 /* Channels c .. c+n-1 of output i, whose thresholds are 16; trits (`below` is not NULL): and of the plane after it. */
 static __attribute__((noinline)) void dots_signs(const operands *o, unsigned i, uint32_t row0, uint32_t row1, uint32_t c, unsigned n,
                                                  const float *threshold, const float *below) {
     const bvt_view *view = o->x;
     const bool wide = o->x_dtype == BVT_DTYPE_I32;
     const size_t element = wide ? sizeof(int32_t) : sizeof(int16_t);
+    if (n == 16 && !wide) {
+        const bool cols = o->target[i].view->by_cols;
+        if (below && cols) row0 = dots_blocks(o, i, row0, row1, c, threshold, below, true, true);
+        else if (below) row0 = dots_blocks(o, i, row0, row1, c, threshold, below, true, false);
+        else if (cols) row0 = dots_blocks(o, i, row0, row1, c, threshold, below, false, true);
+        else row0 = dots_blocks(o, i, row0, row1, c, threshold, below, false, false);
+        if (row0 == row1) return;
+    }
     const limits high[2] = {load_limits(threshold, INT32_MAX), load_limits(threshold + 8, INT32_MAX)};
     limits low[2] = {high[0], high[1]};
     if (below) low[0] = load_limits(below, INT32_MIN), low[1] = load_limits(below + 8, INT32_MIN);
@@ -445,7 +488,7 @@ void bvt_epilogue_neon(const bvt_call *call, uint32_t row0, uint32_t row1) {
     for (unsigned i = 0; i < BVT_EP_BITS; i++) {
         const bvt_view *out = &call->out[1 + i];
         if (!out->base) continue;
-        for (uint32_t r = row0; r < row1; r++) bvt_pad_row(out, r);
+        for (uint32_t r = row0; r < row1 && out->stride * 8 != out->cols; r++) bvt_pad_row(out, r);
         bvt_pad_cols(out, row1);
     }
 }

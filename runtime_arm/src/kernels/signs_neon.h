@@ -36,15 +36,33 @@ typedef struct {
     size_t plane;
 } sign_target;
 
+/* Bit r of byte i: that of mask r, of which a byte is 255 or 0. */
+INLINE uint8x16_t columns_of(const uint8x16_t mask[8]) {
+    uint8x16_t columns = vandq_u8(mask[0], vdupq_n_u8(1));
+#define X(r) columns = vbslq_u8(vdupq_n_u8(1 << r), mask[r], columns);
+    X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#undef X
+    return columns;
+}
+
+/* Where rows r0 .. of channel c go, of a view in layout COLS. */
+INLINE uint8_t *column_of(const sign_target *target, uint32_t r0, uint32_t c) {
+    return target->view->base + c * target->view->stride + (r0 - target->view->first) / 8 + target->plane;
+}
+
+/* 8 rows of 16 channels, `stride` bytes apart. */
+INLINE void put_columns(uint8_t *to, size_t stride, uint8x16_t columns) {
+#define X(i) vst1q_lane_u8(to, columns, i), to += stride;
+    X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
+#undef X
+}
+
 /* Writes columns c .. c+n-1 of a view in layout COLS: byte i has rows r0 .. of channel c + i. */
 INLINE void store_columns(const sign_target *target, uint32_t r0, uint32_t c, unsigned n, uint8x16_t columns) {
-    const bvt_view *view = target->view;
-    const size_t stride = view->stride;
-    uint8_t *to = view->base + c * stride + (r0 - view->first) / 8 + target->plane;
+    const size_t stride = target->view->stride;
+    uint8_t *to = column_of(target, r0, c);
     if (n == 16) {
-#define X(i) vst1q_lane_u8(to, columns, i), to += stride;
-        X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
-#undef X
+        put_columns(to, stride, columns);
     } else {
         uint8_t bytes[16];
         vst1q_u8(bytes, columns);
@@ -52,14 +70,30 @@ INLINE void store_columns(const sign_target *target, uint32_t r0, uint32_t c, un
     }
 }
 
+/* Where the signs of row r0 go, of a view in layout ROWS. */
+INLINE uint8_t *line_of(const sign_target *target, uint32_t r0) { return (uint8_t *)bvt_row(target->view, r0) + target->plane; }
+
+/* 16 channels of 8 rows, `stride` bytes apart. */
+INLINE void put_words(uint8_t *to, size_t stride, uint16x8_t words) {
+#define X(r) vst1q_lane_u16((uint16_t *)(void *)to, words, r), to += stride;
+    X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#undef X
+}
+
+/* Word r: mask r, of which a byte is 255 or 0, as bits. */
+INLINE uint16x8_t words_of(const uint8x16_t mask[8]) {
+    const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u));
+    uint8x16_t sum[4];
+    for (unsigned i = 0; i < 4; i++) sum[i] = vpaddq_u8(vandq_u8(mask[2 * i], bit), vandq_u8(mask[2 * i + 1], bit));
+    return vreinterpretq_u16_u8(vpaddq_u8(vpaddq_u8(sum[0], sum[1]), vpaddq_u8(sum[2], sum[3])));
+}
+
 /* The same in layout ROWS: word r has channels c .. of row r0 + r. */
 INLINE void store_words(const sign_target *target, uint32_t r0, unsigned rows, uint32_t c, unsigned n, uint16x8_t words) {
     const size_t stride = target->view->stride;
-    uint8_t *to = (uint8_t *)bvt_row(target->view, r0) + c / 8 + target->plane;
+    uint8_t *to = line_of(target, r0) + c / 8;
     if (n == 16 && rows == 8) {
-#define X(r) vst1q_lane_u16((uint16_t *)(void *)to, words, r), to += stride;
-        X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
-#undef X
+        put_words(to, stride, words);
     } else {
         uint16_t word[8];
         vst1q_u16(word, words);
@@ -85,18 +119,12 @@ INLINE void store_signs(const sign_target *target, uint32_t r0, unsigned rows, u
 /* The same of masks: byte i of mask r is 255 or 0, the sign of channel c + i of row r0 + r. */
 INLINE void store_masks(const sign_target *target, uint32_t r0, unsigned rows, uint32_t c, unsigned n, const uint8x16_t mask[8]) {
     if (target->view->by_cols) {
-        uint8x16_t columns = vandq_u8(mask[0], vdupq_n_u8(1));
-#define X(r) columns = vbslq_u8(vdupq_n_u8(1 << r), mask[r], columns);
-        X(1) X(2) X(3) X(4) X(5) X(6) X(7)
-#undef X
+        uint8x16_t columns = columns_of(mask);
         if (rows < 8) columns = vandq_u8(columns, vdupq_n_u8((uint8_t)((1u << rows) - 1)));
         store_columns(target, r0, c, n, columns);
         return;
     }
-    const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u));
-    uint8x16_t sum[4];
-    for (unsigned i = 0; i < 4; i++) sum[i] = vpaddq_u8(vandq_u8(mask[2 * i], bit), vandq_u8(mask[2 * i + 1], bit));
-    store_words(target, r0, rows, c, n, vreinterpretq_u16_u8(vpaddq_u8(vpaddq_u8(sum[0], sum[1]), vpaddq_u8(sum[2], sum[3]))));
+    store_words(target, r0, rows, c, n, words_of(mask));
 }
 
 #endif
