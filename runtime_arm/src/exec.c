@@ -149,7 +149,10 @@ int bvt_session_create(const bvt_model *model, const bvt_options *options, bvt_s
     s->group_ns = (uint64_t *)(void *)(memory + l.group_ns);
     s->crcs = (uint32_t *)(void *)(memory + l.crcs);
     s->arena = memory + l.arena;
-    for (uint32_t i = 0; i < model->n_ops; i++) s->kernels[i] = bvt_kernel_find(model->ops[i].opcode, bvt_is_half(model, &model->ops[i]), isa);
+    for (uint32_t i = 0; i < model->n_ops; i++) {
+        const bvt_rec_op *op = &model->ops[i];
+        s->kernels[i] = bvt_kernel_find(op->opcode, bvt_is_half(model, op), isa);
+    }
     for (uint32_t t = 0; t < o.threads; t++) {
         uint8_t *base = memory + l.per_thread + t * l.thread_bytes;
         s->workers[t].tile = base;

@@ -112,7 +112,7 @@ static void plain_head(const bvt_call *call, workspace *w, uint32_t head, uint32
         take_bits(&query, bvt_row_bits(&call->in[0], row), head * d, d);
         const uint32_t least = plain_scores(w, query, keys);
         for (uint32_t j = 0; j < keys; j++) z += table[w->score[j] - least];
-        const int last = bvt_attention_last(table, d, limit * (double)z, false);
+        const int last = bvt_attention_last(table, d, limit * (double)z);
         if (last < 0) memset(w->mask, 0, words * sizeof *w->mask);
         else plain_mask(w, words, last + (int)least < 254 ? last + (int)least : 254);
         const int32x4_t ones = vdupq_n_s32(mask_ones(w->mask, words));

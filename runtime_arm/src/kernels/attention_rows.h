@@ -45,7 +45,7 @@ static inline void attention_rows_plain(const bvt_call *call, uint32_t row0, uin
             }
             uint64_t z = 0;
             for (uint32_t j = 0; j < m; j++) z += table[score[j] - least];
-            const int above = bvt_attention_last(table, d, limit[h] * (double)z, false) + (int)least; /* a_j = score <= above */
+            const int above = bvt_attention_last(table, d, limit[h] * (double)z) + (int)least; /* a_j = score <= above */
             int32_t ones = 0;
             for (uint32_t w = 0; w < words; w++) {
                 const uint32_t n = bvt_min_u32(m - 64 * w, 64);

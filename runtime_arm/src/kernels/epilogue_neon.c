@@ -328,26 +328,30 @@ INLINE limits load_limits(const float *p, int32_t nan) {
     l.cut = vqmovn_high_s32(vqmovn_s32(l.a), l.b);
     return l;
 }
-INLINE uint16x8_t reach(const void *x, const limits *l, const bool wide) {
-    const int32_t *p = x;
-    if (wide) return narrow(vcgeq_s32(vld1q_s32(p), l->a), vcgeq_s32(vld1q_s32(p + 4), l->b));
-    return vcgeq_s16(vld1q_s16(x), l->cut);
+/* 16 channels: 255 or 0. Dots in i16, then in i32. */
+INLINE uint8x16_t reach_i16(const uint8_t *x, int16x8_t low, int16x8_t high) {
+    const int16_t *p = (const int16_t *)(const void *)x;
+    return vuzp1q_u8(vreinterpretq_u8_u16(vcgeq_s16(vld1q_s16(p), low)), vreinterpretq_u8_u16(vcgeq_s16(vld1q_s16(p + 8), high)));
 }
-/* 16 channels: 255 or 0. */
-INLINE uint8x16_t reach_16(const uint8_t *x, const limits *l, const bool wide) {
-    return vuzp1q_u8(vreinterpretq_u8_u16(reach(x, l, wide)), vreinterpretq_u8_u16(reach(x + (wide ? 32 : 16), l + 1, wide)));
+INLINE uint16x8_t reach_i32(const int32_t *p, const limits *l) {
+    return narrow(vcgeq_s32(vld1q_s32(p), l->a), vcgeq_s32(vld1q_s32(p + 4), l->b));
+}
+INLINE uint8x16_t reach(const uint8_t *x, const limits *l, const bool wide) {
+    const int32_t *p = (const int32_t *)(const void *)x;
+    if (!wide) return reach_i16(x, l[0].cut, l[1].cut);
+    return vuzp1q_u8(vreinterpretq_u8_u16(reach_i32(p, l)), vreinterpretq_u8_u16(reach_i32(p + 8, l + 1)));
 }
 
 /* 8 rows x 16 channels; trits: and of the plane after output i, which is also set where the lower limit is not reached. */
 INLINE void dots_tile(const operands *o, unsigned i, uint32_t r0, unsigned rows, uint32_t c, unsigned n, const uint8_t *x, size_t stride,
                       const limits *high, const limits *low, bool trits, const bool wide) {
     uint8x16_t m[8];
-#define X(r) m[r] = reach_16(x + (r) * stride, high, wide);
+#define X(r) m[r] = reach(x + (r) * stride, high, wide);
     X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 #undef X
     put_masks(o, i, r0, rows, c, n, MASKS(m));
     if (!trits) return;
-#define X(r) m[r] = vornq_u8(m[r], reach_16(x + (r) * stride, low, wide));
+#define X(r) m[r] = vornq_u8(m[r], reach(x + (r) * stride, low, wide));
     X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 #undef X
     put_masks(o, i + 1, r0, rows, c, n, MASKS(m));
@@ -356,11 +360,6 @@ INLINE void dots_tile(const operands *o, unsigned i, uint32_t r0, unsigned rows,
 static __attribute__((noinline)) void copy_rows(int32_t part[8][16], const uint8_t *x, size_t stride, unsigned rows, size_t bytes) {
     memset(part, 0, 8 * sizeof *part);
     for (unsigned r = 0; r < rows; r++) memcpy(part[r], x + r * stride, bytes);
-}
-
-INLINE uint8x16_t reach_cut(const uint8_t *x, int16x8_t low, int16x8_t high) {
-    const int16_t *p = (const int16_t *)(const void *)x;
-    return vuzp1q_u8(vreinterpretq_u8_u16(vcgeq_s16(vld1q_s16(p), low)), vreinterpretq_u8_u16(vcgeq_s16(vld1q_s16(p + 8), high)));
 }
 
 /* What dots_signs does, of 16 channels in whole blocks of 8 rows, dots in i16; returns the first row that is left. */
@@ -375,13 +374,13 @@ INLINE uint32_t dots_blocks(const operands *o, unsigned i, uint32_t row0, uint32
     const size_t step = cols ? 1 : 8 * apart, some = trits ? o->target[i + 1].plane - o->target[i].plane : 0;
     for (; row0 + 8 <= row1; row0 += 8, x += 8 * stride, to += step) {
         uint8x16_t m[8];
-#define X(r) m[r] = reach_cut(x + (r) * stride, first, second);
+#define X(r) m[r] = reach_i16(x + (r) * stride, first, second);
         X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 #undef X
         if (cols) put_columns(to, apart, columns_of(m));
         else put_words(to, apart, words_of(m));
         if (!trits) continue;
-#define X(r) m[r] = vornq_u8(m[r], reach_cut(x + (r) * stride, first0, second0));
+#define X(r) m[r] = vornq_u8(m[r], reach_i16(x + (r) * stride, first0, second0));
         X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 #undef X
         if (cols) put_columns(to + some, apart, columns_of(m));

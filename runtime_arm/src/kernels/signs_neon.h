@@ -1,5 +1,6 @@
-/* Signs of 8 rows x 16 channels, for the kernels that end in bits. They gather as a 16-bit lane a channel whose bit r is row r: its
- * low byte is a byte of layout COLS, and an 8 x 8 bit transpose makes those of layout ROWS.
+/* Signs of 8 rows x 16 channels, for the kernels that end in bits, in one of two forms: masks, a row each, of which a byte is 255 or 0;
+ * or `signs`, a 16-bit lane a channel whose bit r is row r: its low byte is a byte of layout COLS, and an 8 x 8 bit transpose makes
+ * those of layout ROWS.
  */
 #ifndef BVT_KERNELS_SIGNS_NEON_H
 #define BVT_KERNELS_SIGNS_NEON_H
@@ -88,7 +89,7 @@ INLINE uint16x8_t words_of(const uint8x16_t mask[8]) {
     return vreinterpretq_u16_u8(vpaddq_u8(vpaddq_u8(sum[0], sum[1]), vpaddq_u8(sum[2], sum[3])));
 }
 
-/* The same in layout ROWS: word r has channels c .. of row r0 + r. */
+/* Writes rows r0 .. r0+rows-1 of a view in layout ROWS: word r has channels c .. of row r0 + r. */
 INLINE void store_words(const sign_target *target, uint32_t r0, unsigned rows, uint32_t c, unsigned n, uint16x8_t words) {
     const size_t stride = target->view->stride;
     uint8_t *to = line_of(target, r0) + c / 8;

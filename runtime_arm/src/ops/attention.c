@@ -159,7 +159,7 @@ void bvt_attention_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
             }
             uint64_t z = 0;
             for (uint32_t j = 0; j < m_end; j++) z += table[score[j] - least];
-            const int last = bvt_attention_last(table, d, limit[h] * (double)z, false);
+            const int last = bvt_attention_last(table, d, limit[h] * (double)z);
             int32_t ones = 0;
             memset(mask, 0, words * sizeof *mask);
             for (uint32_t j = 0; j < m_end; j++) {

@@ -38,13 +38,12 @@ static inline const uint64_t *bvt_attention_table(const bvt_call *call, uint32_t
 static inline uint64_t bvt_attention_mask_at(uint64_t m) { return bvt_align64(2 * m); }
 static inline uint64_t bvt_attention_scratch(uint64_t m) { return bvt_attention_mask_at(m) + bvt_align64(bvt_ceil_div(m, 64) * 8); }
 
-/* T: the largest m in 0 .. d with float64(table[m]) > lim (inclusive: >=), or -1. The table does not increase. */
-static inline int bvt_attention_last(const uint64_t *table, uint32_t d, double lim, bool inclusive) {
+/* T: the largest m in 0 .. d with float64(table[m]) > lim, or -1. The table does not increase. */
+static inline int bvt_attention_last(const uint64_t *table, uint32_t d, double lim) {
     int lo = 0, hi = (int)d + 1; /* table[0 .. lo) is above lim, table[hi ..] is not */
     while (lo < hi) {
         int mid = lo + (hi - lo) / 2;
-        const double w = (double)table[mid];
-        if (inclusive ? w >= lim : w > lim) lo = mid + 1;
+        if ((double)table[mid] > lim) lo = mid + 1;
         else hi = mid;
     }
     return lo - 1;
