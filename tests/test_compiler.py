@@ -82,7 +82,8 @@ def test_dumped_graphs_parse_back(built: tuple[CompileReport, Path]) -> None:
         "05_stencils",
         "06_affines",
         "07_epilogues",
-        "08_thresholds",
+        "08_offsets",
+        "09_thresholds",
     ]
     x, results = golden_inputs((1, 16, 16), 1)[0], []
     for file in files:

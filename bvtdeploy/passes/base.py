@@ -43,6 +43,7 @@ class Report:
     third code (`ternary_signs` counts them), `positive` makes 0 a +1. `side` is how f32 constants are stored (passes/side.py),
     `patch_embed` how the patch embedding is computed (passes/patch_embed.py), `elementwise` what element-wise ops compute in, and
     `half_ops` how many of them do in fp16 (passes/half.py).
+    `offsets`: [1, C] by the name of a compiled value: what it lacks of the source's (passes/offsets.py).
     `traced`: the layout pass leaves in `trace` what each compiled value is in terms of the source's (it keeps all indices).
     `lines`: where in the source each op of the source graph stands, by the name of its first result; names outlive most rewrites.
     """
@@ -62,6 +63,7 @@ class Report:
     elementwise: Elementwise = "fp32"
     half_ops: int = 0
     lines: Mapping[str, str] = field(default_factory=dict)
+    offsets: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
     traced: bool = False
     trace: Trace | None = None
 

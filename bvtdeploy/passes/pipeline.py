@@ -9,7 +9,7 @@ from typing import Final
 
 from bvtdeploy.ir.graph import Graph
 from bvtdeploy.ir.verify import InvalidGraph, verify
-from bvtdeploy.passes import affines, attention, binarise, epilogues, fold, layout, stencils, thresholds
+from bvtdeploy.passes import affines, attention, binarise, epilogues, fold, layout, offsets, stencils, thresholds
 from bvtdeploy.passes.base import Pass, Report
 
 PIPELINE: Final[tuple[Pass, ...]] = (
@@ -20,6 +20,7 @@ PIPELINE: Final[tuple[Pass, ...]] = (
     stencils.PASS,
     affines.PASS,
     epilogues.PASS,
+    offsets.PASS,
     thresholds.PASS,
 )
 

@@ -386,6 +386,7 @@ def force(graph: Graph, source: Source, image: Array, result: Forced) -> None:
     for op in graph.of_kind("bgemm"):
         if op.out.name in expected:
             expected[op.out.name] = expected[op.out.name] * _turned(op, source.trace)
+    expected |= {name: expected[name] - offset for name, offset in source.report.offsets.items() if name in expected}
     at: dict[Value, Array] = {graph.inputs[0]: image.reshape(graph.inputs[0].type.shape)}
     terms: dict[Value, Array] = {}  # of real values that the source does not tell: what they add up
     for op in graph.ops:

@@ -7,6 +7,7 @@
 #include <math.h>
 
 #include "../src/half.h"
+#include "../src/kernels/epilogue_sets.h"
 #include "../src/ops/activation.h"
 #include "../src/ops/attention.h"
 #include "../src/ops/dense_i8.h"
@@ -480,9 +481,11 @@ static void case_channel_pool(test_case *t, uint32_t size) {
 }
 
 static void case_epilogue(test_case *t, uint32_t size) {
-    static const uint32_t common[] = {0, 0x200, 0x2, 0x180, 0x182, 0x780, 0x782, 0x786, 0x792, 0x1B92, 0x1BB2, 0x1FFE, 0x80};
+#define X(set) (uint32_t)(set),
+    static const uint32_t common[] = {COMMON_SETS(X) 0x1FFE};
+#undef X
     const uint32_t f = range(1, 3), width = f * range(1, 3), n = width * f * range(1, 5), c = coin() ? 16 * range(1, 6) : range(1, size ? 100 : 30);
-    const uint32_t set = coin() ? (uint32_t)rng() : common[below(13)]; /* bits 1..12: residuals and parameters */
+    const uint32_t set = coin() ? (uint32_t)rng() : common[below(sizeof common / sizeof *common)]; /* bits 1..12: residuals and parameters */
     const int dtypes[] = {BVT_DTYPE_I16, BVT_DTYPE_I16, BVT_DTYPE_I32, BVT_DTYPE_F32, real};
     const bvt_view *x = add_in(t, 0, dtypes[below(5)], BVT_LAYOUT_ROWS, n, c);
     t->op.attr[BVT_EP_SMALL] = coin();

@@ -57,8 +57,7 @@ static __attribute__((noinline)) void find_rows(rows8 *t, const operands *o, uin
         if (!(set >> (BVT_EP_RES0 + slot) & 1)) continue;
         const bvt_view *res = &o->call->in[BVT_EP_RES0 + slot];
         if (o->call->op->attr[1 + slot] == 1) bvt_epilogue_rows(t->res[slot], bvt_row(res, r0), res->stride);
-        else
-            for (unsigned r = 0; r < t->rows; r++) t->res[slot][r] = bvt_epilogue_residual(o->call, slot, r0 + r); /* divides */
+        else bvt_epilogue_residual_rows(t->res[slot], o->call, slot, r0, t->rows);
     }
 }
 
@@ -161,7 +160,7 @@ typedef struct {
     const uint8_t *x;
     float *out; /* or NULL */
     size_t x_stride, out_stride;
-    const float *(*res)[8]; /* rows of residuals, which are read from at[] on */
+    const void *(*res)[8]; /* rows of residuals, which are read from at[] on */
     uint32_t at[BVT_EP_RESIDUALS];
     const float *param[BVT_EP_THRESHOLD0];
     const float *threshold[MOST_SIGNS], *below[MOST_SIGNS]; /* below: NULL, or a sign is also set where v is less */
@@ -180,13 +179,12 @@ INLINE void half_signs(signs *out, const tile *t, const unsigned half, unsigned 
     p[BVT_EP_SLOPE] = vf_sub(p[BVT_EP_SLOPE], vf_set(1));
     uint16x8_t first = vdupq_n_u16(0);
     for (unsigned i = 1; i < n_signs; i++) *half_of(&out[i], half) = first;
-    const float *const(*res)[8] = (const float *const(*)[8])t->res;
     size_t at[BVT_EP_RESIDUALS];
     for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) at[slot] = t->at[slot] + c;
     for (unsigned r = t->rows; r-- > 0; x -= t->x_stride) {
         vf v = affine(set, BVT_EP_SCALE, load_x(x, x_dtype), p[BVT_EP_SCALE], p[BVT_EP_SHIFT]);
 #define RESIDUAL(slot) \
-    if (set >> (BVT_EP_RES0 + (slot)) & 1) v = vf_add(v, vf_load(res[slot][r] + at[slot]));
+    if (set >> (BVT_EP_RES0 + (slot)) & 1) v = vf_add(v, vf_load((const float *)t->res[slot][r] + at[slot]));
         RESIDUAL(0) RESIDUAL(1) RESIDUAL(2)
         if (set >> BVT_EP_SLOPE & 1) v = vf_prelu(v, p[BVT_EP_SLOPE]);
         if (set >> BVT_EP_POST & 1) v = vf_add(v, p[BVT_EP_POST]);
@@ -214,7 +212,7 @@ static __attribute__((noinline)) void tile_signs(signs *out, const tile *t, unsi
 
 /* Copies of what a tile of fewer than 16 channels reads, or of one where a residual's columns begin anew. */
 typedef struct {
-    const float *rows[BVT_EP_RESIDUALS][8];
+    const void *rows[BVT_EP_RESIDUALS][8];
     float x[8][16], out[8][16], res[BVT_EP_RESIDUALS][8][16], param[BVT_EP_THRESHOLD0][16], threshold[MOST_SIGNS][2][16];
 } copies;
 
@@ -251,14 +249,14 @@ static void copy_back(const operands *o, const copies *own, uint32_t r0, unsigne
 static void run_any(const operands *o, uint32_t row0, uint32_t row1, uint32_t first_col, unsigned set) {
     const bvt_view *x = o->x, *out = o->out;
     for (uint32_t r0 = row0; r0 < row1; r0 += 8) {
-        const float *res[BVT_EP_RESIDUALS][8];
+        const void *res[BVT_EP_RESIDUALS][8];
         uint32_t at[BVT_EP_RESIDUALS] = {0}; /* c mod the residual's columns */
         tile t = {.rows = bvt_min_u32(row1 - r0, 8), .n_signs = o->n_signs, .x_dtype = o->x_dtype};
-        for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
-            for (unsigned r = 0; r < t.rows && set >> (BVT_EP_RES0 + slot) & 1; r++)
-                res[slot][r] = bvt_epilogue_residual(o->call, slot, r0 + r);
-        for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
-            if (set >> (BVT_EP_RES0 + slot) & 1) at[slot] = first_col % o->res_cols[slot];
+        for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) {
+            if (!(set >> (BVT_EP_RES0 + slot) & 1)) continue;
+            bvt_epilogue_residual_rows(res[slot], o->call, slot, r0, t.rows);
+            at[slot] = first_col % o->res_cols[slot];
+        }
         for (uint32_t c = first_col; c < o->cols; c += 16) {
             const unsigned n = bvt_min_u32(o->cols - c, 16);
             signs s[MOST_SIGNS];

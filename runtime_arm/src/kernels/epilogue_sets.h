@@ -26,11 +26,12 @@ enum {
     X(AFFINE)                                      \
     X(AFFINE | RES0)                               \
     X(AFFINE | SLOPE | POST)                       \
-    X(AFFINE | SLOPE | POST | POST_RES0 | POST_RES1) \
+    X(AFFINE | SLOPE | POST_RES0 | POST_RES1)      \
+    X(AFFINE | RES0 | SLOPE)                       \
     X(AFFINE | RES0 | SLOPE | POST)                \
-    X(AFFINE | RES0 | RES1 | SLOPE | POST)         \
+    X(AFFINE | RES0 | RES1 | SLOPE)                \
     X(AFFINE | RES0 | RES1 | RES2 | SLOPE | POST)  \
-    X(AFFINE | RES0 | SLOPE | POST | POST_RES0)    \
+    X(AFFINE | RES0 | SLOPE | POST_RES0)           \
     X(AFFINE | RES0 | SLOPE | AFFINE2 | POST_RES0) \
     X(AFFINE | RES0 | SLOPE | AFFINE2 | POST_RES0 | POST_RES1)
 

@@ -1,0 +1,104 @@
+"""offsets: a shift behind a PReLU goes to who can take it for nothing, and stays where somebody cannot."""
+
+from __future__ import annotations
+
+import numpy as np
+from rewriting import outputs, rewrite, show
+
+from bvtdeploy.ir import Graph
+from bvtdeploy.passes import offsets
+from bvtdeploy.passes.base import Report
+
+F = np.float32
+X = np.array([[1, -2, 0.5, 0], [3, 0.25, -1, -0.0], [-4, 5, 2, 1], [0, -1, 7, -0.5]], F)
+CONSTANTS = {"a": [2, -1, 0.5, 4], "b": [1, 2, 3, 4], "s": [0.25, 0, -0.5, 1], "p": [8, -4, 2, 6], "t": [1, -1, 0, 5]}
+
+
+def epilogue(outs: str, x: str, packed: int = 1, factor: int = 1, wide: int = 4, **roles: str) -> str:
+    """One epilogue over 4 rows: results (f32 first, codes after it), operands by role."""
+    names = outs.split()
+    real = [n for n in names if not n.startswith("bits")]
+    types = [f"f32[4x{wide}]"] * len(real) + [f"bits{{-1,+1}}[4x{wide}; packed {packed}]"] * (len(names) - len(real))
+    results = ["f32"] * len(real) + ["bits"] * (len(names) - len(real))
+    residuals = sum(r.startswith(("res", "post_res")) for r in roles)
+    given = ", ".join(f'"{r}"' for r in ("x", *roles))
+    quoted = ", ".join(f'"{r}"' for r in results)
+    return (
+        f"{', '.join('%' + n for n in names)} = epilogue(%{x}{''.join(', %' + v for v in roles.values())}) "
+        f'{{"factors": {[factor] * residuals}, "packed": {[packed] * (len(names) - len(real))}, "results": [{quoted}], '
+        f'"roles": [{given}], "width": 0}} : {", ".join(types)}'
+    )
+
+
+LAYER = epilogue("v", "x", scale="a", shift="b", slope="s", post="p")
+
+
+def moved(out: str, *steps: str) -> tuple[Graph, Report]:
+    """The graph after the pass; its results are those before it (all constants are short: no sum rounds)."""
+    lines = [f"%{k} = const {v} : f32[1x4]" for k, v in CONSTANTS.items()]
+    before, after, report = rewrite(offsets.run, "\n".join([f"graph @g(%x: f32[4x4]) -> ({out}) {{", *lines, *steps, "}"]))
+    for a, b in zip(outputs(before, X), outputs(after, X), strict=True):
+        assert np.array_equal(a, b), (a, b)
+    return after, report
+
+
+INNER = "f32(x, scale=[2.0, -1.0, 0.5, 4.0], shift=[1.0, 2.0, 3.0, 4.0], slope=[0.25, 0.0, -0.5, 1.0])"
+
+
+def test_a_residual_takes_it_in_its_shift() -> None:
+    graph, report = moved("%y", LAYER, epilogue("y", "x", res0="v", scale="a", shift="b"))
+    assert show(graph.outputs[0]) == f"f32(x, res0={INNER}, scale=[2.0, -1.0, 0.5, 4.0], shift=[9.0, -2.0, 5.0, 10.0])"
+    assert {name: o.tolist() for name, o in report.offsets.items()} == {"v": [[8, -4, 2, 6]]}
+    assert report.fused["shifts behind PReLU"] == 1
+
+
+def test_an_operand_that_is_scaled_takes_it_in_the_shift_behind_the_scale() -> None:
+    graph, _ = moved("%y", LAYER, epilogue("y", "v", scale="a"))
+    assert show(graph.outputs[0]) == f"f32({INNER}, scale=[2.0, -1.0, 0.5, 4.0], shift=[16.0, 4.0, 1.0, 24.0])"
+
+
+def test_thresholds_are_moved_its_own_and_those_of_a_reader() -> None:
+    layer = epilogue("v bits1", "x", scale="a", shift="b", slope="s", post="p", threshold0="t")
+    graph, _ = moved("%bits1, %bits2", layer, epilogue("bits2", "v", threshold0="t"))
+    assert [show(op.inputs[-1]) for op in graph.of_kind("epilogue")] == ["[-7.0, 3.0, -2.0, -1.0]"] * 2
+    assert all("post" not in op.attrs["roles"] for op in graph.ops if op.kind == "epilogue")
+
+
+def test_a_residual_that_is_tiled_and_one_behind_a_second_scale() -> None:
+    wide = ['%w = channel_pool(%x) {"group": 2} : f32[4x2]']
+    first = epilogue("v", "w", wide=2, scale="a2", slope="s2", post="p2")
+    constants = ["%a2 = const [2, 4] : f32[1x2]", "%s2 = const [0.5, 0.25] : f32[1x2]", "%p2 = const [1, -2] : f32[1x2]"]
+    graph, _ = moved(
+        "%y", *constants, *wide, first, epilogue("y", "x", post_res0="v", scale="a", slope="s", scale2="b", shift2="t")
+    )
+    assert show(graph.outputs[0]).endswith("scale2=[1.0, 2.0, 3.0, 4.0], shift2=[2.0, -3.0, 1.0, 3.0])")
+
+
+def test_pools_pass_it_on() -> None:
+    steps = ['%q = channel_pool(%v) {"group": 2} : f32[4x2]', epilogue("y", "x", res0="q", scale="a", shift="b")]
+    graph, report = moved("%y", LAYER, *steps)
+    assert show(graph.outputs[0]).endswith("shift=[3.0, 6.0, 5.0, 8.0])")  # pairs (8, -4) and (2, 6): 2 and 4, tiled
+    assert {name: o.tolist() for name, o in report.offsets.items()} == {"v": [[8, -4, 2, 6]], "q": [[2, 4]]}
+
+
+def test_it_stays_where_a_reader_would_need_a_step_more_or_is_none_of_these() -> None:
+    reader = epilogue("y", "x", res0="v", scale="a", shift="b")
+    others = {
+        "%y, %v": [],  # an output of the graph
+        "%y, %z": [epilogue("z", "x", res0="v")],  # a sum without a scale
+        "%y, %n": ['%n = layer_norm_rows(%v, %a, %b) {"eps": 1e-05, "groups": 2} : f32[4x4]'],
+        "%y, %d": ['%q = avg_pool(%v) {"height": 2, "kernel": 2, "padding": 1, "stride": 2, "width": 2} : f32[4x4]',
+                   epilogue("d", "q", scale="a", shift="b")],
+        "%y, %s": ['%q = channel_pool(%v) {"group": 2} : f32[4x2]', '%s = channel_pool(%q) {"group": 2} : f32[4x1]'],
+    }  # fmt: skip
+    for out, more in others.items():
+        graph, report = moved(out, LAYER, reader, *more)
+        assert not report.offsets and "post=" in show(graph.outputs[0]), out
+
+
+def test_several_layers_each_give_theirs_to_the_next() -> None:
+    layers = [LAYER.replace("%v =", "%v0 =")]
+    layers += [epilogue(f"v{i + 1}", "x", res0=f"v{i}", scale="a", shift="b", slope="s", post="p") for i in range(3)]
+    graph, report = moved("%y", *layers, epilogue("y", "x", res0="v3", scale="a", shift="b"))
+    assert report.fused["shifts behind PReLU"] == 4 and "post=" not in show(graph.outputs[0])
+    assert sorted(report.offsets) == ["v0", "v1", "v2", "v3"]
