@@ -83,20 +83,21 @@ INLINE vf16 affine16(const unsigned set, const unsigned scale, vf16 v, vf16 fact
     return (vf16){affine(set, scale, v.low, factor.low, offset.low), affine(set, scale, v.high, factor.high, offset.high)};
 }
 
-/* 16 channels from c on. mask[r]: the signs of row r, if there are any. dots: x is i16, else f32 or i32. store: floats are written,
- * though it may be to where nobody reads them, which is cheaper than to ask in every row. */
+/* 16 channels from c on. mask[r]: the signs of row r, if there are any. dots: x is i16, else f32 or i32. Floats are written, though
+ * it may be to where nobody reads them, which is cheaper than to ask in every row. */
 INLINE void rows_tile(uint8x16_t mask[8], const operands *o, const rows8 *t, uint32_t c, const unsigned set, const bool dots,
-                      const bool sign, const bool store) {
+                      const bool sign) {
     const vf16 none = {vf_set(0), vf_set(0)}, threshold = sign ? load16(o->threshold[0] + c) : none;
     const bool wide_dots = !dots && o->x_dtype == BVT_DTYPE_I32;
     vf16 p[BVT_EP_THRESHOLD0];
     for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++) p[i] = set >> i & 1 ? load16(o->param[i] + c) : none;
     const vf one = vf_set(1);
     if (set >> BVT_EP_SLOPE & 1) p[BVT_EP_SLOPE] = (vf16){vf_sub(p[BVT_EP_SLOPE].low, one), vf_sub(p[BVT_EP_SLOPE].high, one)};
-    /* A multiply-add overwrites its addend, so that is read anew for every row: a load is cheaper than a move. The empty asm keeps
-     * GCC from keeping it, and the conversion's constants from being loaded for every row. */
-    const float *shift = set >> BVT_EP_SHIFT & 1 ? o->param[BVT_EP_SHIFT] + c : NULL;
-    const float *shift2 = set >> BVT_EP_SHIFT2 & 1 ? o->param[BVT_EP_SHIFT2] + c : NULL;
+    /* A multiply-add overwrites its addend, so that is read anew for every row where the vector pipes are the busy ones: a load is
+     * cheaper than a move there. The empty asm keeps GCC from keeping it, and the conversion's constants from being loaded for every
+     * row. */
+    const bool busy = sign || set >> BVT_EP_SLOPE & 1, reads = busy && set >> BVT_EP_SHIFT & 1, reads2 = busy && set >> BVT_EP_SHIFT2 & 1;
+    const float *shift = reads ? o->param[BVT_EP_SHIFT] + c : NULL, *shift2 = reads2 ? o->param[BVT_EP_SHIFT2] + c : NULL;
     float32x4_t base = vdupq_n_f32(VF_I16_BASE);
     __asm__("" : "+w"(base));
     const unsigned rows = t->rows;
@@ -112,25 +113,24 @@ INLINE void rows_tile(uint8x16_t mask[8], const operands *o, const rows8 *t, uin
         else if (wide_dots) v = (vf16){vf_load_i32((const int32_t *)x + c), vf_load_i32((const int32_t *)x + c + 8)};
         else v = load16((const float *)x + c);
         __asm__ volatile("" ::: "memory");
-        v = affine16(set, BVT_EP_SCALE, v, p[BVT_EP_SCALE], set >> BVT_EP_SHIFT & 1 ? load16(shift) : none);
+        v = affine16(set, BVT_EP_SCALE, v, p[BVT_EP_SCALE], reads ? load16(shift) : p[BVT_EP_SHIFT]);
         /* Slots by hand: in a loop that is not unrolled the set is no constant. */
 #define RESIDUAL(slot) \
     if (set >> (BVT_EP_RES0 + (slot)) & 1) v = add16(v, load16((const float *)t->res[slot][r] + at[slot]));
         RESIDUAL(0) RESIDUAL(1) RESIDUAL(2)
         if (set >> BVT_EP_SLOPE & 1) v = (vf16){vf_prelu(v.low, p[BVT_EP_SLOPE].low), vf_prelu(v.high, p[BVT_EP_SLOPE].high)};
         if (set >> BVT_EP_POST & 1) v = add16(v, p[BVT_EP_POST]);
-        v = affine16(set, BVT_EP_SCALE2, v, p[BVT_EP_SCALE2], set >> BVT_EP_SHIFT2 & 1 ? load16(shift2) : none);
+        v = affine16(set, BVT_EP_SCALE2, v, p[BVT_EP_SCALE2], reads2 ? load16(shift2) : p[BVT_EP_SHIFT2]);
         RESIDUAL(3) RESIDUAL(4) RESIDUAL(5)
 #undef RESIDUAL
-        if (store) vf_store(out + to, v.low), vf_store(out + to + 8, v.high);
+        vf_store(out + to, v.low), vf_store(out + to + 8, v.high);
         if (sign) mask[r] = not_less16(v, threshold);
     }
 }
 
 static __attribute__((noinline)) void run_any(const operands *o, uint32_t row0, uint32_t row1, uint32_t first_col, unsigned set);
 
-INLINE void run(const operands *o, uint32_t row0, uint32_t row1, const unsigned set, const bool dots, const bool sign,
-                const bool store) {
+INLINE void run(const operands *o, uint32_t row0, uint32_t row1, const unsigned set, const bool dots, const bool sign) {
     const uint32_t whole = o->cols & ~15u;
     uint8x16_t mask[8];
     for (unsigned r = 0; r < 8; r++) mask[r] = vdupq_n_u8(0);
@@ -141,7 +141,7 @@ INLINE void run(const operands *o, uint32_t row0, uint32_t row1, const unsigned 
         const bool whole_rows = sign && t.rows == 8 && !o->target[0].view->by_cols;
         uint8_t *line = whole_rows ? line_of(&o->target[0], r0) : NULL;
         for (uint32_t c = 0; c < whole; c += 16) {
-            rows_tile(mask, o, &t, c, set, dots, sign, store);
+            rows_tile(mask, o, &t, c, set, dots, sign);
             for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
                 if (set >> (BVT_EP_RES0 + slot) & 1) t.at[slot] = t.at[slot] + 16 == o->res_cols[slot] ? 0 : t.at[slot] + 16;
             if (whole_rows) put_words(line + c / 8, o->target[0].view->stride, words_of(mask));
@@ -291,9 +291,8 @@ static void run_any(const operands *o, uint32_t row0, uint32_t row1, uint32_t fi
 }
 
 INLINE void run_signs(const operands *o, uint32_t row0, uint32_t row1, const unsigned set, const bool dots) {
-    if (!o->n_signs) run(o, row0, row1, set, dots, false, true);
-    else if (set || o->out) run(o, row0, row1, set, dots, true, true);
-    else run(o, row0, row1, set, dots, true, false);
+    if (o->n_signs) run(o, row0, row1, set, dots, true);
+    else run(o, row0, row1, set, dots, false);
 }
 
 /* For a set that is a constant, and at most one sign. */
@@ -306,7 +305,7 @@ INLINE void run_set(const operands *o, uint32_t row0, uint32_t row1, const unsig
     else run_signs(o, row0, row1, set, false);
 }
 
-/* ---- Thresholds on bare dots --------------------------------------------------------------------------------------------- */
+/* ---- Signs of what is there: of bare dots, of floats that were written ------------------------------------------------------ */
 
 /* float(x) >= t is x >= ceil(t), since a dot is below 2^24, where every integer is a float. ceil(t) may be cut to the dots' type, whose
  * ends no dot reaches (BVT_MOST_COLUMNS); a NaN, which nothing reaches and nothing is below, becomes `nan`, one of the ends. */
@@ -340,16 +339,17 @@ INLINE uint8x16_t reach(const uint8_t *x, const limits *l, const bool wide) {
     return vuzp1q_u8(vreinterpretq_u8_u16(reach_i32(p, l)), vreinterpretq_u8_u16(reach_i32(p + 8, l + 1)));
 }
 
-/* 8 rows x 16 channels; trits: and of the plane after output i, which is also set where the lower limit is not reached. */
+/* Up to 8 rows x 16 channels, where the last row stands in for those that are missing; trits: and of the plane after output i, which is
+ * also set where the lower limit is not reached. */
 INLINE void dots_tile(const operands *o, unsigned i, uint32_t r0, unsigned rows, uint32_t c, unsigned n, const uint8_t *x, size_t stride,
                       const limits *high, const limits *low, bool trits, const bool wide) {
     uint8x16_t m[8];
-#define X(r) m[r] = reach(x + (r) * stride, high, wide);
+#define X(r) m[r] = reach(x + bvt_min_u32(r, rows - 1) * stride, high, wide);
     X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 #undef X
     put_masks(o, i, r0, rows, c, n, MASKS(m));
     if (!trits) return;
-#define X(r) m[r] = vornq_u8(m[r], reach(x + (r) * stride, low, wide));
+#define X(r) m[r] = vornq_u8(m[r], reach(x + bvt_min_u32(r, rows - 1) * stride, low, wide));
     X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 #undef X
     put_masks(o, i + 1, r0, rows, c, n, MASKS(m));
@@ -360,31 +360,56 @@ static __attribute__((noinline)) void copy_rows(int32_t part[8][16], const uint8
     for (unsigned r = 0; r < rows; r++) memcpy(part[r], x + r * stride, bytes);
 }
 
-/* What dots_signs does, of 16 channels in whole blocks of 8 rows, dots in i16; returns the first row that is left. */
-INLINE uint32_t dots_blocks(const operands *o, unsigned i, uint32_t row0, uint32_t row1, uint32_t c, const float *threshold,
-                            const float *below, const bool trits, const bool cols) {
-    const int16x8_t first = load_limits(threshold, INT32_MAX).cut, second = load_limits(threshold + 8, INT32_MAX).cut;
-    const int16x8_t first0 = trits ? load_limits(below, INT32_MIN).cut : first;
-    const int16x8_t second0 = trits ? load_limits(below + 8, INT32_MIN).cut : second;
-    const size_t stride = o->x->stride, apart = o->target[i].view->stride;
-    const uint8_t *x = bvt_row_bits(o->x, row0) + c * sizeof(int16_t);
-    uint8_t *to = cols ? column_of(&o->target[i], row0, c) : line_of(&o->target[i], row0) + c / 8;
+/* What 16 channels are compared with in whole blocks: dots in i16, or floats. */
+typedef struct {
+    int16x8_t low, high;
+    vf16 real;
+} cuts;
+
+INLINE cuts load_cuts(const float *p, int32_t nan, const bool floats) {
+    const cuts real = {vdupq_n_s16(0), vdupq_n_s16(0), load16(p)};
+    return floats ? real : (cuts){load_limits(p, nan).cut, load_limits(p + 8, nan).cut, real.real};
+}
+INLINE uint8x16_t reach_cuts(const uint8_t *x, const cuts *l, const bool floats) {
+    return floats ? not_less16(load16((const float *)(const void *)x), l->real) : reach_i16(x, l->low, l->high);
+}
+
+/* Output i of the whole blocks of 8 rows x 16 channels; trits: and the plane after it. Returns the first row that is left. */
+INLINE uint32_t blocks(const operands *o, unsigned i, uint32_t row0, uint32_t row1, const bool floats, const bool trits,
+                       const bool cols) {
+    const size_t stride = o->x->stride, apart = o->target[i].view->stride, element = floats ? sizeof(float) : sizeof(int16_t);
     const size_t step = cols ? 1 : 8 * apart, some = trits ? o->target[i + 1].plane - o->target[i].plane : 0;
-    for (; row0 + 8 <= row1; row0 += 8, x += 8 * stride, to += step) {
-        uint8x16_t m[8];
-#define X(r) m[r] = reach_i16(x + (r) * stride, first, second);
-        X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+    const uint32_t whole = o->cols & ~15u;
+    for (uint32_t c = 0; c < whole; c += 16) {
+        const cuts high = load_cuts(o->threshold[i] + c, INT32_MAX, floats);
+        const cuts low = trits ? load_cuts(o->below[i + 1] + c, INT32_MIN, floats) : high;
+        const uint8_t *x = bvt_row_bits(o->x, row0) + c * element;
+        uint8_t *to = cols ? column_of(&o->target[i], row0, c) : line_of(&o->target[i], row0) + c / 8;
+        for (uint32_t r0 = row0; r0 + 8 <= row1; r0 += 8, x += 8 * stride, to += step) {
+            uint8x16_t m[8], some_of[8];
+#define X(r) m[r] = reach_cuts(x + (r) * stride, &high, floats);
+            X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 #undef X
-        if (cols) put_columns(to, apart, columns_of(m));
-        else put_words(to, apart, words_of(m));
-        if (!trits) continue;
-#define X(r) m[r] = vornq_u8(m[r], reach_i16(x + (r) * stride, first0, second0));
-        X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+            if (trits) { /* here, where the rows are still in registers: to the compiler a store might change them */
+#define X(r) some_of[r] = vornq_u8(m[r], reach_cuts(x + (r) * stride, &low, floats));
+                X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 #undef X
-        if (cols) put_columns(to + some, apart, columns_of(m));
-        else put_words(to + some, apart, words_of(m));
+            }
+            if (cols) put_columns(to, apart, columns_of(m));
+            else put_words(to, apart, words_of(m));
+            if (!trits) continue;
+            if (cols) put_columns(to + some, apart, columns_of(some_of));
+            else put_words(to + some, apart, words_of(some_of));
+        }
     }
-    return row0;
+    return row1 - (row1 - row0) % 8;
+}
+
+static __attribute__((noinline)) uint32_t dots_blocks(const operands *o, unsigned i, uint32_t row0, uint32_t row1, bool trits) {
+    const bool cols = o->target[i].view->by_cols;
+    if (trits && cols) return blocks(o, i, row0, row1, false, true, true);
+    if (trits) return blocks(o, i, row0, row1, false, true, false);
+    return cols ? blocks(o, i, row0, row1, false, false, true) : blocks(o, i, row0, row1, false, false, false);
 }
 
 /* Channels c .. c+n-1 of output i, whose thresholds are 16; trits (`below` is not NULL): and of the plane after it. */
@@ -393,14 +418,6 @@ static __attribute__((noinline)) void dots_signs(const operands *o, unsigned i, 
     const bvt_view *view = o->x;
     const bool wide = o->x_dtype == BVT_DTYPE_I32;
     const size_t element = wide ? sizeof(int32_t) : sizeof(int16_t);
-    if (n == 16 && !wide) {
-        const bool cols = o->target[i].view->by_cols;
-        if (below && cols) row0 = dots_blocks(o, i, row0, row1, c, threshold, below, true, true);
-        else if (below) row0 = dots_blocks(o, i, row0, row1, c, threshold, below, true, false);
-        else if (cols) row0 = dots_blocks(o, i, row0, row1, c, threshold, below, false, true);
-        else row0 = dots_blocks(o, i, row0, row1, c, threshold, below, false, false);
-        if (row0 == row1) return;
-    }
     const limits high[2] = {load_limits(threshold, INT32_MAX), load_limits(threshold + 8, INT32_MAX)};
     limits low[2] = {high[0], high[1]};
     if (below) low[0] = load_limits(below, INT32_MIN), low[1] = load_limits(below + 8, INT32_MIN);
@@ -409,7 +426,7 @@ static __attribute__((noinline)) void dots_signs(const operands *o, unsigned i, 
         const uint8_t *x = bvt_row_bits(view, r0) + c * element;
         size_t stride = view->stride;
         int32_t part[8][16];
-        if (n < 16 || rows < 8) {
+        if (n < 16) {
             copy_rows(part, x, stride, rows, n * element);
             x = (const uint8_t *)part, stride = sizeof part[0];
         }
@@ -419,25 +436,39 @@ static __attribute__((noinline)) void dots_signs(const operands *o, unsigned i, 
 }
 
 static void run_dots(const operands *o, uint32_t row0, uint32_t row1) {
-    for (uint32_t c = 0; c < o->cols; c += 16) {
-        const unsigned n = bvt_min_u32(o->cols - c, 16);
-        for (unsigned i = 0; i < o->n_signs; i++) {
-            const float *threshold = o->threshold[i] + c, *below = NULL;
-            const bool trits = i + 1 < o->n_signs && o->below[i + 1];
+    for (unsigned i = 0; i < o->n_signs; i++) {
+        const bool trits = i + 1 < o->n_signs && o->below[i + 1];
+        const uint32_t left = o->x_dtype == BVT_DTYPE_I16 ? dots_blocks(o, i, row0, row1, trits) : row0; /* of whole tiles */
+        for (uint32_t c = 0; c < o->cols; c += 16) {
+            const unsigned n = bvt_min_u32(o->cols - c, 16);
+            if (n == 16 && left == row1) continue;
+            const float *threshold = o->threshold[i] + c, *below = trits ? o->below[i + 1] + c : NULL;
             float copy[2][16];
-            if (trits) below = o->below[i + 1] + c;
             if (n < 16) {
                 memset(copy, 0, sizeof copy);
                 threshold = memcpy(copy[0], threshold, n * sizeof(float));
                 if (trits) below = memcpy(copy[1], below, n * sizeof(float));
             }
-            dots_signs(o, i, row0, row1, c, n, threshold, below);
-            i += trits;
+            dots_signs(o, i, n == 16 ? left : row0, row1, c, n, threshold, below);
         }
+        i += trits;
     }
 }
 
+/* One sign of floats that are there. */
+static void run_floats(const operands *o, uint32_t row0, uint32_t row1) {
+    const uint32_t whole = o->cols & ~15u;
+    const uint32_t left = o->target[0].view->by_cols ? blocks(o, 0, row0, row1, true, false, true)
+                                                     : blocks(o, 0, row0, row1, true, false, false);
+    if (left < row1) run_any(o, left, row1, 0, 0);
+    if (whole < o->cols) run_any(o, row0, left, whole, 0);
+}
+
 static __attribute__((noinline)) void run_one(const operands *o, uint32_t row0, uint32_t row1, unsigned set) {
+    if (!set && o->n_signs && !o->out && o->x_dtype == BVT_DTYPE_F32) {
+        run_floats(o, row0, row1);
+        return;
+    }
     switch (set) {
 #define X(common) \
     case (unsigned)(common): run_set(o, row0, row1, common); break;

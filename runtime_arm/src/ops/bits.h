@@ -14,8 +14,18 @@ static inline void bvt_put_bit(const bvt_view *out, uint32_t r, uint32_t c, size
 /* Zeroes what follows the n bits of a line (a row of ROWS, a column of COLS), in both planes of trits. */
 static inline void bvt_pad_line(const bvt_view *out, uint8_t *line, uint32_t n) {
     const size_t used = (n + 7) / 8, plane = out->dtype == BVT_DTYPE_TRITS ? bvt_plane(n) : out->stride;
-    for (size_t at = 0; at < out->stride; at += plane)
-        if (used < plane) memset(line + at + used, 0, plane - used);
+    if (plane - used >= sizeof(uint64_t)) {
+        for (size_t at = 0; at < out->stride; at += plane) memset(line + at + used, 0, plane - used);
+        return;
+    }
+    /* Within the last word: no call, of which there would be one for every line. */
+    const uint64_t kept = UINT64_MAX >> 8 * (plane - used);
+    for (size_t end = plane; end <= out->stride; end += plane) {
+        uint64_t word;
+        memcpy(&word, line + end - sizeof word, sizeof word);
+        word &= kept;
+        memcpy(line + end - sizeof word, &word, sizeof word);
+    }
 }
 
 static inline void bvt_pad_row(const bvt_view *out, uint32_t r) {
