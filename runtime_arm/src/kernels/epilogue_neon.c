@@ -54,11 +54,7 @@ static __attribute__((noinline)) void find_rows(rows8 *t, const operands *o, uin
     bvt_epilogue_rows(t->x, bvt_row(o->x, r0), o->x->stride);
     bvt_epilogue_rows((const void **)t->out, o->out ? bvt_row(o->out, r0) : t->unread, o->out ? o->out->stride : 0);
     for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) {
-        if (!(set >> (BVT_EP_RES0 + slot) & 1)) continue;
-        const bvt_view *res = &o->call->in[BVT_EP_RES0 + slot];
-        if (o->call->op->attr[1 + slot] == 1) bvt_epilogue_rows(t->res[slot], bvt_row(res, r0), res->stride);
-        else
-            for (unsigned r = 0; r < t->rows; r++) t->res[slot][r] = bvt_epilogue_residual(o->call, slot, r0 + r); /* divides */
+        if (set >> (BVT_EP_RES0 + slot) & 1) bvt_epilogue_residual_rows(o->call, slot, r0, t->rows, t->res[slot]);
     }
 }
 

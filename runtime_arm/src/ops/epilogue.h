@@ -34,6 +34,9 @@ static inline const void *bvt_epilogue_residual(const bvt_call *call, unsigned s
     return bvt_row(&call->in[BVT_EP_RES0 + slot], row);
 }
 
+/* The same of up to 8 rows from `first` on, with one division for all of them. */
+void bvt_epilogue_residual_rows(const bvt_call *call, unsigned slot, uint32_t first, uint32_t rows, const void *to[8]);
+
 /* Where 8 rows are, for kernels that take so many at a time; those beyond the last are not read. */
 static inline void bvt_epilogue_rows(const void *to[8], const void *first, size_t stride) {
     uintptr_t at = (uintptr_t)first;
