@@ -101,16 +101,25 @@ INLINE void rows_tile(const operands *o, rows8 *t, uint32_t c, const void *x, si
     }
     if (sign) threshold = load32(o->threshold + c);
     const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u));
-#define OF(role) load(o->param[role] + c + 8 * i)
+    /* A multiply-add overwrites its addend, so that is read anew for every row: a load is cheaper than a move. To the empty asm the
+     * pointer is another one in every row. */
+#define OF(role) load(of_##role + 8 * i)
+#define ADDRESS(role)                                                              \
+    const uint16_t *of_##role = HAS(role) ? o->param[role] + c : NULL;
+    ADDRESS(BVT_EP_SHIFT) ADDRESS(BVT_EP_POST) ADDRESS(BVT_EP_SCALE2) ADDRESS(BVT_EP_SHIFT2)
+#undef ADDRESS
 #define RESIDUAL(slot)                                                                        \
     if (HAS(BVT_EP_RES0 + (slot))) {                                                          \
-        const uint16_t *row = (const uint16_t *)t->res[slot][r] + t->at[slot];                \
+        const uint16_t *row = (const uint16_t *)t->res[slot][r] + at[slot];                   \
         EACH(v, vaddq_f16(v.v[i], load(row + 8 * i)));                                        \
     }
-#define AFFINE_OF(scales, factors)                                                            \
-    if (HAS(scales) && HAS((scales) + 1)) EACH(v, vfmaq_f16(OF((scales) + 1), v.v[i], factors)); \
-    else if (HAS(scales)) EACH(v, vmulq_f16(v.v[i], factors));                                \
-    else if (HAS((scales) + 1)) EACH(v, vaddq_f16(v.v[i], OF((scales) + 1)));
+#define AFFINE_OF(scale, shift, factors)                                              \
+    if (HAS(scale) && HAS(shift)) EACH(v, vfmaq_f16(OF(shift), v.v[i], factors)); \
+    else if (HAS(scale)) EACH(v, vmulq_f16(v.v[i], factors));                     \
+    else if (HAS(shift)) EACH(v, vaddq_f16(v.v[i], OF(shift)));
+    uint32_t at[BVT_EP_RESIDUALS];
+#pragma GCC unroll 6
+    for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) at[slot] = HAS(BVT_EP_RES0 + slot) ? t->at[slot] : 0;
 #pragma GCC unroll 1
     for (unsigned r = 0; r < rows; r++) {
         half32 v;
@@ -122,9 +131,8 @@ INLINE void rows_tile(const operands *o, rows8 *t, uint32_t c, const void *x, si
 #undef X
         }
         x = (const uint8_t *)x + x_stride;
-        /* A multiply-add overwrites its addend, so that is read anew for every row: a load is cheaper than a move. */
-        __asm__ volatile("" ::: "memory");
-        AFFINE_OF(BVT_EP_SCALE, scale.v[i])
+        __asm__("" : "+r"(of_BVT_EP_SHIFT), "+r"(of_BVT_EP_POST), "+r"(of_BVT_EP_SCALE2), "+r"(of_BVT_EP_SHIFT2));
+        AFFINE_OF(BVT_EP_SCALE, BVT_EP_SHIFT, scale.v[i])
         RESIDUAL(0)
         if (always & RES1 || (maybe & (RES1 | RES2) && set & (RES1 | RES2))) {
             RESIDUAL(1) RESIDUAL(2)
@@ -132,7 +140,7 @@ INLINE void rows_tile(const operands *o, rows8 *t, uint32_t c, const void *x, si
         if (HAS(BVT_EP_SLOPE)) EACH(v, vfmaq_f16(v.v[i], vminq_f16(v.v[i], zero), less.v[i])); /* FMIN takes -0 of two zeros, and a NaN */
         if (HAS(BVT_EP_POST)) EACH(v, vaddq_f16(v.v[i], OF(BVT_EP_POST)));
         if (always & AFTER || (maybe & AFTER && set & AFTER)) {
-            AFFINE_OF(BVT_EP_SCALE2, OF(BVT_EP_SCALE2))
+            AFFINE_OF(BVT_EP_SCALE2, BVT_EP_SHIFT2, OF(BVT_EP_SCALE2))
             RESIDUAL(3) RESIDUAL(4) RESIDUAL(5)
         }
         if (store_out) {
@@ -259,6 +267,7 @@ static __attribute__((noinline)) void copied_tile(const operands *o, rows8 *t, u
 }
 
 INLINE void next_tile(const operands *o, rows8 *t, unsigned set) {
+#pragma GCC unroll 6
     for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
         if (set >> (BVT_EP_RES0 + slot) & 1) t->at[slot] = t->at[slot] + TILE == o->res_cols[slot] ? 0 : t->at[slot] + TILE;
 }
@@ -305,9 +314,12 @@ static __attribute__((noinline)) void any_rows(const operands *o, rows8 *t, bool
 static void run(operands *o, uint32_t row0, uint32_t row1) {
     void (*rows)(const operands *, rows8 *, bool) = any_rows;
     const bool half_out = o->out && o->out->dtype == BVT_DTYPE_F16;
+    const unsigned residuals = o->set >> BVT_EP_RES0 & 0x3F;
     o->even = true;
-    for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
-        if (o->set >> (BVT_EP_RES0 + slot) & 1) o->even = o->even && (o->res_cols[slot] == o->cols || o->res_cols[slot] % TILE == 0);
+    for (unsigned left = residuals; left; left &= left - 1) {
+        const uint32_t cols = o->res_cols[__builtin_ctz(left)];
+        o->even = o->even && (cols == o->cols || cols % TILE == 0);
+    }
     if (!o->even || o->cols % TILE) {
     } else if (o->threshold && half_out) {
         if (o->set == LAYER && o->x_kind == SMALL_I16) rows = layer_rows;
@@ -325,10 +337,22 @@ static void run(operands *o, uint32_t row0, uint32_t row1) {
         t.rows = bvt_min_u32(row1 - r0, 8), t.first = r0;
         t.x = bvt_row(o->x, r0), t.out = o->out ? bvt_row(o->out, r0) : NULL;
         memset(t.at, 0, sizeof t.at);
-        for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
-            if (o->set >> (BVT_EP_RES0 + slot) & 1) bvt_epilogue_residual_rows(o->call, slot, r0, t.rows, t.res[slot]);
+        for (unsigned left = residuals; left; left &= left - 1) {
+            const unsigned slot = (unsigned)__builtin_ctz(left);
+            bvt_epilogue_residual_rows(o->call, slot, r0, t.rows, t.res[slot]);
+        }
         rows(o, &t, t.rows == 8 && o->threshold && !o->target.view->by_cols);
     }
+}
+
+static __attribute__((noinline)) void pad(const bvt_view *out, uint32_t row0, uint32_t row1) {
+    const size_t used = (out->cols + 7) / 8, some = out->stride - used;
+    bvt_pad_cols(out, row1);
+    if (out->by_cols || some == 0) return;
+    uint8_t *at = (uint8_t *)bvt_row(out, row0) + used;
+    for (uint32_t r = row0; r < row1; r++, at += out->stride)
+        if (some == 8) memset(at, 0, 8);
+        else memset(at, 0, some);
 }
 
 void bvt_epilogue_half_fp16(const bvt_call *call, uint32_t row0, uint32_t row1) {
@@ -346,9 +370,15 @@ void bvt_epilogue_half_fp16(const bvt_call *call, uint32_t row0, uint32_t row1) 
             bvt_epilogue_half_neon(call, row0, row1);
             return;
         }
-    for (unsigned i = BVT_EP_RES0; i < BVT_EP_THRESHOLD0; i++) o.set |= (unsigned)(call->in[i].base != NULL) << i;
-    for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) o.res_cols[slot] = call->in[BVT_EP_RES0 + slot].cols;
-    for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++) o.param[i] = call->in[i].base ? bvt_row_f16(&call->in[i], 0) : NULL;
+    for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) {
+        const bvt_view *res = &call->in[BVT_EP_RES0 + slot];
+        o.set |= (unsigned)(res->base != NULL) << (BVT_EP_RES0 + slot);
+        o.res_cols[slot] = res->cols;
+    }
+    for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++) {
+        o.set |= (unsigned)(call->in[i].base != NULL) << i;
+        o.param[i] = (const uint16_t *)(const void *)call->in[i].base; /* one row */
+    }
     bool first = true;
     for (unsigned i = 0; i < BVT_EP_BITS; i++) {
         const bvt_view *out = &call->out[1 + i];
@@ -356,8 +386,7 @@ void bvt_epilogue_half_fp16(const bvt_call *call, uint32_t row0, uint32_t row1) 
         o.threshold = bvt_row_f16(&call->in[BVT_EP_THRESHOLD0 + i], 0), o.target = (sign_target){out, 0};
         run(&o, row0, row1);
         first = false;
-        for (uint32_t r = row0; r < row1 && out->stride * 8 != out->cols; r++) bvt_pad_row(out, r);
-        bvt_pad_cols(out, row1);
+        pad(out, row0, row1);
         if (!real) continue;
         /* The other signs are thresholds on what was just written. */
         o.x = real, o.x_kind = real->dtype == BVT_DTYPE_F16 ? REAL_F16 : REAL_F32, o.x_bytes = o.x_kind == REAL_F16 ? 2 : 4;
