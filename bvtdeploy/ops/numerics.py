@@ -43,10 +43,10 @@ def fma(a: npt.ArrayLike, b: npt.ArrayLike, c: npt.ArrayLike) -> F32:
 def fma16(a: npt.ArrayLike, b: npt.ArrayLike, c: npt.ArrayLike) -> F16:
     """round16(a*b + c) with one rounding, elementwise on f16 operands.
 
-    The product of two fp16 numbers is exact in fp64 (22 bits, the last no less than 2^-48). Its sum with c, whose last bit is no less
-    than 2^-24, loses bits only where it has more than 53, and these decide nothing: either the product is below 2^-30 of c, an fp16
-    number, to which the sum is rounded with or without them; or the sum is beyond 2^28, and rounds to infinity. numpy rounds fp64
-    to fp16 once.
+    The product of two fp16 numbers is exact in fp64 (22 bits, the last no less than 2^-48). Its sum with c, whose last bit is no
+    less than 2^-24, loses bits only where it has more than 53, and these decide nothing: either the product is below 2^-30 of c, an
+    fp16 number, to which the sum is rounded with or without them; or the sum is beyond 2^28, and rounds to infinity. numpy rounds
+    fp64 to fp16 once.
     """
     with np.errstate(all="ignore"):
         exact = np.asarray(a, np.float64) * np.asarray(b, np.float64) + np.asarray(c, np.float64)

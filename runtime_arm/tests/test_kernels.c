@@ -637,12 +637,12 @@ static void check_half_fma(unsigned long rounds) {
         const float a = bvt_from_half(random_half());
         float b = bvt_from_half(random_half()), c = bvt_from_half(random_half());
         if (r % 4 == 1) b = 1.5f, c = ldexpf((float)range(0, 6) - 3.0f, -24); /* a product that may lie in the middle, and a hair */
-        if (r % 4 == 2) b = bvt_from_half((uint16_t)(0x3BFE + below(5))), c = ldexpf(a, (int)range(9, 13)); /* half of c's last bit, nearly */
+        if (r % 4 == 2) b = bvt_from_half((uint16_t)(0x3BFE + below(5))), c = ldexpf(a, (int)range(9, 13)); /* c's last bit, or less */
         c = bvt_from_half(bvt_to_half(c));
         const double sum = (double)a * (double)b + (double)c;
         const float want = isfinite(sum) ? nearest_half(sum) : (float)sum, got = bvt_half_fma(a, b, c);
-        CHECK(!memcmp(&got, &want, sizeof got) || (isnan(got) && isnan(want)), "fma(%a, %a, %a) is %a, not %a", (double)a, (double)b,
-              (double)c, (double)got, (double)want);
+        CHECK(!memcmp(&got, &want, sizeof got) || (isnan(got) && isnan(want)), "fma(%a, %a, %a) is %a, not %a", (double)a,
+              (double)b, (double)c, (double)got, (double)want);
     }
 }
 

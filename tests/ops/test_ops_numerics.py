@@ -84,7 +84,8 @@ def test_fma_rounds_once() -> None:
 
 
 HALVES = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
-EDGES = [0.0, -0.0, math.inf, -math.inf, math.nan, 2.0**-24, -(2.0**-24), 3 * 2.0**-25 * 2, 2.0**-14, 1023 * 2.0**-24, 65504.0, -65504.0, 1.0]
+POSITIVE = (0.0, 2.0**-24, 3 * 2.0**-24, 1023 * 2.0**-24, 2.0**-14, 1.0, 65504.0, math.inf)
+EDGES = [v * s for v in POSITIVE for s in (1, -1)] + [math.nan]
 
 
 def check16(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> None:
@@ -104,14 +105,15 @@ def test_fma16_is_exact() -> None:
 
 
 def test_fma16_at_and_beside_halfway() -> None:
-    """The product stands in the middle between two fp16 numbers, or c does of its sum with it, and the rest is a hair to either side,
-    beyond the bits of fp32: rounding to fp32 and then to fp16 goes wrong."""
+    """A product in the middle between two fp16 numbers, and c a hair; or c, and a product of half of its last bit and a hair.
+    Rounding the sum to fp32 and then to fp16 goes wrong."""
     rng = np.random.default_rng(17)
     n = 4000
     odd = rng.integers(512, 1024, n) * 2 + 1  # 11 bits, the last one set
     sign, tiny = rng.choice([-1.0, 1.0], n), rng.integers(1, 4, n) * 2.0**-24
-    # (odd + 1/2 ulp): 1.5 * odd has 12 or 13 bits; c is a subnormal
-    a, b, c = (odd * 2.0 ** rng.integers(-10, 3, n)).astype(np.float16), np.full(n, 1.5, np.float16), (sign * tiny).astype(np.float16)
+    # 1.5 * odd has 12 or 13 bits; c is a subnormal
+    a = (odd * 2.0 ** rng.integers(-10, 3, n)).astype(np.float16)
+    b, c = np.full(n, 1.5, np.float16), (sign * tiny).astype(np.float16)
     check16(a, b, c)
     wide = (a.astype(np.float32) * b.astype(np.float32) + c.astype(np.float32)).astype(np.float16)
     assert (fma16(a, b, c) != wide).sum() > 50, "the trap is one"
@@ -121,8 +123,8 @@ def test_fma16_at_and_beside_halfway() -> None:
     check16((sign * 2.0 ** (e - 1)).astype(np.float16), hair.astype(np.float16), (odd * 2.0**e).astype(np.float16))
     # results that are subnormal, and around the end of the range
     check16((odd * 2.0**-20).astype(np.float16), rng.choice(HALVES[0x0C00:0x1800], n), (sign * tiny).astype(np.float16))
-    check16(np.full(n, 255.875, np.float16), rng.choice(HALVES[0x5B00:0x5D00], n), (sign * rng.integers(0, 64, n)).astype(np.float16))
-
+    some = (sign * rng.integers(0, 64, n)).astype(np.float16)
+    check16(np.full(n, 255.875, np.float16), rng.choice(HALVES[0x5B00:0x5D00], n), some)
 
 
 def test_fma_broadcasts_and_keeps_shape() -> None:

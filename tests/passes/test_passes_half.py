@@ -63,6 +63,7 @@ def test_a_chain_computes_in_fp16() -> None:
     x = codes()
     dots = outputs(rewrite(lambda g, r: g, print_dots(), w=before.ops[0].attrs["data"])[0], x)[0]
     h = {name: data.astype(np.float16) for name, data in at.items()}
+
     def multiply_add(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
         return (a.astype(np.float64) * b + c).astype(np.float16)  # rounded once: the sum is exact in fp64
 

@@ -1,5 +1,5 @@
-/* epilogue, stencil and pools in fp16 with the FP16 instructions of ARMv8.2: 8 channels a vector. Rare forms are left to half_neon.c,
- * which computes the same bits.
+/* epilogue, stencil and pools in fp16 with the FP16 instructions of ARMv8.2: 8 channels a vector. Rare forms are left to
+ * half_neon.c, which computes the same bits.
  */
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("fullfp16"))), apply_to = function)
@@ -46,7 +46,7 @@ typedef struct {
     uint8_t *out;
     const void *res[BVT_EP_RESIDUALS][8];
     uint32_t at[BVT_EP_RESIDUALS]; /* of a tile's first channel: c mod the residual's columns */
-    uint8x16_t sums[8];            /* a tile's signs: two sums of channels 2i and 2i + 1 each, weighted; 16 channels, then the others */
+    uint8x16_t sums[8];            /* signs of a tile: byte i is the weighted sum of those of channels 2i and 2i + 1 */
     uint16_t x_copy[8][TILE], out_copy[8][TILE];
 } rows8;
 
@@ -76,16 +76,16 @@ INLINE half8 load_x(const uint8_t *x, unsigned i, const unsigned kind) {
     switch (kind) {
     case SMALL_I16: return small_dots(vld1q_s16(p));
     case ANY_I16: return vcvtq_f16_s16(vld1q_s16(p));
-    case SMALL_I32: return small_dots(vuzp1q_s16(vreinterpretq_s16_s32(vld1q_s32(wide)), vreinterpretq_s16_s32(vld1q_s32(wide + 4))));
+    case SMALL_I32:
+        return small_dots(vuzp1q_s16(vreinterpretq_s16_s32(vld1q_s32(wide)), vreinterpretq_s16_s32(vld1q_s32(wide + 4))));
     case ANY_I32: return vcvt_high_f16_f32(vcvt_f16_f32(vcvtq_f32_s32(vld1q_s32(wide))), vcvtq_f32_s32(vld1q_s32(wide + 4)));
     case REAL_F32: return vcvt_high_f16_f32(vcvt_f16_f32(vld1q_f32(real)), vld1q_f32(real + 4));
     default: return load((const uint16_t *)p);
     }
 }
 
-/* Channels c .. c+31 of the rows, written as F16 (store) and as weighted signs (sign). An operand is there if it is `always`, or `maybe`
- * and in the op's set. What is not `always` there is tested in every row, and its parameters are loaded there: 32 channels keep the
- * vector pipes busy meanwhile. */
+/* Channels c .. c+31 of the rows, written as F16 (store_out) and as t->sums (sign). An operand is there if it is `always`, or `maybe`
+ * and in the op's set, which is tested in every row: 32 channels keep the vector pipes busy meanwhile. */
 INLINE void rows_tile(const operands *o, rows8 *t, uint32_t c, const void *x, size_t x_stride, const unsigned kind, void *out,
                       size_t out_stride, const unsigned always, const unsigned maybe, const bool sign, const bool store_out) {
     const unsigned set = o->set, rows = t->rows;
@@ -104,8 +104,7 @@ INLINE void rows_tile(const operands *o, rows8 *t, uint32_t c, const void *x, si
     /* A multiply-add overwrites its addend, so that is read anew for every row: a load is cheaper than a move. To the empty asm the
      * pointer is another one in every row. */
 #define OF(role) load(of_##role + 8 * i)
-#define ADDRESS(role)                                                              \
-    const uint16_t *of_##role = HAS(role) ? o->param[role] + c : NULL;
+#define ADDRESS(role) const uint16_t *of_##role = HAS(role) ? o->param[role] + c : NULL;
     ADDRESS(BVT_EP_SHIFT) ADDRESS(BVT_EP_POST) ADDRESS(BVT_EP_SCALE2) ADDRESS(BVT_EP_SHIFT2)
 #undef ADDRESS
 #define RESIDUAL(slot)                                                                        \
@@ -137,7 +136,8 @@ INLINE void rows_tile(const operands *o, rows8 *t, uint32_t c, const void *x, si
         if (always & RES1 || (maybe & (RES1 | RES2) && set & (RES1 | RES2))) {
             RESIDUAL(1) RESIDUAL(2)
         }
-        if (HAS(BVT_EP_SLOPE)) EACH(v, vfmaq_f16(v.v[i], vminq_f16(v.v[i], zero), less.v[i])); /* FMIN takes -0 of two zeros, and a NaN */
+        /* FMIN takes -0 of two zeros, and a NaN. */
+        if (HAS(BVT_EP_SLOPE)) EACH(v, vfmaq_f16(v.v[i], vminq_f16(v.v[i], zero), less.v[i]));
         if (HAS(BVT_EP_POST)) EACH(v, vaddq_f16(v.v[i], OF(BVT_EP_POST)));
         if (always & AFTER || (maybe & AFTER && set & AFTER)) {
             AFFINE_OF(BVT_EP_SCALE2, BVT_EP_SHIFT2, OF(BVT_EP_SCALE2))
@@ -150,7 +150,8 @@ INLINE void rows_tile(const operands *o, rows8 *t, uint32_t c, const void *x, si
         }
         if (sign) {
 #define REACHES(i) vreinterpretq_u8_u16(vcgeq_f16(v.v[i], threshold.v[i]))
-            t->sums[r] = vpaddq_u8(vandq_u8(vuzp1q_u8(REACHES(0), REACHES(1)), bit), vandq_u8(vuzp1q_u8(REACHES(2), REACHES(3)), bit));
+            const uint8x16_t first = vandq_u8(vuzp1q_u8(REACHES(0), REACHES(1)), bit);
+            t->sums[r] = vpaddq_u8(first, vandq_u8(vuzp1q_u8(REACHES(2), REACHES(3)), bit));
 #undef REACHES
         }
     }
@@ -161,7 +162,8 @@ INLINE void rows_tile(const operands *o, rows8 *t, uint32_t c, const void *x, si
 }
 
 /* Writes signs of n channels: word r has those of row r. */
-static __attribute__((noinline)) void put_words32(const operands *o, const rows8 *t, uint32_t c, unsigned n, uint32x4_t low, uint32x4_t high) {
+static __attribute__((noinline)) void put_words32(const operands *o, const rows8 *t, uint32_t c, unsigned n, uint32x4_t low,
+                                                  uint32x4_t high) {
     const sign_target *target = &o->target;
     const size_t stride = target->view->stride;
     uint8_t part[TILE];
@@ -235,16 +237,19 @@ static __attribute__((noinline)) void put_copy(const operands *o, const rows8 *t
 /* n channels of any form, from c on: of the parameters `at` on. */
 static __attribute__((noinline)) void any_tile(const operands *o, rows8 *t, uint32_t c, unsigned n, uint32_t at) {
     /* Of x in other kinds than these a converted copy is read. */
-    const bool part = n < TILE, x_copied = part || o->x_kind > REAL_F16, out_copied = part || !o->out || o->out->dtype != BVT_DTYPE_F16;
+    const bool part = n < TILE, x_copied = part || o->x_kind > REAL_F16;
+    const bool out_copied = part || !o->out || o->out->dtype != BVT_DTYPE_F16;
     if (x_copied) copy_x(o, t, c, n);
     const void *x = x_copied ? (const void *)t->x_copy : t->x + c * o->x_bytes;
     void *out = out_copied ? (void *)t->out_copy : t->out + c * sizeof(uint16_t);
-    rows_tile(o, t, at, x, x_copied ? sizeof t->x_copy[0] : o->x->stride, x_copied ? REAL_F16 : o->x_kind == SMALL_I16 ? SMALL_I16 : REAL_F16, out,
-              out_copied ? sizeof t->out_copy[0] : o->out->stride, 0, (1u << BVT_EP_THRESHOLD0) - 2, o->threshold != NULL, true);
+    const size_t x_stride = x_copied ? sizeof t->x_copy[0] : o->x->stride;
+    const size_t out_stride = out_copied ? sizeof t->out_copy[0] : o->out->stride;
+    const unsigned kind = !x_copied && o->x_kind == SMALL_I16 ? SMALL_I16 : REAL_F16, maybe = (1u << BVT_EP_THRESHOLD0) - 2;
+    rows_tile(o, t, at, x, x_stride, kind, out, out_stride, 0, maybe, o->threshold != NULL, true);
     if (out_copied) put_copy(o, t, c, n);
 }
 
-/* The same where parameters or residuals have to be copied: where the tile is not whole, or a residual's columns begin anew in it. */
+/* The same where parameters or residuals have to be copied: the tile is not whole, or a residual's columns begin anew in it. */
 static __attribute__((noinline)) void copied_tile(const operands *o, rows8 *t, uint32_t c, unsigned n) {
     uint16_t res[BVT_EP_RESIDUALS][8][TILE], param[BVT_EP_THRESHOLD0 + 1][TILE] = {{0}};
     operands part = *o;
@@ -272,9 +277,9 @@ INLINE void next_tile(const operands *o, rows8 *t, unsigned set) {
         if (set >> (BVT_EP_RES0 + slot) & 1) t->at[slot] = t->at[slot] + TILE == o->res_cols[slot] ? 0 : t->at[slot] + TILE;
 }
 
-/* A form that is common enough to have its own code: whole tiles, a result as tiles write it. */
-INLINE void common_rows(const operands *o, rows8 *t, bool whole_rows, const unsigned kind, const unsigned always, const unsigned maybe,
-                        const bool sign, const bool store_out) {
+/* A form that is common enough to have its own code: whole tiles, no copies. */
+INLINE void common_rows(const operands *o, rows8 *t, bool whole_rows, const unsigned kind, const unsigned always,
+                        const unsigned maybe, const bool sign, const bool store_out) {
     for (uint32_t c = 0; c < o->cols; c += TILE) {
         rows_tile(o, t, c, t->x + c * (kind == SMALL_I32 ? 4 : 2), o->x->stride, kind, store_out ? t->out + c * 2 : NULL,
                   store_out ? o->out->stride : 0, always, maybe, sign, store_out);
@@ -282,11 +287,11 @@ INLINE void common_rows(const operands *o, rows8 *t, bool whole_rows, const unsi
         if (sign) put_signs(o, t, c, TILE, whole_rows);
     }
 }
-#define COMMON(name, kind, always, maybe, sign, store_out)                                              \
+#define COMMON(name, kind, always, maybe, sign, store_out)                                            \
     static __attribute__((noinline)) void name##_rows(const operands *o, rows8 *t, bool whole_rows) { \
-        common_rows(o, t, whole_rows, kind, always, maybe, sign, store_out);                             \
+        common_rows(o, t, whole_rows, kind, always, maybe, sign, store_out);                          \
     }
-/* A binary layer with its shortcut; one in front of a sum of branches; attention's. */
+/* A binary layer with its shortcut; one with a sum of branches behind it. */
 enum {
     LAYER = AFFINE | RES0 | SLOPE,
     BRANCH = LAYER | 1 << BVT_EP_SCALE2 | POST_RES0,
@@ -453,7 +458,7 @@ void bvt_stencil_half_fp16(const bvt_call *call, uint32_t row0, uint32_t row1) {
                 const uint16_t *from = s->source[0] + c;
 #pragma GCC unroll 4
                 for (unsigned i = 0; i < 4; i++) w[i] = load(s->weight + c + 8 * i);
-#define ADD(j)                                     \
+#define ADD(j) \
     _Pragma("GCC unroll 4") for (unsigned i = 0; i < 4; i++) sum[j][i] = vfmaq_f16(sum[j][i], load(from + 8 * i), w[i]);
                 if (s->even) {
                     ADD(0) from += apart;

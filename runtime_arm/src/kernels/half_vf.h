@@ -1,6 +1,6 @@
-/* The kernels of fp16 operands without FP16 arithmetic: a vector is 8 floats, widened when loaded, and rounded to binary16 after every
- * step (half.h says why that is the same, and how a multiply-add is rounded once). They are for hosts and for ARM cores before v8.2, and take what the kernels with FP16
- * instructions (half_fp16.c) leave; all of them are kept small.
+/* The kernels of fp16 operands without FP16 arithmetic: a vector is 8 floats, widened when loaded, and rounded to binary16 after
+ * every step (half.h says why that is the same, and how a multiply-add is rounded once). They are for hosts and for ARM cores before
+ * v8.2, and take what the kernels with FP16 instructions (half_fp16.c) leave; all of them are kept small.
  */
 #include "../half.h"
 #include "../ops/bits.h"

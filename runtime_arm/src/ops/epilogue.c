@@ -10,8 +10,8 @@
  *     out[0] = v; out[1+i] = bit v >= threshold_i[c], or trit v >= threshold_i[1][c] ? +1 : v < threshold_i[0][c] ? -1 : 0
  *     inputs: epilogue.h; attr[0] = W, attr[1+j] = factor of residual slot j; 0: row_j(r) = rows[0][r], a constant table;
  *     attr[7]: 1: no dot of x is beyond +-512
- *     in fp16 (an operand is F16, then all are but dots, x and out[0], which may be f32) v is rounded to binary16 at every `=`, once,
- *     and so is slope[c] - 1
+ *     in fp16 (an operand is F16, then all are but dots, x and out[0], which may be f32) v is rounded to binary16 at every `=`,
+ *     once, and so is slope[c] - 1
  *
  * out[0] may be the very memory of x, or of a residual that has its shape: every kernel reads element (r, c) before it writes it.
  */
