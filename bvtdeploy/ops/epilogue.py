@@ -20,7 +20,7 @@ or, with factor f > 1 on a grid of width W: (y/f)*(W/f) + x/f for r = y*W + x (n
 or, with factor 0: rows[0][r], a constant table of row numbers; the residual then has any number of rows.
 
 In fp16 (an operand or the result is f16; then all are, but x, which may be anything, and the result, which may be f32) every step
-is rounded to binary16: v = f16(x); fma(v, a, b) is f16(f16(v * a) + b); an f32 result is the fp16 v, widened.
+is rounded to binary16, once: v = f16(x); fma(v, a, b) is f16(v * a + b); slope[c] - 1 is f16; an f32 result is the fp16 v, widened.
 
 In the IR the inputs are named by attrs["roles"], one of ROLES each, and the outputs by attrs["results"]: "f32" or "f16" (at most
 one, first), then "bits" and "trits" in any order, one for each threshold. attrs["factors"]: a factor for every residual role
@@ -33,7 +33,7 @@ record: inputs[i] = the value whose role is ROLES[i], or NONE; outputs[0] = f32 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -41,7 +41,7 @@ import numpy as np
 from bvtdeploy.ir.graph import Op
 from bvtdeploy.ir.types import BIPOLAR, DTYPES, TERNARY, Type, bits, i32
 from bvtdeploy.ops.base import Array, Attrs, OpDef, as_f32, expect, register
-from bvtdeploy.ops.numerics import fma
+from bvtdeploy.ops.numerics import fma, fma16
 
 RESIDUALS: Final = ("res0", "res1", "res2", "post_res0", "post_res1", "post_res2")
 PARAMETERS: Final = ("scale", "shift", "slope", "post", "scale2", "shift2")
@@ -108,14 +108,13 @@ def _reference(attrs: Attrs, inputs: Sequence[Array]) -> list[Array]:
     half = any(a.dtype == np.float16 for a in inputs) or "f16" in attrs["results"]
     v: Array = as_f32(at["x"])
     v = v.astype(np.float16) if half else v  # arrays of float16: numpy rounds after every operation
+    multiply_add: Callable[..., Array] = fma16 if half else fma
     n, c = v.shape
     factors = dict(zip([r for r in attrs["roles"] if r in RESIDUALS], attrs["factors"], strict=True))
 
     def affine(v: Array, scale: str, shift: str) -> Array:
-        if half and scale in at:
-            v = v * at[scale]
-        elif scale in at:
-            return fma(v, at[scale], at[shift]) if shift in at else v * at[scale]
+        if scale in at:
+            return multiply_add(v, at[scale], at[shift]) if shift in at else v * at[scale]
         return v + at[shift] if shift in at else v
 
     def add(v: Array, roles: Sequence[str]) -> Array:
@@ -127,10 +126,9 @@ def _reference(attrs: Attrs, inputs: Sequence[Array]) -> list[Array]:
         return v
 
     v = add(affine(v, "scale", "shift"), RESIDUALS[:3])
-    if "slope" in at and v.dtype == np.float16:
-        v = np.where(v > 0, v, v * at["slope"])
-    elif "slope" in at:
-        v = fma(np.where(v > 0, np.float32(0), v), at["slope"] - np.float32(1), v)
+    if "slope" in at:
+        one = v.dtype.type(1)
+        v = multiply_add(np.where(v > 0, 0 * one, v), at["slope"] - one, v)
     v = v + at["post"] if "post" in at else v
     v = add(affine(v, "scale2", "shift2"), RESIDUALS[3:])
     codes = []

@@ -1,4 +1,4 @@
-"""The project's float arithmetic, in numpy: what an fp32 fused multiply-add is, and in which order sums are taken.
+"""The project's float arithmetic, in numpy: what a fused multiply-add in fp32 and in fp16 is, and in which order sums are taken.
 
 The C kernels implement the same definitions (runtime_arm/src/numerics.h) with hardware instructions. Nothing here may depend on
 how numpy happens to sum: every reduction is written as a loop in its defined order.
@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+F16 = npt.NDArray[np.float16]
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 Real = npt.NDArray[np.floating[Any]]
@@ -36,6 +37,20 @@ def fma(a: npt.ArrayLike, b: npt.ArrayLike, c: npt.ArrayLike) -> F32:
         step = np.where((e > 0) == (s > 0), np.int64(1), np.int64(-1))
         odd: F64 = np.asarray(bits + np.where(fix, step, np.int64(0))).view(np.float64)
         result: F32 = odd.astype(np.float32)
+        return result
+
+
+def fma16(a: npt.ArrayLike, b: npt.ArrayLike, c: npt.ArrayLike) -> F16:
+    """round16(a*b + c) with one rounding, elementwise on f16 operands.
+
+    The product of two fp16 numbers is exact in fp64 (22 bits, the last no less than 2^-48). Its sum with c, whose last bit is no
+    less than 2^-24, loses bits only where it has more than 53, and these decide nothing: either the product is below 2^-30 of c, an
+    fp16 number, to which the sum is rounded with or without them; or the sum is beyond 2^28, and rounds to infinity. numpy rounds
+    fp64 to fp16 once.
+    """
+    with np.errstate(all="ignore"):
+        exact = np.asarray(a, np.float64) * np.asarray(b, np.float64) + np.asarray(c, np.float64)
+        result: F16 = exact.astype(np.float16)
         return result
 
 

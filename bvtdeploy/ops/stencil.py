@@ -4,7 +4,7 @@
     acc = shift[c] (or +0); for t = 0 .. T-1: (y', x') = (y + dy[t], x + dx[t]);
         boundary "zero": outside the grid the tap is skipped; "circular": y' mod H, x' mod W
         acc = fma(x[y'*W + x'][c], taps[t][c], acc)
-    all of them may be f16: then acc = f16(acc + f16(x * tap))
+    all of them may be f16: then acc = f16(x * tap + acc), rounded once
     attrs: height H, width W, offsets ((dy, dx), ...) at most 16, each within +-127 and smaller than the grid, boundary
     record: inputs[0..2] = x, taps, shift; attr[0..3] = H, W, T, boundary (0 zero, 1 circular);
             attr[4+t] = (dy & 255) | (dx & 255) << 8, two's complement bytes
@@ -18,7 +18,7 @@ import numpy as np
 
 from bvtdeploy.ir.types import Type
 from bvtdeploy.ops.base import Array, Attrs, Cost, OpDef, expect, is_real, register
-from bvtdeploy.ops.numerics import fma
+from bvtdeploy.ops.numerics import fma, fma16
 
 MAX_TAPS = 16
 
@@ -45,7 +45,7 @@ def _reference(attrs: Attrs, inputs: Sequence[Array]) -> list[Array]:
         sy, sx = yy + dy, xx + dx
         inside = (sy >= 0) & (sy < h) & (sx >= 0) & (sx < w) | (attrs["boundary"] == "circular")
         source = x[sy % h, sx % w]
-        more = acc + source * tap if x.dtype == np.float16 else fma(source, tap, acc)
+        more: Array = fma16(source, tap, acc) if x.dtype == np.float16 else fma(source, tap, acc)
         acc = np.where(inside[..., None], more, acc)
     return [acc.reshape(h * w, -1)]
 

@@ -1,11 +1,12 @@
 """half: element-wise ops compute in fp16, on request (`compile --elementwise fp16`), for cores with the FP16 instructions of v8.2.
 
 Values between epilogues, stencils, pools of channels and pools on the grid become f16, and these ops compute in fp16: what each
-does is defined as one IEEE operation at a time, rounded to binary16 (to nearest even, subnormals kept), without fused multiply-
-adds. So results are the same bits on every machine, whether it has such instructions, converts after every step, or has neither.
+does is defined as one IEEE operation at a time, rounded to binary16 (to nearest even, subnormals kept): additions, multiplications,
+and fused multiply-adds, which round once. So results are the same bits on every machine, whether it has such instructions, converts
+after every step, or has neither.
 Dots stay integers, and so do thresholds on bare dots. What the ops compute is in their files (bvtdeploy/ops/); in short
-    epilogue        v = f16(x), then every product and sum rounded
-    stencil         acc = f16(acc + f16(x * tap))
+    epilogue        v = f16(x), then every sum, product and multiply-add rounded
+    stencil         acc = f16(x * tap + acc)
     channel_pool    every sum rounded, times f16(1/g)
     avg_pool        in fp32, rounded at the end
     max_pool, gather                           exact

@@ -1,6 +1,7 @@
-/* IEEE 754 binary16 for the portable kernels, and the rule of fp16 arithmetic: every step is computed in fp32 and rounded to binary16,
- * to nearest even, subnormals kept. As 24 >= 2*11 + 2 bits, that is what one fp16 addition or multiplication gives, so that F16C, FCVTN
- * and the FP16 instructions of ARMv8.2 agree bit for bit. There is no fused multiply-add in fp16.
+/* IEEE 754 binary16 for the portable kernels, and the rule of fp16 arithmetic: every step is one IEEE operation, rounded to nearest
+ * even, subnormals kept: an addition, a multiplication, or a multiply-add (bvt_half_fma), which is rounded once. Additions and
+ * multiplications in fp32, rounded to binary16, are those of fp16, as 24 >= 2*11 + 2 bits. So F16C, FCVTN and the FP16 instructions
+ * of ARMv8.2 agree bit for bit.
  */
 #ifndef BVT_HALF_H
 #define BVT_HALF_H
@@ -62,6 +63,22 @@ static inline uint16_t bvt_to_half(float x) {
 
 /* x as a step of fp16 or of fp32 arithmetic leaves it. */
 static inline float bvt_rounded(float x, bool half) { return half ? bvt_from_half(bvt_to_half(x)) : x; }
+
+/* a*b + c of fp16 numbers, rounded to binary16 once. The product is exact in fp32 (22 bits), and TwoSum (Knuth) has the exact error
+ * of the sum s. Where there is one, s is rounded to odd: to that of the two fp32 numbers around the exact sum whose last bit is 1.
+ * Such an s, of more than 11 + 2 bits, rounds to binary16 as the exact sum does (Boldo & Melquiond 2008, theorem 3). Where p or c is
+ * infinite or NaN, the error is NaN, and s stays. */
+static inline float bvt_half_fma(float a, float b, float c) {
+    const float p = a * b, t = (p + c) - p, error = (p - ((p + c) - t)) + (c - t);
+    float s = p + c;
+    if (error < 0 || error > 0) {
+        uint32_t bits;
+        memcpy(&bits, &s, sizeof bits);
+        bits = (bits - ((error < 0) != (s < 0))) | 1; /* the one nearer to 0, made odd */
+        memcpy(&s, &bits, sizeof s);
+    }
+    return bvt_rounded(s, true);
+}
 
 /* Element c of a row of F16 or F32. */
 static inline float bvt_get_real(const void *row, uint32_t c, bool half) {

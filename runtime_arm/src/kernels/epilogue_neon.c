@@ -54,10 +54,7 @@ static __attribute__((noinline)) void find_rows(rows8 *t, const operands *o, uin
     bvt_epilogue_rows(t->x, bvt_row(o->x, r0), o->x->stride);
     bvt_epilogue_rows((const void **)t->out, o->out ? bvt_row(o->out, r0) : t->unread, o->out ? o->out->stride : 0);
     for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) {
-        if (!(set >> (BVT_EP_RES0 + slot) & 1)) continue;
-        const bvt_view *res = &o->call->in[BVT_EP_RES0 + slot];
-        if (o->call->op->attr[1 + slot] == 1) bvt_epilogue_rows(t->res[slot], bvt_row(res, r0), res->stride);
-        else bvt_epilogue_residual_rows(t->res[slot], o->call, slot, r0, t->rows);
+        if (set >> (BVT_EP_RES0 + slot) & 1) bvt_epilogue_residual_rows(o->call, slot, r0, t->rows, t->res[slot]);
     }
 }
 
@@ -254,7 +251,7 @@ static void run_any(const operands *o, uint32_t row0, uint32_t row1, uint32_t fi
         tile t = {.rows = bvt_min_u32(row1 - r0, 8), .n_signs = o->n_signs, .x_dtype = o->x_dtype};
         for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) {
             if (!(set >> (BVT_EP_RES0 + slot) & 1)) continue;
-            bvt_epilogue_residual_rows(res[slot], o->call, slot, r0, t.rows);
+            bvt_epilogue_residual_rows(o->call, slot, r0, t.rows, res[slot]);
             at[slot] = first_col % o->res_cols[slot];
         }
         for (uint32_t c = first_col; c < o->cols; c += 16) {

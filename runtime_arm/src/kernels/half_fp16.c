@@ -1,4 +1,4 @@
-/* epilogue, stencil and channel_pool in fp16 with the FP16 instructions of ARMv8.2: 8 channels a vector. Rare forms are left to
+/* epilogue, stencil and pools in fp16 with the FP16 instructions of ARMv8.2: 8 channels a vector. Rare forms are left to
  * half_neon.c, which computes the same bits.
  */
 #if defined(__clang__)
@@ -7,6 +7,7 @@
 #pragma GCC target("arch=armv8.2-a+fp16")
 #endif
 #include "../numerics.h"
+#include "../ops/pool.h"
 #include "../ops/stencil.h"
 #include "epilogue_sets.h"
 #include "signs_neon.h"
@@ -16,239 +17,479 @@ typedef float16x8_t half8;
 INLINE half8 load(const uint16_t *p) { return vreinterpretq_f16_u16(vld1q_u16(p)); }
 INLINE void store(uint16_t *p, half8 v) { vst1q_u16(p, vreinterpretq_u16_f16(v)); }
 
-/* ---- epilogue: 8 rows x 16 channels at a time, so that parameters are loaded once for 8 rows ------------------------------ */
+/* ---- epilogue: 8 rows x 32 channels at a time, so that parameters are loaded once for 8 rows ------------------------------ */
+
+#define TILE 32u /* channels */
 
 /* What x holds. SMALL: dots up to BVT_EP_MOST_SMALL; 0x6600 + x are the bits of 1536 + x, and nothing has to be converted. */
-enum { SMALL_I16, SMALL_I32, ANY_I16, ANY_I32, REAL_F16, REAL_F32 };
+enum { SMALL_I16, REAL_F16, SMALL_I32, ANY_I16, ANY_I32, REAL_F32 };
 
 typedef struct {
     const bvt_call *call;
     uint32_t cols;
-    const bvt_view *x_view;
+    unsigned set; /* which operands there are */
+    bool even; /* no residual's columns begin anew within a tile */
+    const bvt_view *x, *out; /* out: or NULL */
     unsigned x_kind, x_bytes;
-    int out_kind; /* REAL_F16, REAL_F32, or -1: none */
-    bool has_res[BVT_EP_RESIDUALS];
     const uint16_t *param[BVT_EP_THRESHOLD0], *threshold; /* or NULL: no sign */
     sign_target target;
     uint32_t res_cols[BVT_EP_RESIDUALS];
 } operands;
 
+enum { AFTER = AFFINE2 | 7 << BVT_EP_POST_RES0 };
+
 /* 8 rows. */
 typedef struct {
     unsigned rows;
-    const void *x[8];
-    void *out[8]; /* or NULL, all of them */
+    uint32_t first;
+    const uint8_t *x;
+    uint8_t *out;
     const void *res[BVT_EP_RESIDUALS][8];
-    uint32_t at[BVT_EP_RESIDUALS]; /* c mod the residual's columns */
+    uint32_t at[BVT_EP_RESIDUALS]; /* of a tile's first channel: c mod the residual's columns */
+    uint8x16_t sums[8];            /* signs of a tile: byte i is the weighted sum of those of channels 2i and 2i + 1 */
+    uint16_t x_copy[8][TILE], out_copy[8][TILE];
 } rows8;
 
+/* 32 channels of a row. */
 typedef struct {
-    half8 a, b;
-} half16;
+    half8 v[4];
+} half32;
 
-INLINE half16 load16(const uint16_t *p) { return (half16){load(p), load(p + 8)}; }
-INLINE half16 add16(half16 x, half16 y) { return (half16){vaddq_f16(x.a, y.a), vaddq_f16(x.b, y.b)}; }
-INLINE half16 multiply16(half16 x, half16 y) { return (half16){vmulq_f16(x.a, y.a), vmulq_f16(x.b, y.b)}; }
+/* x.v[i] = expression, for every i. */
+#define EACH(x32, expression) \
+    _Pragma("GCC unroll 4") for (unsigned i = 0; i < 4; i++)(x32).v[i] = (expression)
+
+INLINE half32 load32(const uint16_t *p) {
+    half32 x;
+    EACH(x, load(p + 8 * i));
+    return x;
+}
 INLINE half8 small_dots(int16x8_t x) {
     return vsubq_f16(vreinterpretq_f16_s16(vaddq_s16(x, vdupq_n_s16(0x6600))), vreinterpretq_f16_u16(vdupq_n_u16(0x6600)));
 }
-INLINE half8 narrow_floats(float32x4_t a, float32x4_t b) { return vcvt_high_f16_f32(vcvt_f16_f32(a), b); }
 
-/* 8 channels of 32 bits each. */
-INLINE half8 load_wide(const void *x, unsigned kind) {
-    const int32_t *p = x;
-    if (kind == REAL_F32) return narrow_floats(vld1q_f32(x), vld1q_f32((const float *)x + 4));
-    if (kind == ANY_I32) return narrow_floats(vcvtq_f32_s32(vld1q_s32(p)), vcvtq_f32_s32(vld1q_s32(p + 4)));
-    return small_dots(vuzp1q_s16(vreinterpretq_s16_s32(vld1q_s32(p)), vreinterpretq_s16_s32(vld1q_s32(p + 4))));
-}
-
-INLINE half16 load_x(const uint8_t *x, unsigned kind) {
-    const int16_t *p = (const int16_t *)(const void *)x;
-    if (kind == SMALL_I16) return (half16){small_dots(vld1q_s16(p)), small_dots(vld1q_s16(p + 8))};
-    if (kind == REAL_F16) return load16((const uint16_t *)(const void *)x);
-    if (kind == ANY_I16) return (half16){vcvtq_f16_s16(vld1q_s16(p)), vcvtq_f16_s16(vld1q_s16(p + 8))};
-    return (half16){load_wide(x, kind), load_wide(x + 32, kind)};
-}
-
-INLINE half8 prelu(half8 v, half8 slope) { return vbslq_f16(vcgtzq_f16(v), v, vmulq_f16(v, slope)); }
-
-/* What adds nothing, not even to -0: the rows of residuals that a form has and an op has not. */
-static const uint16_t nothing[16] = {0x8000, 0x8000, 0x8000, 0x8000, 0x8000, 0x8000, 0x8000, 0x8000,
-                                     0x8000, 0x8000, 0x8000, 0x8000, 0x8000, 0x8000, 0x8000, 0x8000};
-
-static __attribute__((noinline)) void find_rows(rows8 *t, const operands *o, uint32_t r0, uint32_t row1, unsigned form) {
-    const bvt_view *out = &o->call->out[0];
-    t->rows = bvt_min_u32(row1 - r0, 8);
-    memset(t->at, 0, sizeof t->at);
-    bvt_epilogue_rows(t->x, bvt_row(o->x_view, r0), o->x_view->stride);
-    bvt_epilogue_rows((const void **)t->out, out->base ? bvt_row(out, r0) : NULL, out->base ? out->stride : 0);
-    for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) {
-        if (!(form >> (BVT_EP_RES0 + slot) & 1)) continue;
-        const bvt_view *res = &o->call->in[BVT_EP_RES0 + slot];
-        if (!o->has_res[slot]) bvt_epilogue_rows(t->res[slot], nothing, 0);
-        else if (o->call->op->attr[1 + slot] == 1) bvt_epilogue_rows(t->res[slot], bvt_row(res, r0), res->stride);
-        else
-            for (unsigned r = 0; r < t->rows; r++) t->res[slot][r] = bvt_epilogue_residual(o->call, slot, r0 + r); /* divides */
+/* 8 channels of x, from channel i on. */
+INLINE half8 load_x(const uint8_t *x, unsigned i, const unsigned kind) {
+    const int16_t *p = (const int16_t *)(const void *)x + i;
+    const int32_t *wide = (const int32_t *)(const void *)x + i;
+    const float *real = (const float *)(const void *)x + i;
+    switch (kind) {
+    case SMALL_I16: return small_dots(vld1q_s16(p));
+    case ANY_I16: return vcvtq_f16_s16(vld1q_s16(p));
+    case SMALL_I32:
+        return small_dots(vuzp1q_s16(vreinterpretq_s16_s32(vld1q_s32(wide)), vreinterpretq_s16_s32(vld1q_s32(wide + 4))));
+    case ANY_I32: return vcvt_high_f16_f32(vcvt_f16_f32(vcvtq_f32_s32(vld1q_s32(wide))), vcvtq_f32_s32(vld1q_s32(wide + 4)));
+    case REAL_F32: return vcvt_high_f16_f32(vcvt_f16_f32(vld1q_f32(real)), vld1q_f32(real + 4));
+    default: return load((const uint16_t *)p);
     }
 }
 
-static half16 neutral(uint16_t bits) {
-    const half8 x = vreinterpretq_f16_u16(vdupq_n_u16(bits));
-    return (half16){x, x};
-}
-
-/* Channels c .. c+15 of the rows. mask[r]: the signs of row r, if there are any. form: the operands that the code has; those that the op has not
- * are 1 or -0. Constants: kind of x, or -1: o->x_kind; signed: there is a sign, 0: none, -1: asked for every row; narrow: so for F16. */
-INLINE void rows_tile(uint8x16_t mask[8], const operands *o, const rows8 *t, uint32_t c, const unsigned form, const int kind_is,
-                      const int has_sign, const bool narrow) {
-    const half16 one = neutral(0x3C00), zero = neutral(0x8000);
-    /* By hand: an array would be in memory. */
-#define PARAM(role, none) (form >> (role) & 1 && o->param[role] ? load16(o->param[role] + c) : (none))
-    const half16 scale = PARAM(BVT_EP_SCALE, one), shift = PARAM(BVT_EP_SHIFT, zero), slope = PARAM(BVT_EP_SLOPE, one),
-                 post = PARAM(BVT_EP_POST, zero), scale2 = PARAM(BVT_EP_SCALE2, one), shift2 = PARAM(BVT_EP_SHIFT2, zero),
-                 threshold = has_sign && o->threshold ? load16(o->threshold + c) : zero;
-#undef PARAM
-#pragma GCC unroll 1
-    for (unsigned r = 0; r < t->rows; r++) {
-        unsigned kind = kind_is < 0 ? o->x_kind : (unsigned)kind_is;
-        if (kind_is < 0) __asm__("" : "+r"(kind)); /* else the loop may be there once a kind */
-        half16 v = load_x((const uint8_t *)t->x[r] + c * o->x_bytes, kind);
-#define HAS(role) (form >> (role) & 1)
-#define RESIDUAL(slot) \
-    if (HAS(BVT_EP_RES0 + (slot))) v = add16(v, load16((const uint16_t *)t->res[slot][r] + t->at[slot]));
-        if (HAS(BVT_EP_SCALE)) v = multiply16(v, scale);
-        if (HAS(BVT_EP_SHIFT)) v = add16(v, shift);
-        RESIDUAL(0) RESIDUAL(1) RESIDUAL(2)
-        if (HAS(BVT_EP_SLOPE)) v = (half16){prelu(v.a, slope.a), prelu(v.b, slope.b)};
-        if (HAS(BVT_EP_POST)) v = add16(v, post);
-        if (HAS(BVT_EP_SCALE2)) v = multiply16(v, scale2);
-        if (HAS(BVT_EP_SHIFT2)) v = add16(v, shift2);
-        RESIDUAL(3) RESIDUAL(4)
-#undef RESIDUAL
-#undef HAS
-        if (narrow || o->out_kind == REAL_F16) {
-            uint16_t *to = (uint16_t *)t->out[r] + c;
-            store(to, v.a), store(to + 8, v.b);
-        } else if (o->out_kind == REAL_F32) {
-            float *to = (float *)t->out[r] + c;
-            vst1q_f32(to, vcvt_f32_f16(vget_low_f16(v.a))), vst1q_f32(to + 4, vcvt_high_f32_f16(v.a));
-            vst1q_f32(to + 8, vcvt_f32_f16(vget_low_f16(v.b))), vst1q_f32(to + 12, vcvt_high_f32_f16(v.b));
-        }
-        if (has_sign > 0 || (has_sign && o->threshold))
-            mask[r] = vuzp1q_u8(vreinterpretq_u8_u16(vcgeq_f16(v.a, threshold.a)), vreinterpretq_u8_u16(vcgeq_f16(v.b, threshold.b)));
+/* Channels c .. c+31 of the rows, written as F16 (store_out) and as t->sums (sign). An operand is there if it is `always`, or `maybe`
+ * and in the op's set, which is tested in every row: 32 channels keep the vector pipes busy meanwhile. */
+INLINE void rows_tile(const operands *o, rows8 *t, uint32_t c, const void *x, size_t x_stride, const unsigned kind, void *out,
+                      size_t out_stride, const unsigned always, const unsigned maybe, const bool sign, const bool store_out) {
+    const unsigned set = o->set, rows = t->rows;
+#define HAS(role) (always >> (role) & 1 || (maybe >> (role) & 1 && set >> (role) & 1))
+    const half8 zero = vreinterpretq_f16_u16(vdupq_n_u16(0)), one = vreinterpretq_f16_u16(vdupq_n_u16(0x3C00));
+    half32 scale, less, threshold;
+    EACH(scale, zero);
+    less = threshold = scale;
+    if (HAS(BVT_EP_SCALE)) scale = load32(o->param[BVT_EP_SCALE] + c);
+    if (HAS(BVT_EP_SLOPE)) {
+        less = load32(o->param[BVT_EP_SLOPE] + c);
+        EACH(less, vsubq_f16(less.v[i], one));
     }
-}
-
-static __attribute__((noinline)) void put_masks(const operands *o, uint32_t r0, unsigned rows, uint32_t c, const uint8x16_t mask[8]) {
-    store_masks(&o->target, r0, rows, c, 16, mask);
-}
-
-INLINE void run(const operands *o, uint32_t row0, uint32_t row1, const unsigned form, const int kind, const int has_sign,
-                const bool narrow) {
-    uint8x16_t mask[8];
-    for (unsigned r = 0; r < 8; r++) mask[r] = vdupq_n_u8(0);
-    for (uint32_t r0 = row0; r0 < row1; r0 += 8) {
-        rows8 t;
-        find_rows(&t, o, r0, row1, form);
-        for (uint32_t c = 0; c < o->cols; c += 16) {
-            rows_tile(mask, o, &t, c, form, kind, has_sign, narrow);
+    if (sign) threshold = load32(o->threshold + c);
+    const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u));
+    /* A multiply-add overwrites its addend, so that is read anew for every row: a load is cheaper than a move. To the empty asm the
+     * pointer is another one in every row. */
+#define OF(role) load(of_##role + 8 * i)
+#define ADDRESS(role) const uint16_t *of_##role = HAS(role) ? o->param[role] + c : NULL;
+    ADDRESS(BVT_EP_SHIFT) ADDRESS(BVT_EP_POST) ADDRESS(BVT_EP_SCALE2) ADDRESS(BVT_EP_SHIFT2)
+#undef ADDRESS
+#define RESIDUAL(slot)                                                                        \
+    if (HAS(BVT_EP_RES0 + (slot))) {                                                          \
+        const uint16_t *row = (const uint16_t *)t->res[slot][r] + at[slot];                   \
+        EACH(v, vaddq_f16(v.v[i], load(row + 8 * i)));                                        \
+    }
+#define AFFINE_OF(scale, shift, factors)                                              \
+    if (HAS(scale) && HAS(shift)) EACH(v, vfmaq_f16(OF(shift), v.v[i], factors)); \
+    else if (HAS(scale)) EACH(v, vmulq_f16(v.v[i], factors));                     \
+    else if (HAS(shift)) EACH(v, vaddq_f16(v.v[i], OF(shift)));
+    uint32_t at[BVT_EP_RESIDUALS];
 #pragma GCC unroll 6
-            for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
-                if (form >> (BVT_EP_RES0 + slot) & 1) t.at[slot] = t.at[slot] + 16 == o->res_cols[slot] ? 0 : t.at[slot] + 16;
-            if (has_sign && o->threshold) put_masks(o, r0, t.rows, c, mask);
+    for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) at[slot] = HAS(BVT_EP_RES0 + slot) ? t->at[slot] : 0;
+#pragma GCC unroll 1
+    for (unsigned r = 0; r < rows; r++) {
+        half32 v;
+        switch (kind) {
+#define X(one)                                   \
+    case one: EACH(v, load_x(x, 8 * i, one)); break;
+            X(SMALL_I16) X(SMALL_I32) X(ANY_I16)
+        default: v = load32(x);
+#undef X
+        }
+        x = (const uint8_t *)x + x_stride;
+        __asm__("" : "+r"(of_BVT_EP_SHIFT), "+r"(of_BVT_EP_POST), "+r"(of_BVT_EP_SCALE2), "+r"(of_BVT_EP_SHIFT2));
+        AFFINE_OF(BVT_EP_SCALE, BVT_EP_SHIFT, scale.v[i])
+        RESIDUAL(0)
+        if (always & RES1 || (maybe & (RES1 | RES2) && set & (RES1 | RES2))) {
+            RESIDUAL(1) RESIDUAL(2)
+        }
+        /* FMIN takes -0 of two zeros, and a NaN. */
+        if (HAS(BVT_EP_SLOPE)) EACH(v, vfmaq_f16(v.v[i], vminq_f16(v.v[i], zero), less.v[i]));
+        if (HAS(BVT_EP_POST)) EACH(v, vaddq_f16(v.v[i], OF(BVT_EP_POST)));
+        if (always & AFTER || (maybe & AFTER && set & AFTER)) {
+            AFFINE_OF(BVT_EP_SCALE2, BVT_EP_SHIFT2, OF(BVT_EP_SCALE2))
+            RESIDUAL(3) RESIDUAL(4) RESIDUAL(5)
+        }
+        if (store_out) {
+#pragma GCC unroll 4
+            for (unsigned i = 0; i < 4; i++) store((uint16_t *)out + 8 * i, v.v[i]);
+            out = (uint8_t *)out + out_stride;
+        }
+        if (sign) {
+#define REACHES(i) vreinterpretq_u8_u16(vcgeq_f16(v.v[i], threshold.v[i]))
+            const uint8x16_t first = vandq_u8(vuzp1q_u8(REACHES(0), REACHES(1)), bit);
+            t->sums[r] = vpaddq_u8(first, vandq_u8(vuzp1q_u8(REACHES(2), REACHES(3)), bit));
+#undef REACHES
+        }
+    }
+#undef AFFINE_OF
+#undef RESIDUAL
+#undef OF
+#undef HAS
+}
+
+/* Writes signs of n channels: word r has those of row r. */
+static __attribute__((noinline)) void put_words32(const operands *o, const rows8 *t, uint32_t c, unsigned n, uint32x4_t low,
+                                                  uint32x4_t high) {
+    const sign_target *target = &o->target;
+    const size_t stride = target->view->stride;
+    uint8_t part[TILE];
+    vst1q_u32((uint32_t *)(void *)part, low), vst1q_u32((uint32_t *)(void *)part + 4, high);
+    if (target->view->by_cols) {
+        const uint8x8x4_t bytes = vld4_u8(part);
+        const uint8x16_t there = vdupq_n_u8((uint8_t)((1u << t->rows) - 1));
+        vst1q_u8(part, vandq_u8(transpose8(vcombine_u8(bytes.val[0], bytes.val[1])), there));
+        vst1q_u8(part + 16, vandq_u8(transpose8(vcombine_u8(bytes.val[2], bytes.val[3])), there));
+        uint8_t *to = column_of(target, t->first, c);
+        for (unsigned i = 0; i < n; i++, to += stride) *to = part[i];
+        return;
+    }
+    uint8_t *to = line_of(target, t->first) + c / 8;
+    for (unsigned r = 0; r < t->rows; r++, to += stride) {
+        uint32_t word;
+        memcpy(&word, part + 4 * r, sizeof word);
+        word &= 0xFFFFFFFFu >> (TILE - n);
+        if (n == TILE) memcpy(to, &word, sizeof word);
+        else memcpy(to, &word, (n + 7) / 8);
+    }
+}
+
+INLINE void put_signs(const operands *o, const rows8 *t, uint32_t c, unsigned n, bool whole_rows) {
+    const uint8x16_t *s = t->sums;
+    const uint32x4_t low = vreinterpretq_u32_u8(vpaddq_u8(vpaddq_u8(s[0], s[1]), vpaddq_u8(s[2], s[3])));
+    const uint32x4_t high = vreinterpretq_u32_u8(vpaddq_u8(vpaddq_u8(s[4], s[5]), vpaddq_u8(s[6], s[7])));
+    if (!whole_rows) {
+        put_words32(o, t, c, n, low, high);
+        return;
+    }
+    uint8_t *to = line_of(&o->target, t->first) + c / 8;
+    const size_t stride = o->target.view->stride;
+#define X(words, r) vst1q_lane_u32((uint32_t *)(void *)to, words, r), to += stride;
+    X(low, 0) X(low, 1) X(low, 2) X(low, 3) X(high, 0) X(high, 1) X(high, 2) X(high, 3)
+#undef X
+}
+
+/* Makes x_copy of n channels from c on. */
+static __attribute__((noinline)) void copy_x(const operands *o, rows8 *t, uint32_t c, unsigned n) {
+    const uint8_t *x = t->x + c * o->x_bytes;
+    for (unsigned r = 0; r < t->rows; r++, x += o->x->stride) {
+        uint32_t part[TILE] = {0};
+        const uint8_t *from = n < TILE ? memcpy(part, x, n * o->x_bytes) : x;
+        uint16_t *to = t->x_copy[r];
+        switch (o->x_kind) {
+#define X(kind)                                                                              \
+    case kind:                                                                               \
+        for (unsigned i = 0; i < TILE; i += 8) store(to + i, load_x(from, i, kind));         \
+        break;
+            X(SMALL_I16) X(REAL_F16) X(SMALL_I32) X(ANY_I16) X(ANY_I32) X(REAL_F32)
+#undef X
         }
     }
 }
 
-/* Up to one sign; false: in none of these forms. Most of a BinaryViT are the first (a binary layer with its shortcut), the third (such a
- * layer in front of a sum of branches) and the second (a norm). */
-static __attribute__((noinline)) bool run_form(const operands *o, uint32_t row0, uint32_t row1, unsigned set) {
-    const unsigned layer = AFFINE | RES0 | SLOPE | POST, wide = layer | RES1 | RES2, plain = SCALE | RES0,
-                   branches = AFFINE | RES0 | SLOPE | AFFINE2 | POST_RES0 | POST_RES1;
-    const bool both = o->threshold && o->out_kind == REAL_F16;
-    if (both && set == layer && o->x_kind == SMALL_I16) run(o, row0, row1, layer, SMALL_I16, 1, true);
-    else if (both && set == AFFINE && o->x_kind == REAL_F16) run(o, row0, row1, AFFINE, REAL_F16, 1, true);
-    else if (!(set & ~plain)) run(o, row0, row1, plain, -1, -1, false);
-    else if (!(set & ~wide)) run(o, row0, row1, wide, -1, -1, false);
-    else if (!(set & ~branches) && !o->threshold && o->out_kind == REAL_F16) run(o, row0, row1, branches, -1, 0, true);
-    else return false;
-    return true;
+/* Writes n channels of out_copy, if somebody wants them. */
+static __attribute__((noinline)) void put_copy(const operands *o, const rows8 *t, uint32_t c, unsigned n) {
+    if (!o->out) return;
+    const bool wide = o->out->dtype == BVT_DTYPE_F32;
+    for (unsigned r = 0; r < t->rows; r++) {
+        const uint16_t *from = t->out_copy[r];
+        uint8_t *to = (uint8_t *)bvt_row(o->out, t->first + r) + c * (wide ? 4 : 2);
+        float part[TILE], *reals = wide && n == TILE ? (float *)(void *)to : part;
+        for (unsigned i = 0; wide && i < TILE; i += 4) vst1q_f32(reals + i, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from + i))));
+        if (!wide) memcpy(to, from, n * sizeof *from);
+        else if (n < TILE) memcpy(to, part, n * sizeof *part);
+    }
+}
+
+/* n channels of any form, from c on: of the parameters `at` on. */
+static __attribute__((noinline)) void any_tile(const operands *o, rows8 *t, uint32_t c, unsigned n, uint32_t at) {
+    /* Of x in other kinds than these a converted copy is read. */
+    const bool part = n < TILE, x_copied = part || o->x_kind > REAL_F16;
+    const bool out_copied = part || !o->out || o->out->dtype != BVT_DTYPE_F16;
+    if (x_copied) copy_x(o, t, c, n);
+    const void *x = x_copied ? (const void *)t->x_copy : t->x + c * o->x_bytes;
+    void *out = out_copied ? (void *)t->out_copy : t->out + c * sizeof(uint16_t);
+    const size_t x_stride = x_copied ? sizeof t->x_copy[0] : o->x->stride;
+    const size_t out_stride = out_copied ? sizeof t->out_copy[0] : o->out->stride;
+    const unsigned kind = !x_copied && o->x_kind == SMALL_I16 ? SMALL_I16 : REAL_F16, maybe = (1u << BVT_EP_THRESHOLD0) - 2;
+    rows_tile(o, t, at, x, x_stride, kind, out, out_stride, 0, maybe, o->threshold != NULL, true);
+    if (out_copied) put_copy(o, t, c, n);
+}
+
+/* The same where parameters or residuals have to be copied: the tile is not whole, or a residual's columns begin anew in it. */
+static __attribute__((noinline)) void copied_tile(const operands *o, rows8 *t, uint32_t c, unsigned n) {
+    uint16_t res[BVT_EP_RESIDUALS][8][TILE], param[BVT_EP_THRESHOLD0 + 1][TILE] = {{0}};
+    operands part = *o;
+    rows8 rows = *t;
+    memset(res, 0, sizeof res);
+    for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) {
+        if (!(o->set >> (BVT_EP_RES0 + slot) & 1)) continue;
+        rows.at[slot] = 0;
+        for (unsigned r = 0; r < t->rows; r++) {
+            const uint16_t *row = t->res[slot][r];
+            for (unsigned i = 0; i < n; i++) res[slot][r][i] = row[(c + i) % o->res_cols[slot]];
+            rows.res[slot][r] = res[slot][r];
+        }
+    }
+    for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++)
+        if (o->set >> i & 1) part.param[i] = memcpy(param[i], o->param[i] + c, n * sizeof(uint16_t));
+    if (o->threshold) part.threshold = memcpy(param[BVT_EP_THRESHOLD0], o->threshold + c, n * sizeof(uint16_t));
+    any_tile(&part, &rows, c, n, 0);
+    memcpy(t->sums, rows.sums, sizeof rows.sums);
+}
+
+INLINE void next_tile(const operands *o, rows8 *t, unsigned set) {
+#pragma GCC unroll 6
+    for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
+        if (set >> (BVT_EP_RES0 + slot) & 1) t->at[slot] = t->at[slot] + TILE == o->res_cols[slot] ? 0 : t->at[slot] + TILE;
+}
+
+/* A form that is common enough to have its own code: whole tiles, no copies. */
+INLINE void common_rows(const operands *o, rows8 *t, bool whole_rows, const unsigned kind, const unsigned always,
+                        const unsigned maybe, const bool sign, const bool store_out) {
+    for (uint32_t c = 0; c < o->cols; c += TILE) {
+        rows_tile(o, t, c, t->x + c * (kind == SMALL_I32 ? 4 : 2), o->x->stride, kind, store_out ? t->out + c * 2 : NULL,
+                  store_out ? o->out->stride : 0, always, maybe, sign, store_out);
+        next_tile(o, t, always | maybe);
+        if (sign) put_signs(o, t, c, TILE, whole_rows);
+    }
+}
+#define COMMON(name, kind, always, maybe, sign, store_out)                                            \
+    static __attribute__((noinline)) void name##_rows(const operands *o, rows8 *t, bool whole_rows) { \
+        common_rows(o, t, whole_rows, kind, always, maybe, sign, store_out);                          \
+    }
+/* A binary layer with its shortcut; one with a sum of branches behind it. */
+enum {
+    LAYER = AFFINE | RES0 | SLOPE,
+    BRANCH = LAYER | 1 << BVT_EP_SCALE2 | POST_RES0,
+    MAYBE_BRANCH = 1 << BVT_EP_SHIFT2 | POST_RES1,
+};
+COMMON(layer, SMALL_I16, LAYER, 0, true, true)
+COMMON(moved_layer, SMALL_I16, LAYER | POST, 0, true, true)
+COMMON(branch, o->x_kind == SMALL_I16 ? SMALL_I16 : ANY_I16, BRANCH, MAYBE_BRANCH, false, true)
+COMMON(attention, SMALL_I32, LAYER | RES1, POST, true, true)
+COMMON(norm, REAL_F16, AFFINE, 0, true, true)
+COMMON(sign, REAL_F16, 0, 0, true, false)
+#undef COMMON
+
+static __attribute__((noinline)) void any_rows(const operands *o, rows8 *t, bool whole_rows) {
+    for (uint32_t c = 0; c < o->cols; c += TILE) {
+        const unsigned n = bvt_min_u32(o->cols - c, TILE);
+        if (o->even && n == TILE) any_tile(o, t, c, n, c);
+        else copied_tile(o, t, c, n);
+        next_tile(o, t, o->set);
+        if (o->threshold) put_signs(o, t, c, n, whole_rows && n == TILE);
+    }
+}
+
+/* Up to one sign. */
+static void run(operands *o, uint32_t row0, uint32_t row1) {
+    void (*rows)(const operands *, rows8 *, bool) = any_rows;
+    const bool half_out = o->out && o->out->dtype == BVT_DTYPE_F16;
+    const unsigned residuals = o->set >> BVT_EP_RES0 & 0x3F;
+    o->even = true;
+    for (unsigned left = residuals; left; left &= left - 1) {
+        const uint32_t cols = o->res_cols[__builtin_ctz(left)];
+        o->even = o->even && (cols == o->cols || cols % TILE == 0);
+    }
+    if (!o->even || o->cols % TILE) {
+    } else if (o->threshold && half_out) {
+        if (o->set == LAYER && o->x_kind == SMALL_I16) rows = layer_rows;
+        if (o->set == (LAYER | POST) && o->x_kind == SMALL_I16) rows = moved_layer_rows;
+        if ((o->set & ~(unsigned)POST) == (LAYER | RES1) && o->x_kind == SMALL_I32) rows = attention_rows;
+        if (o->set == AFFINE && o->x_kind == REAL_F16) rows = norm_rows;
+    } else if (half_out) {
+        if ((o->set & ~(unsigned)MAYBE_BRANCH) == BRANCH && (o->x_kind == SMALL_I16 || o->x_kind == ANY_I16)) rows = branch_rows;
+    } else if (o->threshold && !o->out && !o->set && o->x_kind == REAL_F16) {
+        rows = sign_rows;
+    }
+    rows8 t;
+    memset(t.sums, 0, sizeof t.sums);
+    for (uint32_t r0 = row0; r0 < row1; r0 += 8) {
+        t.rows = bvt_min_u32(row1 - r0, 8), t.first = r0;
+        t.x = bvt_row(o->x, r0), t.out = o->out ? bvt_row(o->out, r0) : NULL;
+        memset(t.at, 0, sizeof t.at);
+        for (unsigned left = residuals; left; left &= left - 1) {
+            const unsigned slot = (unsigned)__builtin_ctz(left);
+            bvt_epilogue_residual_rows(o->call, slot, r0, t.rows, t.res[slot]);
+        }
+        rows(o, &t, t.rows == 8 && o->threshold && !o->target.view->by_cols);
+    }
+}
+
+static __attribute__((noinline)) void pad(const bvt_view *out, uint32_t row0, uint32_t row1) {
+    const size_t used = (out->cols + 7) / 8, some = out->stride - used;
+    bvt_pad_cols(out, row1);
+    if (out->by_cols || some == 0) return;
+    uint8_t *at = (uint8_t *)bvt_row(out, row0) + used;
+    for (uint32_t r = row0; r < row1; r++, at += out->stride)
+        if (some == 8) memset(at, 0, 8);
+        else memset(at, 0, some);
 }
 
 void bvt_epilogue_half_fp16(const bvt_call *call, uint32_t row0, uint32_t row1) {
-    const bvt_view *x = &call->in[BVT_EP_X], *real = &call->out[0];
+    const bvt_view *x = &call->in[BVT_EP_X], *real = call->out[0].base ? &call->out[0] : NULL;
     const bool small = call->op->attr[BVT_EP_SMALL] == 1;
-    operands o = {.call = call, .cols = x->cols, .x_view = x, .x_bytes = 2, .out_kind = -1};
-    unsigned set = 0, n_signs = 0;
-    bool rare = x->cols % 16 != 0;
+    operands o = {.call = call, .cols = x->cols, .x = x, .out = real, .x_bytes = 2};
     switch (x->dtype) {
     case BVT_DTYPE_I16: o.x_kind = small ? SMALL_I16 : ANY_I16; break;
     case BVT_DTYPE_I32: o.x_kind = small ? SMALL_I32 : ANY_I32, o.x_bytes = 4; break;
     case BVT_DTYPE_F16: o.x_kind = REAL_F16; break;
     default: o.x_kind = REAL_F32, o.x_bytes = 4;
     }
-    if (real->base) o.out_kind = real->dtype == BVT_DTYPE_F16 ? REAL_F16 : REAL_F32;
-    for (unsigned i = BVT_EP_RES0; i < BVT_EP_THRESHOLD0; i++) set |= (unsigned)(call->in[i].base != NULL) << i;
+    for (unsigned i = 0; i < BVT_EP_BITS; i++)
+        if (call->out[1 + i].base && call->out[1 + i].dtype == BVT_DTYPE_TRITS) {
+            bvt_epilogue_half_neon(call, row0, row1);
+            return;
+        }
     for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) {
-        const bool there = set >> (BVT_EP_RES0 + slot) & 1;
-        o.res_cols[slot] = there ? call->in[BVT_EP_RES0 + slot].cols : 16;
-        o.has_res[slot] = there;
-        rare = rare || o.res_cols[slot] % 16;
+        const bvt_view *res = &call->in[BVT_EP_RES0 + slot];
+        o.set |= (unsigned)(res->base != NULL) << (BVT_EP_RES0 + slot);
+        o.res_cols[slot] = res->cols;
     }
-    for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++) o.param[i] = set >> i & 1 ? bvt_row_f16(&call->in[i], 0) : NULL;
-    if (set & POST && set & 7u << BVT_EP_POST_RES0 && !(set & AFFINE2)) { /* v + post is 1 * v + post */
-        o.param[BVT_EP_SHIFT2] = o.param[BVT_EP_POST];
-        set ^= POST | 1u << BVT_EP_SHIFT2;
+    for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++) {
+        o.set |= (unsigned)(call->in[i].base != NULL) << i;
+        o.param[i] = (const uint16_t *)(const void *)call->in[i].base; /* one row */
     }
+    bool first = true;
     for (unsigned i = 0; i < BVT_EP_BITS; i++) {
-        rare = rare || (call->out[1 + i].base && call->out[1 + i].dtype == BVT_DTYPE_TRITS);
-        n_signs += call->out[1 + i].base != NULL;
-    }
-    rare = rare || (n_signs > 1 && o.out_kind != REAL_F16);
-    for (unsigned i = 0; i < BVT_EP_BITS && !rare; i++) {
         const bvt_view *out = &call->out[1 + i];
-        if (!out->base && !(n_signs == 0 && i == 0)) continue;
-        o.threshold = out->base ? bvt_row_f16(&call->in[BVT_EP_THRESHOLD0 + i], 0) : NULL;
-        o.target = (sign_target){out, 0};
-        rare = !run_form(&o, row0, row1, set);
-        if (rare || !out->base) break;
-        for (uint32_t r = row0; r < row1 && out->stride * 8 != out->cols; r++) bvt_pad_row(out, r);
-        bvt_pad_cols(out, row1);
+        if (!out->base) continue;
+        o.threshold = bvt_row_f16(&call->in[BVT_EP_THRESHOLD0 + i], 0), o.target = (sign_target){out, 0};
+        run(&o, row0, row1);
+        first = false;
+        pad(out, row0, row1);
+        if (!real) continue;
         /* The other signs are thresholds on what was just written. */
-        o.x_view = real, o.x_kind = REAL_F16, o.x_bytes = 2, o.out_kind = -1, set = 0;
-        memset(o.param, 0, sizeof o.param);
-        for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) o.res_cols[slot] = 16, o.has_res[slot] = false;
+        o.x = real, o.x_kind = real->dtype == BVT_DTYPE_F16 ? REAL_F16 : REAL_F32, o.x_bytes = o.x_kind == REAL_F16 ? 2 : 4;
+        o.out = NULL, o.set = 0;
     }
-    if (rare) bvt_epilogue_half_neon(call, row0, row1);
+    if (first) run(&o, row0, row1);
 }
 
-/* ---- stencil, channel_pool ------------------------------------------------------------------------------------------------- */
+/* ---- stencil ----------------------------------------------------------------------------------------------------------------- */
+
+enum { TOKENS = 4 }; /* side by side in a line */
+
+/* What a tap multiplies for some tokens. */
+typedef struct {
+    const uint16_t *weight, *source[TOKENS]; /* NULL: outside of the grid, or no token; where even, only the first is set */
+    bool even; /* the sources lie side by side */
+} tap_sources;
+
+/* The taps that count for tokens x .. x+tokens-1 of line y, in order. */
+static unsigned find_taps(tap_sources *s, const bvt_call *call, int y, int x, int tokens) {
+    const int32_t *a = call->op->attr;
+    const int height = a[0], width = a[1];
+    const bvt_view *in = &call->in[0], *weights = &call->in[1];
+    const tap_sources *begin = s;
+    for (int t = 0; t < a[2]; t++) {
+        const int dx = (int8_t)(a[4 + t] >> 8 & 255), from = x + dx;
+        int line = y + (int8_t)(a[4 + t] & 255);
+        if (a[3] == 1) line += line < 0 ? height : line >= height ? -height : 0; /* |dy| < H: one turn is enough */
+        if (line < 0 || line >= height) continue;
+        s->weight = bvt_row_f16(weights, (uint32_t)t);
+        s->even = tokens == TOKENS && from >= 0 && from + TOKENS <= width;
+        if (s->even) s->source[0] = bvt_row_f16(in, (uint32_t)(line * width + from));
+        for (int i = 0; !s->even && i < TOKENS; i++) {
+            int at = from + i;
+            if (a[3] == 1) at += at < 0 ? width : at >= width ? -width : 0;
+            s->source[i] = i < tokens && at >= 0 && at < width ? bvt_row_f16(in, (uint32_t)(line * width + at)) : NULL;
+        }
+        s++;
+    }
+    return (unsigned)(s - begin);
+}
 
 void bvt_stencil_half_fp16(const bvt_call *call, uint32_t row0, uint32_t row1) {
-    const uint32_t channels = call->in[0].cols;
+    const uint32_t channels = call->in[0].cols, width = (uint32_t)call->op->attr[1];
     const uint16_t *shift = call->in[2].base ? bvt_row_f16(&call->in[2], 0) : NULL;
-    if (channels % 32) {
+    const size_t apart = call->in[0].stride / sizeof(uint16_t);
+    if (channels % TILE) {
         bvt_stencil_half_neon(call, row0, row1);
         return;
     }
-    for (uint32_t row = row0; row < row1; row++) {
-        const float *source[BVT_STENCIL_TAPS], *tap[BVT_STENCIL_TAPS];
-        const unsigned taps = bvt_stencil_sources(call, row, source, tap);
-        uint16_t *out = bvt_row(&call->out[0], row);
-        for (uint32_t c = 0; c < channels; c += 32) { /* four sums hide the latencies */
-            half8 sum[4];
+    uint32_t y = row0 / width, x = row0 % width;
+    for (uint32_t token = row0, tokens; token < row1; token += tokens) {
+        tap_sources taps[BVT_STENCIL_TAPS];
+        tokens = bvt_min_u32(bvt_min_u32(row1 - token, width - x), TOKENS);
+        const unsigned n = find_taps(taps, call, (int)y, (int)x, (int)tokens);
+        for (uint32_t c = 0; c < channels; c += TILE) {
+            half8 sum[TOKENS][4], w[4];
 #pragma GCC unroll 4
-            for (unsigned v = 0; v < 4; v++) sum[v] = shift ? load(shift + c + 8 * v) : vreinterpretq_f16_u16(vdupq_n_u16(0));
-            for (unsigned t = 0; t < taps; t++) {
-                const uint16_t *x = (const uint16_t *)(const void *)source[t] + c, *w = (const uint16_t *)(const void *)tap[t] + c;
-#pragma GCC unroll 4
-                for (unsigned v = 0; v < 4; v++) sum[v] = vaddq_f16(sum[v], vmulq_f16(load(x + 8 * v), load(w + 8 * v)));
+            for (unsigned i = 0; i < 4; i++) {
+                const half8 begin = shift ? load(shift + c + 8 * i) : vreinterpretq_f16_u16(vdupq_n_u16(0));
+                sum[0][i] = sum[1][i] = sum[2][i] = sum[3][i] = begin;
             }
+            for (const tap_sources *s = taps; s < taps + n; s++) {
+                const uint16_t *from = s->source[0] + c;
 #pragma GCC unroll 4
-            for (unsigned v = 0; v < 4; v++) store(out + c + 8 * v, sum[v]);
+                for (unsigned i = 0; i < 4; i++) w[i] = load(s->weight + c + 8 * i);
+#define ADD(j) \
+    _Pragma("GCC unroll 4") for (unsigned i = 0; i < 4; i++) sum[j][i] = vfmaq_f16(sum[j][i], load(from + 8 * i), w[i]);
+                if (s->even) {
+                    ADD(0) from += apart;
+                    ADD(1) from += apart;
+                    ADD(2) from += apart;
+                    ADD(3)
+                } else {
+#define ADD_IF(j)                         \
+    if (s->source[j]) {                   \
+        from = s->source[j] + c;          \
+        ADD(j)                            \
+    }
+                    ADD_IF(0) ADD_IF(1) ADD_IF(2) ADD_IF(3)
+#undef ADD_IF
+                }
+#undef ADD
+            }
+#define PUT(j)                                                        \
+    if (j < tokens) {                                                 \
+        uint16_t *to = (uint16_t *)bvt_row(&call->out[0], token + j) + c; \
+        _Pragma("GCC unroll 4") for (unsigned i = 0; i < 4; i++) store(to + 8 * i, sum[j][i]);  \
+    }
+            PUT(0) PUT(1) PUT(2) PUT(3)
+#undef PUT
         }
+        x += tokens;
+        if (x == width) x = 0, y++;
     }
 }
+
+/* ---- Pools ------------------------------------------------------------------------------------------------------------------- */
 
 /* 8 channels of g inputs each, g = 2, 4 or 8: neighbours are added as they lie in memory, and their sums likewise. */
 INLINE half8 pool_group(const uint16_t *p, const unsigned g) {
@@ -278,6 +519,33 @@ void bvt_channel_pool_half_fp16(const bvt_call *call, uint32_t row0, uint32_t ro
     else if (g == 2) pool_rows(call, row0, row1, 2);
     else if (g == 4) pool_rows(call, row0, row1, 4);
     else pool_rows(call, row0, row1, 8);
+}
+
+/* The sum of a window's taps in fp32, 8 channels at a time. */
+void bvt_avg_pool_half_fp16(const bvt_call *call, uint32_t row0, uint32_t row1) {
+    const int32_t *a = call->op->attr;
+    const bvt_view *x = &call->in[0];
+    const float32x4_t reciprocal = vdupq_n_f32(bvt_reciprocal((uint32_t)a[2] * (uint32_t)a[2]));
+    if (x->cols % 8) {
+        bvt_avg_pool_half_neon(call, row0, row1);
+        return;
+    }
+    for (uint32_t row = row0; row < row1; row++) {
+        const bvt_pool_window w = bvt_pool_at(a, row);
+        const uint32_t taps = w.x1 - w.x0;
+        for (uint32_t c = 0; c < x->cols; c += 8) {
+            float32x4_t low = vdupq_n_f32(-0.0f), high = low;
+            for (uint32_t y = w.y0; y < w.y1; y++) {
+                const uint16_t *tap = bvt_row_f16(x, y * w.width + w.x0) + c;
+                for (uint32_t left = taps; left; left--, tap += x->stride / sizeof *tap) {
+                    const half8 v = load(tap);
+                    low = vaddq_f32(low, vcvt_f32_f16(vget_low_f16(v))), high = vaddq_f32(high, vcvt_high_f32_f16(v));
+                }
+            }
+            store((uint16_t *)bvt_row(&call->out[0], row) + c,
+                  vcvt_high_f16_f32(vcvt_f16_f32(vmulq_f32(low, reciprocal)), vmulq_f32(high, reciprocal)));
+        }
+    }
 }
 
 #if defined(__clang__)

@@ -1,6 +1,6 @@
-/* The kernels of fp16 operands without FP16 arithmetic: a vector is 8 floats, widened when loaded, and rounded to binary16 after every
- * step (half.h says why that is the same). They are for hosts and for ARM cores before v8.2, and take what the kernels with FP16
- * instructions (half_fp16.c) leave; all of them are kept small.
+/* The kernels of fp16 operands without FP16 arithmetic: a vector is 8 floats, widened when loaded, and rounded to binary16 after
+ * every step (half.h says why that is the same, and how a multiply-add is rounded once). They are for hosts and for ARM cores before
+ * v8.2, and take what the kernels with FP16 instructions (half_fp16.c) leave; all of them are kept small.
  */
 #include "../half.h"
 #include "../ops/bits.h"
@@ -16,6 +16,13 @@ VF_INLINE vf vf_load_half(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_
 VF_INLINE __m128i vf_to_half(vf v) { return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
 VF_INLINE void vf_store_half(uint16_t *p, vf v) { _mm_storeu_si128((__m128i *)(void *)p, vf_to_half(v)); }
 VF_INLINE vf vf_round_half(vf v) { return _mm256_cvtph_ps(vf_to_half(v)); }
+/* s, rounded to odd: `error` is what the exact sum has more. */
+VF_INLINE vf vf_to_odd(vf s, vf error) {
+    const __m256i inexact = _mm256_castps_si256(_mm256_cmp_ps(error, _mm256_setzero_ps(), _CMP_NEQ_OQ));
+    const __m256i nearer = _mm256_srai_epi32(_mm256_castps_si256(_mm256_xor_ps(s, error)), 31);
+    const __m256i moved = _mm256_add_epi32(_mm256_castps_si256(s), _mm256_and_si256(nearer, inexact));
+    return _mm256_castsi256_ps(_mm256_or_si256(moved, _mm256_srli_epi32(inexact, 31)));
+}
 #else
 #define HALF_HELPER static __attribute__((noinline)) /* small, not fast */
 VF_INLINE vf vf_from_half(float16x8_t v) { return (vf){vcvt_f32_f16(vget_low_f16(v)), vcvt_high_f32_f16(v)}; }
@@ -23,6 +30,14 @@ VF_INLINE float16x8_t vf_to_half(vf v) { return vcvt_high_f16_f32(vcvt_f16_f32(v
 VF_INLINE vf vf_load_half(const uint16_t *p) { return vf_from_half(vreinterpretq_f16_u16(vld1q_u16(p))); }
 VF_INLINE void vf_store_half(uint16_t *p, vf v) { vst1q_u16(p, vreinterpretq_u16_f16(vf_to_half(v))); }
 VF_INLINE vf vf_round_half(vf v) { return vf_from_half(vf_to_half(v)); }
+VF_INLINE float32x4_t to_odd(float32x4_t s, float32x4_t error) {
+    const uint32x4_t inexact = vcagtq_f32(error, vdupq_n_f32(0)), sum = vreinterpretq_u32_f32(s);
+    const int32x4_t nearer = vshrq_n_s32(vreinterpretq_s32_u32(veorq_u32(sum, vreinterpretq_u32_f32(error))), 31);
+    const uint32x4_t moved = vaddq_u32(sum, vandq_u32(vreinterpretq_u32_s32(nearer), inexact));
+    return vreinterpretq_f32_u32(vorrq_u32(moved, vshrq_n_u32(inexact, 31)));
+}
+/* s, rounded to odd: `error` is what the exact sum has more. */
+VF_INLINE vf vf_to_odd(vf s, vf error) { return (vf){to_odd(s.a, error.a), to_odd(s.b, error.b)}; }
 #endif
 
 /* The same for the first n lanes; other lanes are read as 0 and not written. */
@@ -44,6 +59,11 @@ HALF_HELPER void vf_store_half_n(uint16_t *p, vf v, unsigned n) {
 
 VF_INLINE vf add(vf a, vf b) { return vf_round_half(vf_add(a, b)); }
 VF_INLINE vf multiply(vf a, vf b) { return vf_round_half(vf_mul(a, b)); }
+/* bvt_half_fma */
+HALF_HELPER vf multiply_add(vf a, vf b, vf c) {
+    const vf p = vf_mul(a, b), s = vf_add(p, c), t = vf_sub(s, p);
+    return vf_round_half(vf_to_odd(s, vf_add(vf_sub(p, vf_sub(s, t)), vf_sub(c, t))));
+}
 
 /* ---- epilogue ------------------------------------------------------------------------------------------------------------ */
 
@@ -76,8 +96,8 @@ HALF_HELPER vf add_residuals(const bvt_call *call, unsigned first_slot, uint32_t
 }
 
 VF_INLINE vf affine(const bvt_call *call, unsigned scale, const vf *p, vf v) {
-    if (call->in[scale].base) v = multiply(v, p[scale]);
-    return call->in[scale + 1].base ? add(v, p[scale + 1]) : v;
+    if (!call->in[scale].base) return call->in[scale + 1].base ? add(v, p[scale + 1]) : v;
+    return call->in[scale + 1].base ? multiply_add(v, p[scale], p[scale + 1]) : multiply(v, p[scale]);
 }
 
 /* Writes the codes of n channels from c on, bit i of `mask` channel c+i, into the plane at `plane`. */
@@ -94,10 +114,11 @@ void VF_KERNEL(epilogue_half)(const bvt_call *call, uint32_t row0, uint32_t row1
         vf p[BVT_EP_THRESHOLD0];
         for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++)
             p[i] = call->in[i].base ? vf_load_half_n(bvt_row_f16(&call->in[i], 0) + c, n) : vf_set(0);
+        p[BVT_EP_SLOPE] = add(p[BVT_EP_SLOPE], vf_set(-1));
         for (uint32_t r = row0; r < row1; r++) {
             vf v = affine(call, BVT_EP_SCALE, p, load_x(x, r, c, n));
             v = add_residuals(call, 0, r, c, n, v);
-            if (call->in[BVT_EP_SLOPE].base) v = vf_if_lt(vf_set(0), v, v, multiply(v, p[BVT_EP_SLOPE]));
+            if (call->in[BVT_EP_SLOPE].base) v = multiply_add(vf_if_lt(vf_set(0), v, vf_set(0), v), p[BVT_EP_SLOPE], v);
             if (call->in[BVT_EP_POST].base) v = add(v, p[BVT_EP_POST]);
             v = add_residuals(call, 3, r, c, n, affine(call, BVT_EP_SCALE2, p, v));
             if (real->base && real->dtype == BVT_DTYPE_F16) vf_store_half_n((uint16_t *)bvt_row(real, r) + c, v, n);
@@ -135,7 +156,7 @@ void VF_KERNEL(stencil_half)(const bvt_call *call, uint32_t row0, uint32_t row1)
             vf sum = shift ? vf_load_half_n(shift + c, n) : vf_set(0);
             for (unsigned t = 0; t < taps; t++) {
                 const uint16_t *x = (const uint16_t *)(const void *)source[t] + c, *w = (const uint16_t *)(const void *)tap[t] + c;
-                sum = add(sum, multiply(vf_load_half_n(x, n), vf_load_half_n(w, n)));
+                sum = multiply_add(vf_load_half_n(x, n), vf_load_half_n(w, n), sum);
             }
             vf_store_half_n((uint16_t *)bvt_row(&call->out[0], row) + c, sum, n);
         }
@@ -197,7 +218,9 @@ void VF_KERNEL(max_pool_half)(const bvt_call *call, uint32_t row0, uint32_t row1
 /* ---- Ops of f32 that read fp16 --------------------------------------------------------------------------------------------- */
 
 static void widen_row(const uint16_t *from, float *to, uint32_t n) {
-    for (uint32_t i = 0; i < n; i += VF_LANES) vf_store_n(to + i, vf_load_half_n(from + i, vf_min(n - i)), vf_min(n - i));
+    uint32_t i = 0;
+    for (; i + VF_LANES <= n; i += VF_LANES) vf_store(to + i, vf_load_half(from + i));
+    for (; i < n; i++) to[i] = bvt_from_half(from[i]);
 }
 
 void VF_KERNEL(layer_norm_rows_half)(const bvt_call *call, uint32_t row0, uint32_t row1) {

@@ -10,8 +10,8 @@
  *     out[0] = v; out[1+i] = bit v >= threshold_i[c], or trit v >= threshold_i[1][c] ? +1 : v < threshold_i[0][c] ? -1 : 0
  *     inputs: epilogue.h; attr[0] = W, attr[1+j] = factor of residual slot j; 0: row_j(r) = rows[0][r], a constant table;
  *     attr[7]: 1: no dot of x is beyond +-512
- *     in fp16 (an operand is F16, then all are but dots, x and out[0], which may be f32) v is rounded to binary16 at every `=`, and
- *     fma(v, a, b) is v * a, rounded, + b
+ *     in fp16 (an operand is F16, then all are but dots, x and out[0], which may be f32) v is rounded to binary16 at every `=`,
+ *     once, and so is slope[c] - 1
  *
  * out[0] may be the very memory of x, or of a residual that has its shape: every kernel reads element (r, c) before it writes it.
  */
@@ -103,17 +103,37 @@ int bvt_check_epilogue(bvt_check *c) {
     return bvt_expect(c, any, "it has no output");
 }
 
+void bvt_epilogue_residual_rows(const bvt_call *call, unsigned slot, uint32_t first, uint32_t rows, const void *to[8]) {
+    const uint32_t width = (uint32_t)call->op->attr[0], f = (uint32_t)call->op->attr[1 + slot];
+    const bvt_view *res = &call->in[BVT_EP_RES0 + slot];
+    if (f == 1) {
+        bvt_epilogue_rows(to, bvt_row(res, first), res->stride);
+        return;
+    }
+    uint32_t left = 0, here = 0; /* rows until the line ends, and until the residual's row does */
+    for (uint32_t r = 0; r < rows; r++, left--, here--) {
+        if (left == 0) {
+            left = f ? width - (first + r) % width : 1, here = f ? left % f : 1;
+            to[r] = bvt_epilogue_residual(call, slot, first + r);
+        } else {
+            to[r] = (const uint8_t *)to[r - 1] + (here == 0 ? res->stride : 0);
+        }
+        if (here == 0) here = f;
+    }
+}
+
 static float param(const bvt_call *call, unsigned role, uint32_t row, uint32_t c, bool half) {
     return bvt_get_real(bvt_row(&call->in[role], row), c, half);
 }
 
 static float add(float a, float b, bool half) { return bvt_rounded(a + b, half); }
+static float multiply_add(float a, float b, float c, bool half) { return half ? bvt_half_fma(a, b, c) : bvt_fma(a, b, c); }
 
 static float affine(const bvt_call *call, unsigned scale, uint32_t c, float v, bool half) {
     const unsigned shift = scale + 1;
     if (call->in[scale].base) {
         const float factor = param(call, scale, 0, c, half);
-        if (call->in[shift].base && !half) return bvt_fma(v, factor, param(call, shift, 0, c, false));
+        if (call->in[shift].base) return multiply_add(v, factor, param(call, shift, 0, c, half), half);
         v = bvt_rounded(v * factor, half);
     }
     return call->in[shift].base ? add(v, param(call, shift, 0, c, half), half) : v;
@@ -126,11 +146,7 @@ static float add_residuals(const bvt_call *call, unsigned first_slot, uint32_t r
     return v;
 }
 
-/* f16: two roundings, as everywhere there. */
-static float prelu(float v, float slope, bool half) {
-    if (half) return v > 0 ? v : bvt_rounded(v * slope, half);
-    return bvt_fma(0 < v ? 0 : v, slope - 1, v);
-}
+static float prelu(float v, float slope, bool half) { return multiply_add(0 < v ? 0 : v, bvt_rounded(slope - 1, half), v, half); }
 
 /* One code of bits output `i`. */
 static void put_code(const bvt_call *call, unsigned i, uint32_t r, uint32_t c, float v, bool half) {

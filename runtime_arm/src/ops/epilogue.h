@@ -34,28 +34,8 @@ static inline const void *bvt_epilogue_residual(const bvt_call *call, unsigned s
     return bvt_row(&call->in[BVT_EP_RES0 + slot], row);
 }
 
-/* The rows of residual `slot` that belong to `n` rows from `row` on: bvt_epilogue_residual without divisions for every row. */
-static inline void bvt_epilogue_residual_rows(const void *to[], const bvt_call *call, unsigned slot, uint32_t row, unsigned n) {
-    const bvt_view *res = &call->in[BVT_EP_RES0 + slot];
-    const uint32_t width = (uint32_t)call->op->attr[0], f = (uint32_t)call->op->attr[1 + slot];
-    if (f < 2) {
-        const int32_t *rows = f ? NULL : (const int32_t *)bvt_row(&call->in[BVT_EP_ROWS], 0);
-        for (unsigned r = 0; r < n; r++, row++) to[r] = bvt_row(res, rows ? (uint32_t)rows[row] : row);
-        return;
-    }
-    /* On the grid: (y, x) in the residual's, and where in the f x f square of rows that share it. */
-    const uint32_t cols = width / f;
-    uint32_t down = row / width % f, y = row / width / f, x = row % width / f, right = row % width % f;
-    for (unsigned r = 0; r < n; r++) {
-        to[r] = bvt_row(res, y * cols + x);
-        if (++right < f) continue;
-        right = 0;
-        if (++x < cols) continue;
-        x = 0;
-        if (++down < f) continue;
-        down = 0, y++;
-    }
-}
+/* The same of up to 8 rows from `first` on, with one division for all of them. */
+void bvt_epilogue_residual_rows(const bvt_call *call, unsigned slot, uint32_t first, uint32_t rows, const void *to[8]);
 
 /* Where 8 rows are, for kernels that take so many at a time; those beyond the last are not read. */
 static inline void bvt_epilogue_rows(const void *to[8], const void *first, size_t stride) {

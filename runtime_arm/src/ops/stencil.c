@@ -5,7 +5,7 @@
  *     acc = shift[c] (or +0); for t = 0 .. T-1: (y', x') = (y + dy[t], x + dx[t]);
  *         boundary zero: outside of the grid the tap is skipped; circular: y' mod H, x' mod W
  *         acc = fma(x[y'*W + x'][c], taps[t][c], acc)
- *     All of them may be F16: then acc = f16(acc + f16(x * tap)).
+ *     All of them may be F16: then acc is rounded to binary16 at every `=`, once.
  */
 #include "stencil.h"
 
@@ -65,7 +65,7 @@ void bvt_stencil_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
             float acc = shift ? bvt_get_real(shift, c, half) : 0;
             for (unsigned t = 0; t < taps; t++) {
                 const float x = bvt_get_real(source[t], c, half), w = bvt_get_real(tap[t], c, half);
-                acc = half ? bvt_rounded(acc + bvt_rounded(x * w, true), true) : bvt_fma(x, w, acc);
+                acc = half ? bvt_half_fma(x, w, acc) : bvt_fma(x, w, acc);
             }
             bvt_put_real(out, c, acc, half);
         }
