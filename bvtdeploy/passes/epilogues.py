@@ -30,6 +30,7 @@ from bvtdeploy.ir.graph import Graph, Op, Value, single_use
 from bvtdeploy.ops.epilogue import RESIDUALS, ROLES, THRESHOLDS
 from bvtdeploy.passes.base import REASSOCIATES, Pass, Report, row
 
+F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 
 
@@ -193,7 +194,7 @@ def _build(graph: Graph, x: Value, plan: Plan, real: bool, signs: list[tuple[Val
     return graph.create("epilogue", [at[r] for r in roles], attrs, module=module, before=before)
 
 
-def _moved(threshold: Value, shift: F64) -> npt.NDArray[np.float32]:
+def _moved(threshold: Value, shift: F64) -> F32:
     """The threshold of v for a compare of v + shift; where 0 had a code of its own, it keeps exactly one number."""
     low = row(_data(threshold)[:1] - shift) + np.float32(0.0)  # + 0: no negative zero
     return low if threshold.type.shape[0] == 1 else np.concatenate([low, np.nextafter(low, np.float32(np.inf))])
@@ -314,6 +315,20 @@ def _affines_into_norms(graph: Graph, report: Report) -> None:
         report.fused["scales behind norms"] += 1
 
 
+def _cut_of(threshold: F64, gamma: F64, beta: F64) -> tuple[F32, F32]:
+    """What norm_sign has in place of gamma*d/s + beta >= threshold: cut and direction.
+
+    Divided by |gamma|, the direction is 1 or -1, of which kernels are faster; gamma itself stays where a cut would not be a
+    normal number any more.
+    """
+    cut: F32 = row(threshold - beta)
+    with np.errstate(divide="ignore", over="ignore", under="ignore", invalid="ignore"):
+        unit = ((threshold - beta) / np.abs(gamma)).astype(np.float32).reshape(cut.shape)
+    direction: F32 = row(gamma)
+    usable = np.isfinite(unit) & (direction != 0) & ((np.abs(unit) >= np.finfo(np.float32).tiny) | (cut == 0))
+    return np.where(usable, unit, cut), np.where(usable, np.copysign(np.float32(1), direction), direction)
+
+
 def _norm_signs(graph: Graph, report: Report) -> None:
     """Row norms that only signs read."""
     for op in graph.of_kind("layer_norm_rows"):
@@ -322,9 +337,10 @@ def _norm_signs(graph: Graph, report: Report) -> None:
         if not signs or not lone or op.out in graph.outputs:
             continue
         for sign in signs:
-            cut = graph.constant(row(_data(sign.inputs[1]) - _data(op.inputs[2])), before=sign)
+            parameters = _cut_of(_data(sign.inputs[1]), _data(op.inputs[1]), _data(op.inputs[2]))
+            cut, direction = (graph.constant(p, before=sign) for p in parameters)
             attrs = {"groups": op.attrs.get("groups", 1), "eps": op.attrs["eps"], "packed": sign.attrs["packed"][0]}
-            fused = graph.append("norm_sign", [op.inputs[0], cut, op.inputs[1]], attrs, module=op.module, before=sign)
+            fused = graph.append("norm_sign", [op.inputs[0], cut, direction], attrs, module=op.module, before=sign)
             graph.supersede(sign.out, fused)
             graph.remove(sign)
         graph.remove(op)

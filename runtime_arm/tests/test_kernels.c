@@ -257,6 +257,8 @@ static void case_layer_norm_rows(test_case *t, uint32_t size) {
 static void case_norm_sign(test_case *t, uint32_t size) {
     uint32_t n, c;
     norm_inputs(t, size, &n, &c);
+    for (uint32_t i = 0, signs = below(3); signs && i < c; i++) /* 1 nearly everywhere, or 1 and -1 */
+        ((float *)bvt_row(&t->call.in[2], 0))[i] = below(signs == 1 ? 40 : 2) ? 1 : -1;
     add_out(t, 0, BVT_DTYPE_BITS, coin() ? BVT_LAYOUT_ROWS : BVT_LAYOUT_COLS, n, c);
 }
 

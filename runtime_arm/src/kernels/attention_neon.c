@@ -126,7 +126,7 @@ static void make_coarse(workspace *w) {
 /* z[i] = sum over all keys of the 16 bits of entry score - least, for 8 queries. */
 INLINE void coarse_sums_of(uint32_t z[QUERIES], const workspace *w, uint8x16_t least, uint32_t keys, const unsigned entries) {
     const uint8x16x4_t low4 = vld1q_u8_x4(w->coarse[0]), high4 = vld1q_u8_x4(w->coarse[1]);
-    const uint8x16x2_t low2 = {{low4.val[0], low4.val[1]}}, high2 = {{high4.val[0], high4.val[1]}};
+    const uint8x16x2_t low2 = vld1q_u8_x2(w->coarse[0]), high2 = vld1q_u8_x2(w->coarse[1]);
     const uint8_t *score = w->score;
     uint32x4_t sum[2] = {vdupq_n_u32(0), vdupq_n_u32(0)};
     for (uint32_t left = (keys + 1) / 2; left;) { /* pairs, of which 128 are 2 * 128 * 255 < 2^16 */
@@ -275,17 +275,13 @@ static void weighted_planes(workspace *w, const general_attention *a, const gene
 
 /* ---- Values -------------------------------------------------------------------------------------------------------------- */
 
-/* 8 bytes of each of 16 columns: byte i of all columns goes to to[i * MOST_WIDTH]. */
-INLINE void transpose_columns(uint8_t *to, const uint8_t *const column[16], size_t at) {
+/* 8 bytes of each of 16 columns, of which the last 8 begin at another place: byte i of all columns goes to to[i * MOST_WIDTH]. */
+INLINE void transpose_columns(uint8_t *to, const uint8_t *column, const uint8_t *other, size_t stride) {
     uint8x16_t x[8], y[8];
-    for (unsigned i = 0; i < 8; i++) { /* rows of the transposed are pairs, fours, eights of columns */
-        const uint8x16_t a = vcombine_u8(vld1_u8(column[i] + at), vdup_n_u8(0)),
-                         b = vcombine_u8(vld1_u8(column[i + 8] + at), vdup_n_u8(0));
-        x[i] = vzip1q_u8(a, b);
-    }
+    for (unsigned i = 0; i < 8; i++, column += stride, other += stride)
+        x[i] = vzip1q_u8(vcombine_u8(vld1_u8(column), vdup_n_u8(0)), vcombine_u8(vld1_u8(other), vdup_n_u8(0)));
     for (unsigned i = 0; i < 4; i++) y[2 * i] = vzip1q_u8(x[i], x[i + 4]), y[2 * i + 1] = vzip2q_u8(x[i], x[i + 4]);
-    /* y[2i], y[2i + 1]: columns i, i + 4, i + 8, i + 12 of bytes 0 .. 3, and 4 .. 7 */
-    for (unsigned i = 0; i < 2; i++)
+    for (unsigned i = 0; i < 2; i++) /* y[2i + h]: columns i, i + 8, i + 4, i + 12 of bytes 4h .. 4h + 3 */
         for (unsigned h = 0; h < 2; h++) {
             x[4 * i + 2 * h] = vzip1q_u8(y[2 * i + h], y[2 * i + 4 + h]);
             x[4 * i + 2 * h + 1] = vzip2q_u8(y[2 * i + h], y[2 * i + 4 + h]);
@@ -297,51 +293,70 @@ INLINE void transpose_columns(uint8_t *to, const uint8_t *const column[16], size
 }
 
 /* The 16 sums of 4 keys, of which x[b] is added where bit b is set. */
-INLINE void make_sums(uint8_t *to, uint8x16_t x0, uint8x16_t x1, uint8x16_t x2, uint8x16_t x3, const unsigned vectors) {
-    uint8x16_t e[16] = {vdupq_n_u8(0), x0, x1, vaddq_u8(x0, x1)};
-    for (unsigned i = 0; i < 4; i++) e[4 + i] = i ? vaddq_u8(e[i], x2) : x2;
-    for (unsigned i = 0; i < 8; i++) e[8 + i] = i ? vaddq_u8(e[i], x3) : x3;
-    for (unsigned i = 0; i < 16; i++) vst1q_u8(to + 16 * (size_t)vectors * i, e[i]);
+INLINE void make_sums(uint8_t *to, const uint8x16_t x[4], const unsigned vectors) {
+    const size_t entry = 16 * (size_t)vectors;
+    uint8x16_t e[8] = {vdupq_n_u8(0), x[0], x[1], vaddq_u8(x[0], x[1]), x[2]};
+    for (unsigned i = 1; i < 4; i++) e[4 + i] = vaddq_u8(e[i], x[2]);
+    for (unsigned i = 0; i < 8; i++) vst1q_u8(to + entry * i, e[i]);
+    for (unsigned i = 0; i < 8; i++) vst1q_u8(to + entry * (8 + i), vaddq_u8(e[i], x[3]));
 }
+
+/* The nibbles of 32 channels that bytes of 16 and 16 have: of bits 0 .. 3, and of bits 4 .. 7. */
+INLINE void nibbles(uint8x16_t p[2], uint8x16_t low, uint8x16_t high) { p[0] = vsliq_n_u8(low, high, 4), p[1] = vsriq_n_u8(high, low, 4); }
 
 /* The tables of steps from .. from+steps-1. */
 INLINE void part_sums(workspace *w, const general_attention *a, const general_head *g, uint32_t from, uint32_t steps,
                       const unsigned vectors, const bool trits) {
     const uint8x16_t units = vdupq_n_u8(0x11);
+    const size_t stride = g->column_stride, table = 16 * 16 * (size_t)vectors;
     uint8_t byte[2][8 * MOST_WIDTH]; /* [plane][step][channel] of 64 keys */
     for (uint32_t step = 0; step < steps; step += 8) {
-        for (uint32_t c = 0; c < 32 * vectors; c += 16) {
-            const uint8_t *column[16];
-            for (uint32_t i = 0; i < 16; i++) column[i] = g->column + bvt_min_u32(c + i, a->d - 1) * g->column_stride;
-            transpose_columns(byte[0] + c, column, from + step);
-            if (trits) transpose_columns(byte[1] + c, column, g->nonzero + from + step);
+        for (uint32_t c = 0; c < a->d; c += 16) { /* an even number of eights is looked up: the last may stand twice */
+            const uint8_t *column = g->column + c * stride + from + step, *other = c + 8 < a->d ? column + 8 * stride : column;
+            transpose_columns(byte[0] + c, column, other, stride);
+            if (trits) transpose_columns(byte[1] + c, column + g->nonzero, other + g->nonzero, stride);
         }
         const uint32_t n = bvt_min_u32(steps - step, 8);
         for (uint32_t i = 0; i < n; i++)
             for (unsigned v = 0; v < vectors; v++) {
-                uint8x16_t x[8];
-                const uint8_t *at = byte[0] + i * MOST_WIDTH + 32 * v;
-                uint8x16_t low = vld1q_u8(at), high = vld1q_u8(at + 16), p[2] = {vsliq_n_u8(low, high, 4), vsriq_n_u8(high, low, 4)};
-                for (unsigned h = 0; h < 2; h++) { /* 4 keys: a bit of every nibble */
-                    x[4 * h] = vandq_u8(p[h], units), x[4 * h + 1] = vandq_u8(vshrq_n_u8(p[h], 1), units);
-                    x[4 * h + 2] = vandq_u8(vshrq_n_u8(p[h], 2), units), x[4 * h + 3] = vandq_u8(vshrq_n_u8(p[h], 3), units);
-                }
-                if (trits) { /* 2 for +1, 1 for 0, 0 for -1 */
-                    at = byte[1] + i * MOST_WIDTH + 32 * v;
-                    low = vmvnq_u8(vld1q_u8(at)), high = vmvnq_u8(vld1q_u8(at + 16));
-                    p[0] = vsliq_n_u8(low, high, 4), p[1] = vsriq_n_u8(high, low, 4);
-                    for (unsigned k = 0; k < 8; k++) x[k] = vaddq_u8(x[k], x[k]);
-                    for (unsigned h = 0; h < 2; h++) {
-                        x[4 * h] = vaddq_u8(x[4 * h], vandq_u8(p[h], units));
-                        x[4 * h + 1] = vaddq_u8(x[4 * h + 1], vandq_u8(vshrq_n_u8(p[h], 1), units));
-                        x[4 * h + 2] = vaddq_u8(x[4 * h + 2], vandq_u8(vshrq_n_u8(p[h], 2), units));
-                        x[4 * h + 3] = vaddq_u8(x[4 * h + 3], vandq_u8(vshrq_n_u8(p[h], 3), units));
+                const size_t at = i * MOST_WIDTH + 32 * v;
+                uint8_t *to = w->sums + 2 * table * (step + i) + 16 * v;
+                uint8x16_t p[2], zero[2] = {units, units};
+                nibbles(p, vld1q_u8(byte[0] + at), vld1q_u8(byte[0] + at + 16));
+                if (trits) nibbles(zero, vmvnq_u8(vld1q_u8(byte[1] + at)), vmvnq_u8(vld1q_u8(byte[1] + at + 16)));
+#pragma GCC unroll 1
+                for (unsigned odd = 0; odd < 2; odd++, to += table) { /* bits 0 and 2, then 1 and 3 */
+                    uint8x16_t x[4];
+                    for (unsigned b = 0; b < 4; b++) {
+                        x[b] = vandq_u8(b % 2 ? vshrq_n_u8(p[b / 2], 2) : p[b / 2], units);
+                        if (trits) { /* 2 for +1, 1 for 0, 0 for -1 */
+                            x[b] = vaddq_u8(x[b], x[b]);
+                            x[b] = vaddq_u8(x[b], vandq_u8(b % 2 ? vshrq_n_u8(zero[b / 2], 2) : zero[b / 2], units));
+                        }
                     }
+                    make_sums(to, x, vectors);
+                    for (unsigned h = 0; h < 2; h++) p[h] = vshrq_n_u8(p[h], 1), zero[h] = vshrq_n_u8(zero[h], 1);
                 }
-                uint8_t *to = w->sums + ((size_t)(step + i) * 2 * 16 * vectors + v) * 16;
-                make_sums(to, x[0], x[2], x[4], x[6], vectors);
-                make_sums(to + 16 * 16 * (size_t)vectors, x[1], x[3], x[5], x[7], vectors);
             }
+    }
+}
+
+/* Adds what 2 * n codes have to all = low + 16 * high modulo 256, and to high. */
+INLINE void add_entries(uint8x16_t all[2], uint8x16_t high[2], const uint8_t *code, const uint8_t *sums, const unsigned n,
+                        const unsigned vectors, const bool trits) {
+    const size_t entry = 16 * (size_t)vectors;
+    for (unsigned i = 0; i < n; i++) {
+        const uint8_t *even = sums + code[2 * QUERIES * i] * entry, *odd = sums + code[2 * QUERIES * i + 1] * entry;
+        for (unsigned v = 0; v < vectors; v++) {
+            const uint8x16_t x = vld1q_u8(even + 32 * i * entry + 16 * v), y = vld1q_u8(odd + (32 * i + 16) * entry + 16 * v);
+            if (trits) {
+                all[v] = vaddq_u8(all[v], x), high[v] = vsraq_n_u8(high[v], x, 4);
+                all[v] = vaddq_u8(all[v], y), high[v] = vsraq_n_u8(high[v], y, 4);
+            } else {
+                const uint8x16_t both = vaddq_u8(x, y);
+                all[v] = vaddq_u8(all[v], both), high[v] = vsraq_n_u8(high[v], both, 4);
+            }
+        }
     }
 }
 
@@ -349,25 +364,13 @@ INLINE void part_sums(workspace *w, const general_attention *a, const general_he
 INLINE void look_up(uint16_t *count, const uint8_t *code, const uint8_t *sums, uint32_t steps, bool first, const unsigned vectors,
                     const bool trits) {
     const uint32_t most = trits ? 15 : 31; /* 15 * 2 * 8 and 31 * 2 * 4 are bytes */
-    const size_t entry = 16 * (size_t)vectors;
     while (steps) {
-        uint8x16_t all[2], high[2]; /* all = low + 16 * high modulo 256 */
+        uint8x16_t all[2], high[2];
         uint32_t n = bvt_min_u32(steps, most);
         steps -= n;
         for (unsigned v = 0; v < vectors; v++) all[v] = high[v] = vdupq_n_u8(0);
-        for (; n > 0; n--, code += 2 * QUERIES, sums += 32 * entry) {
-            const uint8_t *even = sums + code[0] * entry, *odd = sums + 16 * entry + code[1] * entry;
-            for (unsigned v = 0; v < vectors; v++) {
-                const uint8x16_t x = vld1q_u8(even + 16 * v), y = vld1q_u8(odd + 16 * v);
-                if (trits) {
-                    all[v] = vaddq_u8(all[v], x), high[v] = vsraq_n_u8(high[v], x, 4);
-                    all[v] = vaddq_u8(all[v], y), high[v] = vsraq_n_u8(high[v], y, 4);
-                } else {
-                    const uint8x16_t both = vaddq_u8(x, y);
-                    all[v] = vaddq_u8(all[v], both), high[v] = vsraq_n_u8(high[v], both, 4);
-                }
-            }
-        }
+        for (; n > 1; n -= 2, code += 4 * QUERIES, sums += 64 * 16 * vectors) add_entries(all, high, code, sums, 2, vectors, trits);
+        if (n) add_entries(all, high, code, sums, 1, vectors, trits), code += 2 * QUERIES, sums += 32 * 16 * vectors;
         for (unsigned v = 0; v < vectors; v++) {
             const uint8x16_t part[2] = {vsubq_u8(all[v], vshlq_n_u8(high[v], 4)), high[v]};
             for (unsigned h = 0; h < 2; h++) {
@@ -395,9 +398,8 @@ INLINE void finish_plain(uint8_t *out, const uint16_t *count, uint16_t ones, uin
     for (uint32_t c = 0; c < d; c += 8, out += 32) {
         int16x8_t n = vreinterpretq_s16_u16(vld1q_u16(count + c));
         if (!trits) n = vaddq_s16(n, n);
-        n = vsubq_s16(n, minus);
-        vst1q_s32((int32_t *)(void *)out, vmovl_s16(vget_low_s16(n)));
-        vst1q_s32((int32_t *)(void *)(out + 16), vmovl_high_s16(n));
+        vst1q_s32((int32_t *)(void *)out, vsubl_s16(vget_low_s16(n), vget_low_s16(minus)));
+        vst1q_s32((int32_t *)(void *)(out + 16), vsubl_high_s16(n, minus));
     }
 }
 
