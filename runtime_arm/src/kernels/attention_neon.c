@@ -392,7 +392,27 @@ INLINE void part_counts(workspace *w, uint32_t queries, uint32_t from, uint32_t 
                     steps, from == 0, vectors, trits);
 }
 
-/* The results of a query of one plane, or of none but 1 as its step, and of no zero point and base: count, or twice it, - ones. */
+/* The tables and the counts of a part of the keys, by heads of up to 32 or 64 channels, and by values of bits or trits. */
+typedef struct {
+    void (*sums)(workspace *w, const general_attention *a, const general_head *g, uint32_t from, uint32_t steps);
+    void (*counts)(workspace *w, uint32_t queries, uint32_t from, uint32_t steps, unsigned masks);
+} value_form;
+#define FORM(name, vectors, trits)                                                                                            \
+    static void name##_sums(workspace *w, const general_attention *a, const general_head *g, uint32_t from, uint32_t steps) { \
+        part_sums(w, a, g, from, steps, vectors, trits);                                                                      \
+    }                                                                                                                         \
+    static void name##_counts(workspace *w, uint32_t queries, uint32_t from, uint32_t steps, unsigned masks) {                \
+        part_counts(w, queries, from, steps, masks, vectors, trits);                                                          \
+    }
+FORM(bits_32, 1, false)
+FORM(trits_32, 1, true)
+FORM(bits_64, 2, false)
+FORM(trits_64, 2, true)
+#undef FORM
+static const value_form value_forms[4] = {
+    {bits_32_sums, bits_32_counts}, {trits_32_sums, trits_32_counts}, {bits_64_sums, bits_64_counts}, {trits_64_sums, trits_64_counts}};
+
+/* The results of a query with one plane, whose step is 1, and neither zero point nor base: count, or twice it, - ones. */
 INLINE void finish_plain(uint8_t *out, const uint16_t *count, uint16_t ones, uint32_t d, const bool trits) {
     const int16x8_t minus = vdupq_n_s16((int16_t)ones);
     for (uint32_t c = 0; c < d; c += 8, out += 32) {
@@ -452,7 +472,7 @@ static void codes_to_digits(workspace *w, uint32_t block) {
 static void contexts(workspace *w, const general_attention *a, const general_head *g, uint32_t row, uint32_t queries, bool made) {
     const bvt_view *real_view = &a->call->in[BVT_ATTENTION_REAL_STEPS];
     const bool trits = a->call->in[2].dtype == BVT_DTYPE_TRITS;
-    const unsigned form = 2 * (a->d > 32) + trits;
+    const value_form *form = &value_forms[2 * (a->d > 32) + trits];
     unsigned masks = a->planes;
     int32_t step[BVT_ATTENTION_PLANES] = {g->step[0], g->step[1], g->step[2]};
     float real[BVT_ATTENTION_PLANES] = {0};
@@ -467,24 +487,14 @@ static void contexts(workspace *w, const general_attention *a, const general_hea
     }
     for (uint32_t from = 0; from < w->steps; from += PART_STEPS) {
         const uint32_t steps = bvt_min_u32(w->steps - from, PART_STEPS);
-        switch (form) {
-#define FORM(n, vectors, trits)                                      \
-    case n:                                                          \
-        if (!made) part_sums(w, a, g, from, steps, vectors, trits);  \
-        part_counts(w, queries, from, steps, masks, vectors, trits); \
-        break;
-            FORM(0, 1, false)
-            FORM(1, 1, true)
-            FORM(2, 2, false)
-            FORM(3, 2, true)
-#undef FORM
-        }
+        if (!made) form->sums(w, a, g, from, steps);
+        form->counts(w, queries, from, steps, masks);
     }
     const bool plain = masks == 1 && step[0] == 1 && !g->zv && !g->base && !real_view->base;
     for (uint32_t i = 0; i < queries; i++) {
         uint8_t *out = (uint8_t *)bvt_row(&a->call->out[0], row + i) + (size_t)g->head * a->d * 4;
-        if (plain && trits) finish_plain(out, w->count[i], w->ones[i], a->d, true);
-        else if (plain) finish_plain(out, w->count[i], w->ones[i], a->d, false);
+        if (plain && trits && a->d == MOST_WIDTH) finish_plain(out, w->count[i], w->ones[i], MOST_WIDTH, true);
+        else if (plain && a->d == MOST_WIDTH) finish_plain(out, w->count[i], w->ones[i], MOST_WIDTH, false);
         else finish(w, g, out, i, a->d, step, real_view->base ? real : NULL, masks, trits);
     }
 }
