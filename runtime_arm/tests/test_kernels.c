@@ -395,7 +395,8 @@ static void general_attention_case(test_case *t, uint32_t size) {
             const double limits[] = {0.25 / nk, 1.0 / nk, 0.5, 0.25, 0.9, 1, 0, -1, INFINITY, NAN};
             ((double *)bvt_row(limit, i))[h] = limits[below(8) ? below(6) : below(10)];
             const bvt_view *zero = &t->call.in[BVT_ATTENTION_INTS];
-            if (!below(3)) ((double *)bvt_row(limit, i))[h] = border_limit(t, windows, h, ints ? ((int32_t *)bvt_row(zero, 0))[h] : 0);
+            if (below(3)) continue;
+            ((double *)bvt_row(limit, i))[h] = border_limit(t, windows, h, ints ? ((int32_t *)bvt_row(zero, 0))[h] : 0);
         }
     if (real) {
         const bvt_view *v = add_in(t, BVT_ATTENTION_REAL_STEPS, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, planes, heads);

@@ -2,12 +2,13 @@
  * the queries and very many keys go row by row.
  *
  * Scores are bytes: for a pair of keys, the xor with each of 8 queries is counted and a tree of pairwise additions leaves the 16
- * distances in one register. The table's entries have up to 53 bits; their upper 16 are summed by TBL and bound the sum, which settles
- * nearly all thresholds; where it does not, the sum is taken exactly, in scalars. A plane's threshold is an integer, so that its masks
- * are comparisons of bytes.
+ * distances in one register. The table's entries have up to 53 bits; their upper 16 are summed by TBL and bound the sum, which
+ * settles nearly all thresholds; where it does not, the sum is taken exactly, in scalars. A plane's threshold is an integer, so
+ * that its masks are comparisons of bytes.
  *
  * The values are looked up (Four Russians): of every 4 keys, the sums that their 16 masks can give are tables in the workspace, two
- * channels a byte, made once for a head. Scores lie so that 4 comparisons in a row are the codes of the 4 keys of 16 masks.
+ * channels a byte, made once for the rows of a call. Scores lie so that 4 comparisons in a row are the codes of the 4 keys of 16
+ * masks.
  */
 #include <arm_neon.h>
 
@@ -16,26 +17,25 @@
 #define INLINE static inline __attribute__((always_inline))
 #define QUERIES 8
 #define MOST_KEYS 1024u
-#define MOST_STEPS (MOST_KEYS / 8) /* of 8 keys, whose even ones are one code, and whose odd ones are another */
-#define PART_STEPS 32u             /* whose tables there are at a time */
+#define PART_STEPS 32u /* steps of 8 keys, whose even ones are one code, and whose odd ones another: whose tables there are */
 #define CODES (8 * 1024u)
-#define COUNTS 32u                 /* queries x planes */
+#define COUNTS 32u /* queries x planes */
 #define MOST_WIDTH 64u
 #define TABLE 256u /* a power of two above all distances: at most 128, of trits */
 
-/* 77 KiB on the stack, little enough for the smallest that threads have (musl: 128 KiB). */
+/* 73 KiB on the stack, little enough for the smallest that threads have (musl: 128 KiB). */
 typedef struct {
     uint64_t key[MOST_KEYS + 2], key_some[MOST_KEYS + 2]; /* codes of the head; key_some: which are not 0 */
     uint8_t score[MOST_KEYS * QUERIES];                   /* [key / 2][query][key % 2]: distances, 255 beyond the last key */
-    uint8_t sums[PART_STEPS * 2 * 16 * 32]; /* [step][key % 2][code]: 16 or 32 bytes, 32 channels in 16: 0 .. 15, and << 4 16 .. 31 */
-    uint8_t code[CODES];                    /* [plane][eight queries][step][query][key % 2]: bit b: key 8 * step + 2 * b + key % 2 */
-    uint16_t count[COUNTS][MOST_WIDTH];     /* [plane][query]: what the codes' keys have in the value columns; of trits + 1 each */
-    uint16_t ones[COUNTS];                  /* how many keys they are */
-    uint64_t table[TABLE];                  /* the head's, 0 beyond its end */
-    double real_table[TABLE];               /* the same as floats, with a bias */
-    uint8_t coarse[2][64];                  /* bytes of the first 64 entries >> coarse_shift, of 16 bits each: the low ones, the high ones */
-    unsigned coarse_shift, coarse_entries;  /* how many are used: 32 or 64 */
-    uint64_t coarse_rest;                   /* the most that an entry has beyond what is in `coarse` */
+    uint8_t sums[PART_STEPS * 2 * 16 * 32]; /* [step][key % 2][code]: 16 or 32 bytes; in 16: channels 0 .. 15, and << 4 16 .. 31 */
+    uint8_t code[CODES];                   /* [plane][eight queries][step][query][key % 2]: bit b: key 8 * step + 2 * b + key % 2 */
+    uint16_t count[COUNTS][MOST_WIDTH];    /* [plane][query]: the sums of the codes' values: bits, or trits + 1 */
+    uint16_t ones[COUNTS];                 /* how many keys they are */
+    uint64_t table[TABLE];                 /* the head's, 0 beyond its end */
+    double real_table[TABLE];              /* the same as floats, with a bias */
+    uint8_t coarse[2][64];                 /* the low and the high bytes of 16 bits, the first 64 entries >> coarse_shift */
+    unsigned coarse_shift, coarse_entries; /* how many are used: 32 or 64 */
+    uint64_t coarse_rest;                  /* the most that an entry has beyond what is in `coarse` */
     int32_t base[MOST_WIDTH];
     uint32_t steps, blocks; /* of 8 keys; of 8 queries, whose codes there is room for */
 } workspace;
@@ -217,7 +217,7 @@ static void threshold_planes(workspace *w, const general_attention *a, const gen
     }
 }
 
-/* The keys of up to 64 from `weight` on whose weight is not below a limit, or is above it: bit b, and bit 32 + b, are keys 2b, 2b + 1. */
+/* The keys of up to 64 whose weight is not below a limit, or is above it: bits b and 32 + b are keys 2b and 2b + 1. */
 INLINE uint64_t weight_mask(const double *weight, uint32_t n, double limit, const bool inclusive) {
     const float64x2_t least = vdupq_n_f64(limit);
     uint64x2_t bits = vdupq_n_u64(0);
@@ -302,7 +302,9 @@ INLINE void make_sums(uint8_t *to, const uint8x16_t x[4], const unsigned vectors
 }
 
 /* The nibbles of 32 channels that bytes of 16 and 16 have: of bits 0 .. 3, and of bits 4 .. 7. */
-INLINE void nibbles(uint8x16_t p[2], uint8x16_t low, uint8x16_t high) { p[0] = vsliq_n_u8(low, high, 4), p[1] = vsriq_n_u8(high, low, 4); }
+INLINE void nibbles(uint8x16_t p[2], uint8x16_t low, uint8x16_t high) {
+    p[0] = vsliq_n_u8(low, high, 4), p[1] = vsriq_n_u8(high, low, 4);
+}
 
 /* The tables of steps from .. from+steps-1. */
 INLINE void part_sums(workspace *w, const general_attention *a, const general_head *g, uint32_t from, uint32_t steps,
@@ -360,8 +362,8 @@ INLINE void add_entries(uint8x16_t all[2], uint8x16_t high[2], const uint8_t *co
     }
 }
 
-/* count[c] = what the keys of a query's codes have, of `steps` steps; added to what is there unless it is the first part. */
-INLINE void look_up(uint16_t *count, const uint8_t *code, const uint8_t *sums, uint32_t steps, bool first, const unsigned vectors,
+/* Adds to the sums of 32 * vectors channels what the keys of a query's codes have, of `steps` steps. */
+INLINE void look_up(uint16x8_t *sum, const uint8_t *code, const uint8_t *sums, uint32_t steps, const unsigned vectors,
                     const bool trits) {
     const uint32_t most = trits ? 15 : 31; /* 15 * 2 * 8 and 31 * 2 * 4 are bytes */
     while (steps) {
@@ -372,14 +374,11 @@ INLINE void look_up(uint16_t *count, const uint8_t *code, const uint8_t *sums, u
         for (; n > 1; n -= 2, code += 4 * QUERIES, sums += 64 * 16 * vectors) add_entries(all, high, code, sums, 2, vectors, trits);
         if (n) add_entries(all, high, code, sums, 1, vectors, trits), code += 2 * QUERIES, sums += 32 * 16 * vectors;
         for (unsigned v = 0; v < vectors; v++) {
-            const uint8x16_t part[2] = {vsubq_u8(all[v], vshlq_n_u8(high[v], 4)), high[v]};
-            for (unsigned h = 0; h < 2; h++) {
-                uint16_t *to = count + 32 * v + 16 * h;
-                const uint16x8_t c0 = first ? vdupq_n_u16(0) : vld1q_u16(to), c1 = first ? c0 : vld1q_u16(to + 8);
-                vst1q_u16(to, vaddw_u8(c0, vget_low_u8(part[h]))), vst1q_u16(to + 8, vaddw_high_u8(c1, part[h]));
-            }
+            const uint8x16_t low = vsubq_u8(all[v], vshlq_n_u8(high[v], 4));
+            sum[4 * v] = vaddw_u8(sum[4 * v], vget_low_u8(low)), sum[4 * v + 1] = vaddw_high_u8(sum[4 * v + 1], low);
+            sum[4 * v + 2] = vaddw_u8(sum[4 * v + 2], vget_low_u8(high[v]));
+            sum[4 * v + 3] = vaddw_high_u8(sum[4 * v + 3], high[v]);
         }
-        first = false;
     }
 }
 
@@ -387,43 +386,60 @@ INLINE void look_up(uint16_t *count, const uint8_t *code, const uint8_t *sums, u
 INLINE void part_counts(workspace *w, uint32_t queries, uint32_t from, uint32_t steps, unsigned masks, const unsigned vectors,
                         const bool trits) {
     for (unsigned t = 0; t < masks; t++)
-        for (uint32_t i = 0; i < queries; i++)
-            look_up(w->count[t * w->blocks * QUERIES + i], codes_of(w, t, i / QUERIES) + from * 2 * QUERIES + i % QUERIES * 2, w->sums,
-                    steps, from == 0, vectors, trits);
+        for (uint32_t i = 0; i < queries; i++) {
+            uint16_t *count = w->count[t * w->blocks * QUERIES + i];
+            uint16x8_t sum[8];
+            for (unsigned k = 0; k < 4 * vectors; k++) sum[k] = from ? vld1q_u16(count + 8 * k) : vdupq_n_u16(0);
+            look_up(sum, codes_of(w, t, i / QUERIES) + from * 2 * QUERIES + i % QUERIES * 2, w->sums, steps, vectors, trits);
+            for (unsigned k = 0; k < 4 * vectors; k++) vst1q_u16(count + 8 * k, sum[k]);
+        }
 }
 
-/* The tables and the counts of a part of the keys, by heads of up to 32 or 64 channels, and by values of bits or trits. */
+/* The results of queries with one plane, whose step is 1, and neither zero point nor base: count, or twice it, - ones. */
+INLINE void plain_results(workspace *w, const general_attention *a, const general_head *g, uint32_t row, uint32_t queries,
+                          const unsigned vectors, const bool trits) {
+    const bvt_view *view = &a->call->out[0];
+    uint8_t *out = (uint8_t *)bvt_row(view, row) + (size_t)g->head * a->d * 4;
+    for (uint32_t i = 0; i < queries; i++, out += view->stride) {
+        const int16x4_t ones = vdup_n_s16((int16_t)w->ones[i]);
+        uint16x8_t sum[8];
+        for (unsigned k = 0; k < 4 * vectors; k++) sum[k] = vdupq_n_u16(0);
+        look_up(sum, codes_of(w, 0, i / QUERIES) + i % QUERIES * 2, w->sums, w->steps, vectors, trits);
+        for (unsigned k = 0; k < 4 * vectors && 8 * k < a->d; k++) {
+            const int16x8_t n = vreinterpretq_s16_u16(trits ? sum[k] : vaddq_u16(sum[k], sum[k]));
+            vst1q_s32((int32_t *)(void *)(out + 32 * k), vsubl_s16(vget_low_s16(n), ones));
+            vst1q_s32((int32_t *)(void *)(out + 32 * k + 16), vsubl_high_s16(n, vcombine_s16(ones, ones)));
+        }
+    }
+}
+
+/* The tables, and what is looked up in them, by heads of up to 32 or 64 channels, and by values of bits or trits. */
 typedef struct {
     void (*sums)(workspace *w, const general_attention *a, const general_head *g, uint32_t from, uint32_t steps);
     void (*counts)(workspace *w, uint32_t queries, uint32_t from, uint32_t steps, unsigned masks);
+    void (*results)(workspace *w, const general_attention *a, const general_head *g, uint32_t row, uint32_t queries);
 } value_form;
-#define FORM(name, vectors, trits)                                                                                            \
-    static void name##_sums(workspace *w, const general_attention *a, const general_head *g, uint32_t from, uint32_t steps) { \
-        part_sums(w, a, g, from, steps, vectors, trits);                                                                      \
-    }                                                                                                                         \
-    static void name##_counts(workspace *w, uint32_t queries, uint32_t from, uint32_t steps, unsigned masks) {                \
-        part_counts(w, queries, from, steps, masks, vectors, trits);                                                          \
+#define FORM(name, vectors, trits)                                                                                             \
+    static void name##_sums(workspace *w, const general_attention *a, const general_head *g, uint32_t from, uint32_t steps) {  \
+        part_sums(w, a, g, from, steps, vectors, trits);                                                                       \
+    }                                                                                                                          \
+    static void name##_counts(workspace *w, uint32_t queries, uint32_t from, uint32_t steps, unsigned masks) {                 \
+        part_counts(w, queries, from, steps, masks, vectors, trits);                                                           \
+    }                                                                                                                          \
+    static void name##_results(workspace *w, const general_attention *a, const general_head *g, uint32_t row, uint32_t rows) { \
+        plain_results(w, a, g, row, rows, vectors, trits);                                                                     \
     }
 FORM(bits_32, 1, false)
 FORM(trits_32, 1, true)
 FORM(bits_64, 2, false)
 FORM(trits_64, 2, true)
 #undef FORM
-static const value_form value_forms[4] = {
-    {bits_32_sums, bits_32_counts}, {trits_32_sums, trits_32_counts}, {bits_64_sums, bits_64_counts}, {trits_64_sums, trits_64_counts}};
+static const value_form value_forms[4] = {{bits_32_sums, bits_32_counts, bits_32_results},
+                                          {trits_32_sums, trits_32_counts, trits_32_results},
+                                          {bits_64_sums, bits_64_counts, bits_64_results},
+                                          {trits_64_sums, trits_64_counts, trits_64_results}};
 
-/* The results of a query with one plane, whose step is 1, and neither zero point nor base: count, or twice it, - ones. */
-INLINE void finish_plain(uint8_t *out, const uint16_t *count, uint16_t ones, uint32_t d, const bool trits) {
-    const int16x8_t minus = vdupq_n_s16((int16_t)ones);
-    for (uint32_t c = 0; c < d; c += 8, out += 32) {
-        int16x8_t n = vreinterpretq_s16_u16(vld1q_u16(count + c));
-        if (!trits) n = vaddq_s16(n, n);
-        vst1q_s32((int32_t *)(void *)out, vsubl_s16(vget_low_s16(n), vget_low_s16(minus)));
-        vst1q_s32((int32_t *)(void *)(out + 16), vsubl_high_s16(n, minus));
-    }
-}
-
-/* The same of any. */
+/* The results of a query from its counts. */
 static void finish(const workspace *w, const general_head *g, uint8_t *out, uint32_t i, uint32_t d, const int32_t *step,
                    const float *real, unsigned masks, bool trits) {
     const uint32_t apart = w->blocks * QUERIES;
@@ -485,17 +501,16 @@ static void contexts(workspace *w, const general_attention *a, const general_hea
         for (uint32_t block = 0; block * QUERIES < queries; block++)
             set_bits(w->ones + (t * w->blocks + block) * QUERIES, codes_of(w, t, block), w->steps);
     }
+    const bool plain = masks == 1 && step[0] == 1 && !g->zv && !g->base && !real_view->base && w->steps <= PART_STEPS;
     for (uint32_t from = 0; from < w->steps; from += PART_STEPS) {
         const uint32_t steps = bvt_min_u32(w->steps - from, PART_STEPS);
         if (!made) form->sums(w, a, g, from, steps);
-        form->counts(w, queries, from, steps, masks);
+        if (plain) form->results(w, a, g, row, queries);
+        else form->counts(w, queries, from, steps, masks);
     }
-    const bool plain = masks == 1 && step[0] == 1 && !g->zv && !g->base && !real_view->base;
-    for (uint32_t i = 0; i < queries; i++) {
+    for (uint32_t i = 0; i < queries && !plain; i++) {
         uint8_t *out = (uint8_t *)bvt_row(&a->call->out[0], row + i) + (size_t)g->head * a->d * 4;
-        if (plain && trits && a->d == MOST_WIDTH) finish_plain(out, w->count[i], w->ones[i], MOST_WIDTH, true);
-        else if (plain && a->d == MOST_WIDTH) finish_plain(out, w->count[i], w->ones[i], MOST_WIDTH, false);
-        else finish(w, g, out, i, a->d, step, real_view->base ? real : NULL, masks, trits);
+        finish(w, g, out, i, a->d, step, real_view->base ? real : NULL, masks, trits);
     }
 }
 

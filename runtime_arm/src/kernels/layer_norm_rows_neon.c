@@ -18,7 +18,9 @@ INLINE void apply(const float *const *x, float *const *y, const float *mean, con
     for (; c + 8 <= n; c += 8) {
         const float32x4_t g0 = vld1q_f32(gamma + c), g1 = vld1q_f32(gamma + c + 4), b0 = vld1q_f32(beta + c),
                           b1 = vld1q_f32(beta + c + 4);
-#define ROW(r) vst1q_f32(y##r + c, normal(x##r + c, m[r], s[r], g0, b0)), vst1q_f32(y##r + c + 4, normal(x##r + c + 4, m[r], s[r], g1, b1));
+#define ROW(r)                                                   \
+    vst1q_f32(y##r + c, normal(x##r + c, m[r], s[r], g0, b0)); \
+    vst1q_f32(y##r + c + 4, normal(x##r + c + 4, m[r], s[r], g1, b1));
         ROW(0) ROW(1) ROW(2) ROW(3)
 #undef ROW
     }

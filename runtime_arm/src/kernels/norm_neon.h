@@ -36,7 +36,8 @@ static inline __attribute__((always_inline)) void moments_of(const float *const 
     for (uint32_t i = 0; i < whole; i += 8) { ROW(0, x0 + i) ROW(1, x1 + i) ROW(2, x2 + i) ROW(3, x3 + i) }
     if (n % 8) { ROW(0, rest[0]) ROW(1, rest[1]) ROW(2, rest[2]) ROW(3, rest[3]) }
 #undef ROW
-    const float32x4_t middle = vmulq_n_f32(lanes_sums((float32x4_t[]){l0, l1, l2, l3}, (float32x4_t[]){h0, h1, h2, h3}), reciprocal);
+    float32x4_t sum = lanes_sums((float32x4_t[]){l0, l1, l2, l3}, (float32x4_t[]){h0, h1, h2, h3});
+    const float32x4_t middle = vmulq_n_f32(sum, reciprocal);
     const float32x4_t m0 = vdupq_laneq_f32(middle, 0), m1 = vdupq_laneq_f32(middle, 1), m2 = vdupq_laneq_f32(middle, 2),
                       m3 = vdupq_laneq_f32(middle, 3);
     vst1q_f32(mean, middle);
@@ -61,7 +62,7 @@ static inline __attribute__((always_inline)) void moments_of(const float *const 
 #undef ROW
 #undef DIFFERENCE
     }
-    const float32x4_t sum = lanes_sums((float32x4_t[]){l0, l1, l2, l3}, (float32x4_t[]){h0, h1, h2, h3});
+    sum = lanes_sums((float32x4_t[]){l0, l1, l2, l3}, (float32x4_t[]){h0, h1, h2, h3});
     vst1q_f32(deviation, vsqrtq_f32(vaddq_f32(vmulq_n_f32(sum, reciprocal), vdupq_n_f32(eps))));
 }
 

@@ -50,7 +50,8 @@ static void any_group(const bvt_call *call, const norm_rows *t, uint32_t from, u
     const float *cut = bvt_row_f32(&call->in[1], 0) + from, *direction = bvt_row_f32(&call->in[2], 0) + from;
     for (unsigned r = 0; r < t->rows; r++)
         for (uint32_t c = 0; c < n; c++)
-            bvt_put_bit(&call->out[0], t->row + r, from + c, 0, direction[c] * (t->x[r][c] - t->mean[r]) >= cut[c] * t->deviation[r]);
+            bvt_put_bit(&call->out[0], t->row + r, from + c, 0,
+                        direction[c] * (t->x[r][c] - t->mean[r]) >= cut[c] * t->deviation[r]);
 }
 
 void bvt_norm_sign_neon(const bvt_call *call, uint32_t row0, uint32_t row1) {
