@@ -66,7 +66,7 @@ def test_a_norm_in_front_of_a_sign_is_a_threshold_a_row() -> None:
 
 
 def test_scales_behind_a_norm_are_the_norms() -> None:
-    """(g*d/s + b)*a, behind it a sign: direction sign(g*a), cut (t - b*a)/|g*a|. Its real result keeps the norm, which then has the scale."""
+    """(g*d/s + b)*a, behind it a sign: direction sign(g*a), cut (t - b*a)/|g*a|. Its real result keeps the norm and the scale."""
     graph, report = merged("%y", NORM, step("m", "l", "scale", "c"), step("y", "m", "threshold0", "c"))
     assert graph.count() == {"norm_sign": 1} and report.fused["scales behind norms"] == 1
     assert show(graph.outputs[0]).startswith("norm_sign(x, [0.0, -1.0, 4.0, -0.75], [-1.0, -1.0, -1.0, 1.0])")

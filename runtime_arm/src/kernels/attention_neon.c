@@ -174,9 +174,9 @@ static __attribute__((noinline)) void plane_codes(uint8_t *code, const uint8_t *
     }
 }
 
-/* Entries of a plane's threshold for query i, whose table's sum lies between low and high: `exact` has it once it was needed. A limit
- * is a factor times the sum, so that the entries above it are the same for all sums in between if they are for both ends: all that
- * are above the lower one are above the upper one if the least of them is. */
+/* Entries of a plane's threshold for query i, whose table's sum lies between low and high: `exact` has it once it was needed. A
+ * limit is a factor times the sum, so that the entries above it are the same for all sums in between if they are for both ends: all
+ * that are above the lower one are above the upper one if the least of them is. */
 static uint32_t plane_count(const workspace *w, const general_attention *a, const general_head *g, unsigned t, unsigned i,
                             const uint8_t *least, uint32_t entries, double low, double high, uint64_t *exact) {
     const bool inclusive = a->inclusive >> t & 1;
