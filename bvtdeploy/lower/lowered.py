@@ -23,9 +23,8 @@ from bvtdeploy.ops.epilogue import RESIDUALS, ROLES, small_dots
 
 BLOCKS: Final = (64, 32, 16, 8)
 TILE_BUDGET: Final = 24 * 1024  # bytes of a block's values: with the weights that pass by they should stay in a 32 KB L1
-ATTENTION_BUDGET: Final = 128 * 1024  # the same where keys and values are unpacked for each block: they should stay in L2
 MIN_BLOCKS: Final = 4  # so that a few threads have something to share
-TABLE_BUDGET: Final = 128 * 1024  # likewise where a table of weights is built for each block: they should stay in L2
+TABLE_BUDGET: Final = 160 * 1024  # the same where tables of weights or of an attention's values are made for each block: L2
 WIDENED_ROWS: Final = 8  # of f16, that a kernel of f32 reads at a time
 
 _DTYPE = {"f32": "F32", "f16": "F16", "i32": "I32", "bits": "BITS", "u64": "U64", "f64": "F64", "i8": "I8"}
@@ -370,9 +369,8 @@ class _Lowering:
         for v in values:
             assert v.producer is not None
             spans.append((step[v.producer], max([step[user] for user in v.users], default=step[v.producer])))
-        blocks = [b for b in BLOCKS if b * MIN_BLOCKS <= group.rows]
-        budget = ATTENTION_BUDGET if any(op.kind == "attention" for op in group.ops) else TILE_BUDGET
-        if any(self._weight_layout(op) == "LUT" for op in group.ops):
+        blocks, budget = [b for b in BLOCKS if b * MIN_BLOCKS <= group.rows], TILE_BUDGET
+        if any(op.kind == "attention" or self._weight_layout(op) == "LUT" for op in group.ops):
             blocks, budget = [table_rows(group.rows), *(b for b in BLOCKS if b < table_rows(group.rows))], TABLE_BUDGET
         for block in (*blocks, min(BLOCKS[-1], group.rows)):
             sizes = [_size(self.result.values[self.index[v]], block) for v in values]

@@ -20,11 +20,14 @@ Promise: reassociates (merged parameters), codes move only where that crosses a 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from bvtdeploy.ir.graph import Graph, Op, single_use
 from bvtdeploy.ops.epilogue import THRESHOLDS
 from bvtdeploy.passes.base import REASSOCIATES, Pass, Report, row
-from bvtdeploy.passes.steps import R, S, assign, build, combine, data_of, moved, normalise, steps_of, thresholds_of
+from bvtdeploy.passes.steps import F64, R, S, assign, build, combine, data_of, moved, normalise, steps_of, thresholds_of
+
+F32 = npt.NDArray[np.float32]
 
 
 def _only_sign(op: Op) -> bool:
@@ -142,6 +145,20 @@ def _affines_into_norms(graph: Graph, report: Report) -> None:
         report.fused["scales behind norms"] += 1
 
 
+def _cut_of(threshold: F64, gamma: F64, beta: F64) -> tuple[F32, F32]:
+    """What norm_sign has in place of gamma*d/s + beta >= threshold: cut and direction.
+
+    Divided by |gamma|, the direction is 1 or -1, of which kernels are faster; gamma itself stays where a cut would not be a
+    normal number any more.
+    """
+    cut: F32 = row(threshold - beta)
+    with np.errstate(divide="ignore", over="ignore", under="ignore", invalid="ignore"):
+        unit = ((threshold - beta) / np.abs(gamma)).astype(np.float32).reshape(cut.shape)
+    direction: F32 = row(gamma)
+    usable = np.isfinite(unit) & (direction != 0) & ((np.abs(unit) >= np.finfo(np.float32).tiny) | (cut == 0))
+    return np.where(usable, unit, cut), np.where(usable, np.copysign(np.float32(1), direction), direction)
+
+
 def _norm_signs(graph: Graph, report: Report) -> None:
     """Row norms that only signs read."""
     for op in graph.of_kind("layer_norm_rows"):
@@ -150,9 +167,10 @@ def _norm_signs(graph: Graph, report: Report) -> None:
         if not signs or not lone or op.out in graph.outputs:
             continue
         for sign in signs:
-            cut = graph.constant(row(data_of(sign.inputs[1]) - data_of(op.inputs[2])), before=sign)
+            parameters = _cut_of(data_of(sign.inputs[1]), data_of(op.inputs[1]), data_of(op.inputs[2]))
+            cut, direction = (graph.constant(p, before=sign) for p in parameters)
             attrs = {"groups": op.attrs.get("groups", 1), "eps": op.attrs["eps"], "packed": sign.attrs["packed"][0]}
-            fused = graph.append("norm_sign", [op.inputs[0], cut, op.inputs[1]], attrs, module=op.module, before=sign)
+            fused = graph.append("norm_sign", [op.inputs[0], cut, direction], attrs, module=op.module, before=sign)
             graph.supersede(sign.out, fused)
             graph.remove(sign)
         graph.remove(op)

@@ -115,6 +115,8 @@ static job sign_cols(void) { return epilogue(F32(784, 128), 0, false, 1, BITS(CO
 static job norm(int opcode, int groups) {
     job j = start(opcode, 198, 198.0 * 192);
     j.call.in[0] = F32(198, 192), j.call.in[1] = F32(1, 192), j.call.in[2] = F32(1, 192), j.op.attr[0] = groups;
+    for (int c = 0; opcode == BVT_OP_NORM_SIGN && c < 192; c++) /* directions are signs, most of them of positive factors */
+        ((float *)(void *)j.call.in[2].base)[c] = c % 100 ? 1 : -1;
     j.call.out[0] = opcode == BVT_OP_NORM_SIGN ? BITS(ROWS, 198, 192) : F32(198, 192);
     return j;
 }

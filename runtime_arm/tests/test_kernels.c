@@ -258,6 +258,8 @@ static void case_layer_norm_rows(test_case *t, uint32_t size) {
 static void case_norm_sign(test_case *t, uint32_t size) {
     uint32_t n, c;
     norm_inputs(t, size, &n, &c);
+    for (uint32_t i = 0, signs = below(3); signs && i < c; i++) /* 1 nearly everywhere, or 1 and -1 */
+        ((float *)bvt_row(&t->call.in[2], 0))[i] = below(signs == 1 ? 40 : 2) ? 1 : -1;
     add_out(t, 0, BVT_DTYPE_BITS, coin() ? BVT_LAYOUT_ROWS : BVT_LAYOUT_COLS, n, c);
 }
 
@@ -306,6 +308,28 @@ static void case_stencil(test_case *t, uint32_t size) {
     snprintf(t->text, sizeof t->text, "%ux%u C %u taps %u", h, w, c, taps);
 }
 
+static int code_at(const bvt_view *v, uint32_t r, uint32_t c);
+
+/* An entry of a head's table over the sum of a row's, both without a bias: a kernel that knows the sum roughly cannot tell whether
+ * this limit times the sum is above the entry, or below. */
+static double border_limit(const test_case *t, uint32_t windows, uint32_t h, int32_t zero_point) {
+    const bvt_view *q = &t->call.in[0], *k = &t->call.in[1], *tables = &t->call.in[BVT_ATTENTION_TABLE];
+    const uint32_t d = q->cols / (uint32_t)t->op.attr[0], nk = k->rows / windows, row = below(q->rows);
+    const uint32_t first = row / (q->rows / windows) * nk, chosen = below(nk);
+    const uint64_t *table = bvt_row(tables, tables->rows == 1 ? 0 : h);
+    int32_t *score = calloc(nk, sizeof *score), most = INT32_MIN;
+    for (uint32_t j = 0; j < nk; j++) {
+        for (uint32_t c = h * d; c < h * d + d; c++) score[j] += (code_at(q, row, c) - zero_point) * code_at(k, first + j, c);
+        most = score[j] > most ? score[j] : most;
+    }
+    const int32_t unit = q->dtype == BVT_DTYPE_BITS && k->dtype == BVT_DTYPE_BITS ? 2 : 1;
+    uint64_t z = 0;
+    for (uint32_t j = 0; j < nk; j++) z += table[(most - score[j]) / unit];
+    const double limit = (double)table[(most - score[chosen]) / unit] / (double)(z ? z : 1);
+    free(score);
+    return limit;
+}
+
 static void plain_attention(test_case *t, uint32_t size) {
     static const uint32_t widths[] = {8, 16, 24, 32, 40, 64, 64, 104, 248, 256, 72};
     const uint32_t n = range(1, size ? 40 : 20), m = size && below(8) == 0 ? range(1000, 1100) : range(1, size ? 300 : 70),
@@ -322,7 +346,7 @@ static void plain_attention(test_case *t, uint32_t size) {
     double x = coin() ? (double)top * 0.999 : 255;
     for (uint32_t i = 0; i <= d; i++, x *= decay) table[i] = (uint64_t)x;
     static const double limits[] = {0.25, 1, 2, 0, -1, INFINITY, NAN};
-    for (uint32_t i = 0; i < heads; i++) limit[i] = limits[below(7)] / m;
+    for (uint32_t i = 0; i < heads; i++) limit[i] = below(3) ? limits[below(7)] / m : border_limit(t, 1, i, 0);
     add_out(t, 0, BVT_DTYPE_I32, BVT_LAYOUT_ROWS, n, c);
     const uint64_t least = bvt_align64(2 * m) + bvt_align64((m + 63) / 64 * 8),
                    wide = bvt_align64(16 * m) + bvt_align64(16 * ((m + 7) / 8));
@@ -371,6 +395,9 @@ static void general_attention_case(test_case *t, uint32_t size) {
         for (uint32_t h = 0; h < heads; h++) {
             const double limits[] = {0.25 / nk, 1.0 / nk, 0.5, 0.25, 0.9, 1, 0, -1, INFINITY, NAN};
             ((double *)bvt_row(limit, i))[h] = limits[below(8) ? below(6) : below(10)];
+            const bvt_view *zero = &t->call.in[BVT_ATTENTION_INTS];
+            if (below(3)) continue;
+            ((double *)bvt_row(limit, i))[h] = border_limit(t, windows, h, ints ? ((int32_t *)bvt_row(zero, 0))[h] : 0);
         }
     if (real) {
         const bvt_view *v = add_in(t, BVT_ATTENTION_REAL_STEPS, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, planes, heads);

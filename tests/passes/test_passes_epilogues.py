@@ -60,16 +60,16 @@ def test_a_norm_in_front_of_a_sign_is_a_threshold_a_row() -> None:
     """2*d/s + 1 >= t is 2*d >= (t - 1)*s, and s > 0; a move in front of the sign joins the cut."""
     graph, report = merged("%y", NORM, step("m", "l", "shift", "c"), step("y", "m", "threshold0", "z"))
     assert graph.count() == {"norm_sign": 1} and sum(report.fused.values()) == 1
-    assert show(graph.outputs[0]).startswith("norm_sign(x, [0.0, -2.5, -2.0, -7.0], [2.0, -1.0, 0.5, 4.0])")
+    assert show(graph.outputs[0]).startswith("norm_sign(x, [0.0, -2.5, -4.0, -1.75], [1.0, -1.0, 1.0, 1.0])")
     twice, _ = merged("%y, %t", NORM, step("y", "l", "threshold0", "z"), step("t", "l", "threshold0", "z", packed=0))
     assert twice.count() == {"norm_sign": 2} and [v.type.packed for v in twice.outputs] == [1, 0]
 
 
 def test_scales_behind_a_norm_are_the_norms() -> None:
-    """(g*d/s + b)*a, behind it a sign: direction g*a, cut t - b*a. Its real result keeps the norm, which then has the scale."""
+    """(g*d/s + b)*a, behind it a sign: direction sign(g*a), cut (t - b*a)/|g*a|. Its real result keeps the norm and the scale."""
     graph, report = merged("%y", NORM, step("m", "l", "scale", "c"), step("y", "m", "threshold0", "c"))
     assert graph.count() == {"norm_sign": 1} and report.fused["scales behind norms"] == 1
-    assert show(graph.outputs[0]).startswith("norm_sign(x, [0.0, -0.5, 2.0, -9.0], [-2.0, -0.5, -0.5, 12.0])")
+    assert show(graph.outputs[0]).startswith("norm_sign(x, [0.0, -1.0, 4.0, -0.75], [-1.0, -1.0, -1.0, 1.0])")
     graph, _ = merged("%r", NORM, step("m", "l", "scale", "c"), step("r", "m", "shift", "b"), rounds=True)
     assert graph.count() == {"layer_norm_rows": 1}
     read_twice, _ = merged("%m, %l", NORM, step("m", "l", "scale", "c"))

@@ -2,9 +2,13 @@
  * the queries and very many keys go row by row.
  *
  * Scores are bytes: for a pair of keys, the xor with each of 8 queries is counted and a tree of pairwise additions leaves the 16
- * distances in one register. The table's entries have up to 53 bits; their upper 16 are summed by TBL and bound the sum, which settles
- * nearly all thresholds; where it does not, the sum is taken exactly, in scalars. A plane's threshold is an integer, so that its masks are comparisons
- * of bytes; masks and value columns meet in a tree again, over 8 or 16 channels of one query.
+ * distances in one register. The table's entries have up to 53 bits; their upper 16 are summed by TBL and bound the sum, which
+ * settles nearly all thresholds; where it does not, the sum is taken exactly, in scalars. A plane's threshold is an integer, so
+ * that its masks are comparisons of bytes.
+ *
+ * The values are looked up (Four Russians): of every 4 keys, the sums that their 16 masks can give are tables in the workspace, two
+ * channels a byte, made once for the rows of a call. Scores lie so that 4 comparisons in a row are the codes of the 4 keys of 16
+ * masks.
  */
 #include <arm_neon.h>
 
@@ -12,24 +16,34 @@
 
 #define INLINE static inline __attribute__((always_inline))
 #define QUERIES 8
-#define MOST_KEYS 1024u /* 37 KiB on the stack, little enough for the smallest that threads have (musl: 128 KiB) */
-#define MOST_WORDS (MOST_KEYS / 64)
+#define MOST_KEYS 1024u
+#define PART_STEPS 32u /* steps of 8 keys, whose even ones are one code, and whose odd ones another: whose tables there are */
+#define CODES (8 * 1024u)
+#define COUNTS 32u /* queries x planes */
 #define MOST_WIDTH 64u
 #define TABLE 256u /* a power of two above all distances: at most 128, of trits */
 
+/* 73 KiB on the stack, little enough for the smallest that threads have (musl: 128 KiB). */
 typedef struct {
     uint64_t key[MOST_KEYS + 2], key_some[MOST_KEYS + 2]; /* codes of the head; key_some: which are not 0 */
     uint8_t score[MOST_KEYS * QUERIES];                   /* [key / 2][query][key % 2]: distances, 255 beyond the last key */
-    uint64_t mask[BVT_ATTENTION_PLANES][QUERIES][MOST_WORDS];
-    uint64_t table[TABLE];     /* the head's, 0 beyond its end */
-    double real_table[TABLE];  /* the same as floats, with a bias */
-    uint8_t coarse[2][64];     /* bytes of the first 64 entries >> coarse_shift, of 16 bits each: the low ones, the high ones */
-    unsigned coarse_shift;
-    uint64_t coarse_rest;      /* the most that an entry has beyond what is in `coarse` */
-    int16_t count[BVT_ATTENTION_PLANES][QUERIES][MOST_WIDTH + 16]; /* sums of the masked values */
+    uint8_t sums[PART_STEPS * 2 * 16 * 32]; /* [step][key % 2][code]: 16 or 32 bytes; in 16: channels 0 .. 15, and << 4 16 .. 31 */
+    uint8_t code[CODES];                   /* [plane][eight queries][step][query][key % 2]: bit b: key 8 * step + 2 * b + key % 2 */
+    uint16_t count[COUNTS][MOST_WIDTH];    /* [plane][query]: the sums of the codes' values: bits, or trits + 1 */
+    uint16_t ones[COUNTS];                 /* how many keys they are */
+    uint64_t table[TABLE];                 /* the head's, 0 beyond its end */
+    double real_table[TABLE];              /* the same as floats, with a bias */
+    uint8_t coarse[2][64];                 /* the low and the high bytes of 16 bits, the first 64 entries >> coarse_shift */
+    unsigned coarse_shift, coarse_entries; /* how many are used: 32 or 64 */
+    uint64_t coarse_rest;                  /* the most that an entry has beyond what is in `coarse` */
     int32_t base[MOST_WIDTH];
-    uint64_t pair[2][MOST_WIDTH + 16]; /* up to 64 keys: the value columns side by side, and which of them are not 0 */
+    uint32_t steps, blocks; /* of 8 keys; of 8 queries, whose codes there is room for */
 } workspace;
+
+/* The codes of a plane of the block-th 8 queries. */
+INLINE uint8_t *codes_of(workspace *w, unsigned plane, uint32_t block) {
+    return w->code + (plane * w->blocks + block) * w->steps * 2 * QUERIES;
+}
 
 /* ---- Scores -------------------------------------------------------------------------------------------------------------- */
 
@@ -94,7 +108,8 @@ static __attribute__((noinline)) void table_sums(uint64_t *z, const uint8_t *sco
     z[0] = a, z[1] = b, z[2] = c, z[3] = d;
 }
 
-/* Cuts the table's entries to 16 bits. */
+/* Cuts the table's entries to 16 bits. Of 32 entries the look-ups are several times as fast; what the others have is left out where
+ * that is little. */
 static void make_coarse(workspace *w) {
     const unsigned bits = 64 - (unsigned)__builtin_clzll(w->table[0] | 1);
     w->coarse_shift = bits > 16 ? bits - 16 : 0;
@@ -102,13 +117,16 @@ static void make_coarse(workspace *w) {
         const uint64_t entry = w->table[i] >> w->coarse_shift;
         w->coarse[0][i] = (uint8_t)entry, w->coarse[1][i] = (uint8_t)(entry >> 8);
     }
+    w->coarse_entries = w->table[32] <= w->table[0] >> 10 ? 32 : 64;
     w->coarse_rest = ((uint64_t)1 << w->coarse_shift) - 1;
-    if (w->table[64] > w->coarse_rest) w->coarse_rest = w->table[64]; /* which TBL takes for 0 */
+    const uint64_t beyond = w->table[w->coarse_entries]; /* which TBL takes for 0 */
+    if (beyond > w->coarse_rest) w->coarse_rest = beyond;
 }
 
 /* z[i] = sum over all keys of the 16 bits of entry score - least, for 8 queries. */
-static __attribute__((noinline)) void coarse_sums(uint32_t z[QUERIES], const workspace *w, uint8x16_t least, uint32_t keys) {
-    const uint8x16x4_t low_table = vld1q_u8_x4(w->coarse[0]), high_table = vld1q_u8_x4(w->coarse[1]);
+INLINE void coarse_sums_of(uint32_t z[QUERIES], const workspace *w, uint8x16_t least, uint32_t keys, const unsigned entries) {
+    const uint8x16x4_t low4 = vld1q_u8_x4(w->coarse[0]), high4 = vld1q_u8_x4(w->coarse[1]);
+    const uint8x16x2_t low2 = vld1q_u8_x2(w->coarse[0]), high2 = vld1q_u8_x2(w->coarse[1]);
     const uint8_t *score = w->score;
     uint32x4_t sum[2] = {vdupq_n_u32(0), vdupq_n_u32(0)};
     for (uint32_t left = (keys + 1) / 2; left;) { /* pairs, of which 128 are 2 * 128 * 255 < 2^16 */
@@ -117,13 +135,18 @@ static __attribute__((noinline)) void coarse_sums(uint32_t z[QUERIES], const wor
         left -= n;
         for (; n > 0; n--, score += 2 * QUERIES) {
             const uint8x16_t at = vsubq_u8(vld1q_u8(score), least); /* beyond the last key it is above 63, and has no entry */
-            low = vpadalq_u8(low, vqtbl4q_u8(low_table, at));
-            high = vpadalq_u8(high, vqtbl4q_u8(high_table, at));
+            low = vpadalq_u8(low, entries == 32 ? vqtbl2q_u8(low2, at) : vqtbl4q_u8(low4, at));
+            high = vpadalq_u8(high, entries == 32 ? vqtbl2q_u8(high2, at) : vqtbl4q_u8(high4, at));
         }
         sum[0] = vaddq_u32(sum[0], vaddq_u32(vmovl_u16(vget_low_u16(low)), vshll_n_u16(vget_low_u16(high), 8)));
         sum[1] = vaddq_u32(sum[1], vaddq_u32(vmovl_high_u16(low), vshll_high_n_u16(high, 8)));
     }
     vst1q_u32(z, sum[0]), vst1q_u32(z + 4, sum[1]);
+}
+
+static __attribute__((noinline)) void coarse_sums(uint32_t z[QUERIES], const workspace *w, uint8x16_t least, uint32_t keys) {
+    if (w->coarse_entries == 32) coarse_sums_of(z, w, least, keys, 32);
+    else coarse_sums_of(z, w, least, keys, 64);
 }
 
 /* How many of the n entries of a table of integers, which does not increase, are above a limit, or not below it. */
@@ -137,41 +160,23 @@ INLINE uint32_t table_count(const uint64_t *table, uint32_t n, double limit, boo
     return bvt_min_u32((uint32_t)(at - table), n);
 }
 
-/* Of one plane: bit j of mask[i] says whether the distance of key j from query i is below bound[i]. */
-static __attribute__((noinline)) void plane_masks(uint64_t mask[QUERIES][MOST_WORDS], const uint8_t *score, const uint8_t *bound, uint32_t words) {
+/* Of one plane: the codes of the keys whose distance from query i is below bound[i]. */
+static __attribute__((noinline)) void plane_codes(uint8_t *code, const uint8_t *score, const uint8_t *bound, uint32_t steps) {
     const uint8x8_t one = vld1_u8(bound);
-    const uint8x16_t limit = vzip1q_u8(vcombine_u8(one, one), vcombine_u8(one, one));
-    const uint8x16_t w0 = vreinterpretq_u8_u16(vdupq_n_u16(0x0201)), w1 = vreinterpretq_u8_u16(vdupq_n_u16(0x0804)),
-                     w2 = vreinterpretq_u8_u16(vdupq_n_u16(0x2010)), w3 = vreinterpretq_u8_u16(vdupq_n_u16(0x8040));
-    for (uint32_t w = 0; w < words; w++) {
-        uint16x8_t pair[4]; /* of each query: two bytes of its word */
-        for (unsigned p = 0; p < 4; p++) {
-            uint8x16_t x[2];
-            for (unsigned i = 0; i < 2; i++, score += 64) {
-                x[i] = vandq_u8(vcltq_u8(vld1q_u8(score), limit), w0);
-                x[i] = vbslq_u8(w1, vcltq_u8(vld1q_u8(score + 16), limit), x[i]);
-                x[i] = vbslq_u8(w2, vcltq_u8(vld1q_u8(score + 32), limit), x[i]);
-                x[i] = vbslq_u8(w3, vcltq_u8(vld1q_u8(score + 48), limit), x[i]);
-            }
-            const uint8x16_t both = vpaddq_u8(x[0], x[1]);
-            pair[p] = vreinterpretq_u16_u8(vzip1q_u8(both, vextq_u8(both, both, 8)));
-        }
-        const uint32x4_t a = vreinterpretq_u32_u16(vzip1q_u16(pair[0], pair[1])),
-                         b = vreinterpretq_u32_u16(vzip2q_u16(pair[0], pair[1]));
-        const uint32x4_t c = vreinterpretq_u32_u16(vzip1q_u16(pair[2], pair[3])),
-                         d = vreinterpretq_u32_u16(vzip2q_u16(pair[2], pair[3]));
-        const uint64x2_t q[4] = {vreinterpretq_u64_u32(vzip1q_u32(a, c)), vreinterpretq_u64_u32(vzip2q_u32(a, c)),
-                                 vreinterpretq_u64_u32(vzip1q_u32(b, d)), vreinterpretq_u64_u32(vzip2q_u32(b, d))};
-        for (unsigned i = 0; i < 4; i++) {
-            mask[2 * i][w] = vgetq_lane_u64(q[i], 0);
-            mask[2 * i + 1][w] = vgetq_lane_u64(q[i], 1);
-        }
+    const uint8x16_t limit = vcombine_u8(vzip1_u8(one, one), vzip2_u8(one, one));
+    const uint8x16_t b0 = vdupq_n_u8(1), b1 = vdupq_n_u8(2), b2 = vdupq_n_u8(4), b3 = vdupq_n_u8(8);
+    for (; steps > 0; steps--, score += 4 * 2 * QUERIES, code += 2 * QUERIES) {
+        uint8x16_t x = vandq_u8(vcltq_u8(vld1q_u8(score), limit), b0);
+        x = vbslq_u8(b1, vcltq_u8(vld1q_u8(score + 16), limit), x);
+        x = vbslq_u8(b2, vcltq_u8(vld1q_u8(score + 32), limit), x);
+        x = vbslq_u8(b3, vcltq_u8(vld1q_u8(score + 48), limit), x);
+        vst1q_u8(code, x);
     }
 }
 
-/* Entries of a plane's threshold for query i, whose table's sum lies between low and high: `exact` has it once it was needed. A limit
- * is a factor times the sum, so that the entries above it are the same for all sums in between if they are for both ends: all that
- * are above the lower one are above the upper one if the least of them is. */
+/* Entries of a plane's threshold for query i, whose table's sum lies between low and high: `exact` has it once it was needed. A
+ * limit is a factor times the sum, so that the entries above it are the same for all sums in between if they are for both ends: all
+ * that are above the lower one are above the upper one if the least of them is. */
 static uint32_t plane_count(const workspace *w, const general_attention *a, const general_head *g, unsigned t, unsigned i,
                             const uint8_t *least, uint32_t entries, double low, double high, uint64_t *exact) {
     const bool inclusive = a->inclusive >> t & 1;
@@ -184,7 +189,7 @@ static uint32_t plane_count(const workspace *w, const general_attention *a, cons
 }
 
 static void threshold_planes(workspace *w, const general_attention *a, const general_head *g, const uint8_t *least,
-                             uint32_t entries) {
+                             uint32_t entries, uint32_t block) {
     double low[QUERIES] = {0}, high[QUERIES] = {0};
     uint64_t z[QUERIES] = {0};
     if (a->max_planes != (1u << a->planes) - 1) {
@@ -208,25 +213,25 @@ static void threshold_planes(workspace *w, const general_attention *a, const gen
             if (!(a->max_planes >> t & 1)) count = plane_count(w, a, g, t, i, least, entries, low[i], high[i], z);
             bound[i] = (uint8_t)bvt_min_u32(count + least[2 * i], 255);
         }
-        plane_masks(w->mask[t], w->score, bound, a->key_words);
+        plane_codes(codes_of(w, t, block), w->score, bound, w->steps);
     }
 }
 
-/* The keys from 64 * word on, of up to n, whose weight is not below a limit, or is above it. Two keys are a register. */
+/* The keys of up to 64 whose weight is not below a limit, or is above it: bits b and 32 + b are keys 2b and 2b + 1. */
 INLINE uint64_t weight_mask(const double *weight, uint32_t n, double limit, const bool inclusive) {
     const float64x2_t least = vdupq_n_f64(limit);
-    uint64x2_t bits = vdupq_n_u64(0); /* bit 2i: key 2i, key 2i + 1 */
+    uint64x2_t bits = vdupq_n_u64(0);
     for (uint32_t j = n + n % 2; j > 0; j -= 2) {
         const float64x2_t x = vld1q_f64(weight + j - 2);
-        bits = vsubq_u64(vshlq_n_u64(bits, 2), inclusive ? vcgeq_f64(x, least) : vcgtq_f64(x, least));
+        bits = vsubq_u64(vaddq_u64(bits, bits), inclusive ? vcgeq_f64(x, least) : vcgtq_f64(x, least));
     }
-    const uint64_t all = vgetq_lane_u64(bits, 0) | vgetq_lane_u64(bits, 1) << 1;
-    return n < 64 ? all & (((uint64_t)1 << n) - 1) : all;
+    const uint64_t all = vgetq_lane_u64(bits, 0) | vgetq_lane_u64(bits, 1) << 32;
+    return n % 2 ? all & ~((uint64_t)1 << 32 << n / 2) : all;
 }
 
-/* The masks with a bias on the scores. Sums are taken in the definition's order, where a plane needs them. */
+/* The codes with a bias on the scores. Sums are taken in the definition's order, where a plane needs them. */
 static void weighted_planes(workspace *w, const general_attention *a, const general_head *g, const uint8_t *least, uint32_t row,
-                            unsigned queries) {
+                            unsigned queries, uint32_t block) {
     const bvt_view *bias = &a->call->in[BVT_ATTENTION_BIAS];
     const uint32_t class = (uint32_t)((const int32_t *)bvt_row(&a->call->in[BVT_ATTENTION_CLASS], 0))[g->window], keys = a->nk;
     const double *factors = (const double *)bvt_row(bias, 0) + g->head;
@@ -256,122 +261,202 @@ static void weighted_planes(workspace *w, const general_attention *a, const gene
         for (j = 0; needs_sum && j < keys; j++) sum += weight[j];
         for (unsigned t = 0; t < a->planes; t++) {
             const double limit = general_limit(a, t, g->head, a->max_planes >> t & 1 ? top : sum);
-            for (uint32_t word = 0; word < a->key_words; word++) {
-                const uint32_t n = bvt_min_u32(keys - 64 * word, 64);
-                const double *at = weight + (size_t)64 * word;
-                w->mask[t][i][word] = a->inclusive >> t & 1 ? weight_mask(at, n, limit, true) : weight_mask(at, n, limit, false);
+            uint8_t *code = codes_of(w, t, block) + 2 * i;
+            for (uint32_t from = 0; from < keys; from += 64) {
+                const uint32_t n = bvt_min_u32(keys - from, 64);
+                const double *at = weight + from;
+                const uint64_t bits = a->inclusive >> t & 1 ? weight_mask(at, n, limit, true) : weight_mask(at, n, limit, false);
+                for (uint32_t b = 0; b < n; b += 8, code += 2 * QUERIES)
+                    code[0] = bits >> b / 2 & 15, code[1] = bits >> (32 + b / 2) & 15;
             }
         }
     }
-    for (unsigned t = 0; t < a->planes; t++)
-        for (unsigned i = queries; i < QUERIES; i++) memcpy(w->mask[t][i], w->mask[t][0], 8 * (size_t)a->key_words);
 }
 
 /* ---- Values -------------------------------------------------------------------------------------------------------------- */
 
-/* The bytes of a column, or of two columns, that count where the mask is set; of trits +1 and -1. */
-INLINE uint8x16_t masked(uint8x16_t plus, uint8x16_t some, uint8x16_t mask, const bool trits) {
-    const uint8x16_t n = vcntq_u8(vandq_u8(plus, mask));
-    return trits ? vsubq_u8(vaddq_u8(n, n), vcntq_u8(vandq_u8(some, mask))) : n;
-}
-
-/* A column's words, of which `words` (1 or 2) are there. */
-INLINE uint8x16_t load_words(const uint8_t *p, const unsigned words) {
-    return words == 2 ? vld1q_u8(p) : vcombine_u8(vld1_u8(p), vdup_n_u8(0));
-}
-
-/* The sums of 8 registers as 8 lanes; signed bytes where there are trits. */
-INLINE int16x8_t column_sums(const uint8x16_t x[8], const bool trits) {
-    if (!trits) return vreinterpretq_s16_u16(vpaddlq_u8(half_sums(x)));
-    int16x8_t y[4];
-    for (unsigned i = 0; i < 4; i++) y[i] = vpaddlq_s8(vreinterpretq_s8_u8(vpaddq_u8(x[2 * i], x[2 * i + 1])));
-    return vpaddq_s16(vpaddq_s16(y[0], y[1]), vpaddq_s16(y[2], y[3]));
-}
-
-/* count[i][c .. c+7] of 4 masks over words word .. word+n-1 of the keys, n <= 4; added to what is there unless it is the first. */
-INLINE void count_8(int16_t *count, size_t apart, const uint64_t *mask, const uint8_t *column, size_t stride, size_t nonzero,
-                    bool first, const unsigned n, const bool trits) {
-    uint8x16_t x[4][8];
-    for (unsigned c = 0; c < 8; c++, column += stride) {
-        const unsigned tail = n > 2 ? n - 2 : 0;
-        const uint8x16_t plus = load_words(column, n > 2 ? 2 : n),
-                         some = trits ? load_words(column + nonzero, n > 2 ? 2 : n) : plus;
-        const uint8x16_t plus2 = tail ? load_words(column + 16, tail) : plus,
-                         some2 = tail && trits ? load_words(column + nonzero + 16, tail) : plus;
-        for (unsigned i = 0; i < 4; i++) {
-            const uint8_t *m = (const uint8_t *)(mask + i * MOST_WORDS);
-            x[i][c] = masked(plus, some, vld1q_u8(m), trits);
-            if (tail) x[i][c] = vaddq_u8(x[i][c], masked(plus2, some2, vld1q_u8(m + 16), trits));
+/* 8 bytes of each of 16 columns, of which the last 8 begin at another place: byte i of all columns goes to to[i * MOST_WIDTH]. */
+INLINE void transpose_columns(uint8_t *to, const uint8_t *column, const uint8_t *other, size_t stride) {
+    uint8x16_t x[8], y[8];
+    for (unsigned i = 0; i < 8; i++, column += stride, other += stride)
+        x[i] = vzip1q_u8(vcombine_u8(vld1_u8(column), vdup_n_u8(0)), vcombine_u8(vld1_u8(other), vdup_n_u8(0)));
+    for (unsigned i = 0; i < 4; i++) y[2 * i] = vzip1q_u8(x[i], x[i + 4]), y[2 * i + 1] = vzip2q_u8(x[i], x[i + 4]);
+    for (unsigned i = 0; i < 2; i++) /* y[2i + h]: columns i, i + 8, i + 4, i + 12 of bytes 4h .. 4h + 3 */
+        for (unsigned h = 0; h < 2; h++) {
+            x[4 * i + 2 * h] = vzip1q_u8(y[2 * i + h], y[2 * i + 4 + h]);
+            x[4 * i + 2 * h + 1] = vzip2q_u8(y[2 * i + h], y[2 * i + 4 + h]);
         }
-    }
-    for (unsigned i = 0; i < 4; i++, count += apart) {
-        const int16x8_t sum = column_sums(x[i], trits);
-        vst1q_s16(count, first ? sum : vaddq_s16(vld1q_s16(count), sum));
+    for (unsigned k = 0; k < 4; k++) {
+        vst1q_u8(to + (2 * k) * MOST_WIDTH, vzip1q_u8(x[k], x[4 + k]));
+        vst1q_u8(to + (2 * k + 1) * MOST_WIDTH, vzip2q_u8(x[k], x[4 + k]));
     }
 }
 
-/* The same of 16 channels where there is one word: two columns are a register. */
-INLINE void count_16(int16_t *count, size_t apart, const uint64_t *mask, const uint64_t *column, const uint64_t *nonzero,
-                     const bool trits) {
-    uint8x16_t x[4][8];
-    for (unsigned c = 0; c < 8; c++) {
-        const uint8x16_t plus = vreinterpretq_u8_u64(vld1q_u64(column + 2 * c));
-        const uint8x16_t some = trits ? vreinterpretq_u8_u64(vld1q_u64(nonzero + 2 * c)) : plus;
-        for (unsigned i = 0; i < 4; i++) x[i][c] = masked(plus, some, dup_word(mask[i * MOST_WORDS]), trits);
-    }
-    for (unsigned i = 0; i < 4; i++, count += apart) {
-        if (trits) {
-            int16x8_t y[4];
-            for (unsigned k = 0; k < 4; k++) y[k] = vpaddlq_s8(vreinterpretq_s8_u8(vpaddq_u8(x[i][2 * k], x[i][2 * k + 1])));
-            vst1q_s16(count, vpaddq_s16(y[0], y[1]));
-            vst1q_s16(count + 8, vpaddq_s16(y[2], y[3]));
-        } else {
-            const uint8x16_t sum = half_sums(x[i]);
-            vst1q_s16(count, vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(sum))));
-            vst1q_s16(count + 8, vreinterpretq_s16_u16(vmovl_high_u8(sum)));
+/* The 16 sums of 4 keys, of which x[b] is added where bit b is set. */
+INLINE void make_sums(uint8_t *to, const uint8x16_t x[4], const unsigned vectors) {
+    const size_t entry = 16 * (size_t)vectors;
+    uint8x16_t e[8] = {vdupq_n_u8(0), x[0], x[1], vaddq_u8(x[0], x[1]), x[2]};
+    for (unsigned i = 1; i < 4; i++) e[4 + i] = vaddq_u8(e[i], x[2]);
+    for (unsigned i = 0; i < 8; i++) vst1q_u8(to + entry * i, e[i]);
+    for (unsigned i = 0; i < 8; i++) vst1q_u8(to + entry * (8 + i), vaddq_u8(e[i], x[3]));
+}
+
+/* The nibbles of 32 channels that bytes of 16 and 16 have: of bits 0 .. 3, and of bits 4 .. 7. */
+INLINE void nibbles(uint8x16_t p[2], uint8x16_t low, uint8x16_t high) {
+    p[0] = vsliq_n_u8(low, high, 4), p[1] = vsriq_n_u8(high, low, 4);
+}
+
+/* The tables of steps from .. from+steps-1. */
+INLINE void part_sums(workspace *w, const general_attention *a, const general_head *g, uint32_t from, uint32_t steps,
+                      const unsigned vectors, const bool trits) {
+    const uint8x16_t units = vdupq_n_u8(0x11);
+    const size_t stride = g->column_stride, table = 16 * 16 * (size_t)vectors;
+    uint8_t byte[2][8 * MOST_WIDTH]; /* [plane][step][channel] of 64 keys */
+    for (uint32_t step = 0; step < steps; step += 8) {
+        for (uint32_t c = 0; c < a->d; c += 16) { /* an even number of eights is looked up: the last may stand twice */
+            const uint8_t *column = g->column + c * stride + from + step, *other = c + 8 < a->d ? column + 8 * stride : column;
+            transpose_columns(byte[0] + c, column, other, stride);
+            if (trits) transpose_columns(byte[1] + c, column + g->nonzero, other + g->nonzero, stride);
         }
-    }
-}
-
-INLINE void count_plane(workspace *w, const general_attention *a, const general_head *g, unsigned t, unsigned i, const bool trits) {
-    int16_t *count = w->count[t][i];
-    const size_t apart = sizeof w->count[t][i] / sizeof *count;
-    const uint64_t *mask = w->mask[t][i];
-    const uint8_t *column = g->column;
-    if (a->key_words == 1) {
-        for (uint32_t c = 0; c < a->d; c += 16)
-            count_16(count + c, apart, mask, w->pair[0] + c, w->pair[1] + c, trits);
-        return;
-    }
-    for (uint32_t c = 0; c < a->d; c += 8, count += 8, column += 8 * g->column_stride)
-        for (uint32_t word = 0; word < a->key_words; word += 4) {
-#define COUNT(n) count_8(count, apart, mask + word, column + 8 * (size_t)word, g->column_stride, g->nonzero, word == 0, n, trits)
-            switch (a->key_words - word) {
-            case 1: COUNT(1); break;
-            case 2: COUNT(2); break;
-            case 3: COUNT(3); break;
-            default: COUNT(4);
+        const uint32_t n = bvt_min_u32(steps - step, 8);
+        for (uint32_t i = 0; i < n; i++)
+            for (unsigned v = 0; v < vectors; v++) {
+                const size_t at = i * MOST_WIDTH + 32 * v;
+                uint8_t *to = w->sums + 2 * table * (step + i) + 16 * v;
+                uint8x16_t p[2], zero[2] = {units, units};
+                nibbles(p, vld1q_u8(byte[0] + at), vld1q_u8(byte[0] + at + 16));
+                if (trits) nibbles(zero, vmvnq_u8(vld1q_u8(byte[1] + at)), vmvnq_u8(vld1q_u8(byte[1] + at + 16)));
+#pragma GCC unroll 1
+                for (unsigned odd = 0; odd < 2; odd++, to += table) { /* bits 0 and 2, then 1 and 3 */
+                    uint8x16_t x[4];
+                    for (unsigned b = 0; b < 4; b++) {
+                        x[b] = vandq_u8(b % 2 ? vshrq_n_u8(p[b / 2], 2) : p[b / 2], units);
+                        if (trits) { /* 2 for +1, 1 for 0, 0 for -1 */
+                            x[b] = vaddq_u8(x[b], x[b]);
+                            x[b] = vaddq_u8(x[b], vandq_u8(b % 2 ? vshrq_n_u8(zero[b / 2], 2) : zero[b / 2], units));
+                        }
+                    }
+                    make_sums(to, x, vectors);
+                    for (unsigned h = 0; h < 2; h++) p[h] = vshrq_n_u8(p[h], 1), zero[h] = vshrq_n_u8(zero[h], 1);
+                }
             }
-#undef COUNT
+    }
+}
+
+/* Adds what 2 * n codes have to all = low + 16 * high modulo 256, and to high. */
+INLINE void add_entries(uint8x16_t all[2], uint8x16_t high[2], const uint8_t *code, const uint8_t *sums, const unsigned n,
+                        const unsigned vectors, const bool trits) {
+    const size_t entry = 16 * (size_t)vectors;
+    for (unsigned i = 0; i < n; i++) {
+        const uint8_t *even = sums + code[2 * QUERIES * i] * entry, *odd = sums + code[2 * QUERIES * i + 1] * entry;
+        for (unsigned v = 0; v < vectors; v++) {
+            const uint8x16_t x = vld1q_u8(even + 32 * i * entry + 16 * v), y = vld1q_u8(odd + (32 * i + 16) * entry + 16 * v);
+            if (trits) {
+                all[v] = vaddq_u8(all[v], x), high[v] = vsraq_n_u8(high[v], x, 4);
+                all[v] = vaddq_u8(all[v], y), high[v] = vsraq_n_u8(high[v], y, 4);
+            } else {
+                const uint8x16_t both = vaddq_u8(x, y);
+                all[v] = vaddq_u8(all[v], both), high[v] = vsraq_n_u8(high[v], both, 4);
+            }
+        }
+    }
+}
+
+/* Adds to the sums of 32 * vectors channels what the keys of a query's codes have, of `steps` steps. */
+INLINE void look_up(uint16x8_t *sum, const uint8_t *code, const uint8_t *sums, uint32_t steps, const unsigned vectors,
+                    const bool trits) {
+    const uint32_t most = trits ? 15 : 31; /* 15 * 2 * 8 and 31 * 2 * 4 are bytes */
+    while (steps) {
+        uint8x16_t all[2], high[2];
+        uint32_t n = bvt_min_u32(steps, most);
+        steps -= n;
+        for (unsigned v = 0; v < vectors; v++) all[v] = high[v] = vdupq_n_u8(0);
+        for (; n > 1; n -= 2, code += 4 * QUERIES, sums += 64 * 16 * vectors) add_entries(all, high, code, sums, 2, vectors, trits);
+        if (n) add_entries(all, high, code, sums, 1, vectors, trits), code += 2 * QUERIES, sums += 32 * 16 * vectors;
+        for (unsigned v = 0; v < vectors; v++) {
+            const uint8x16_t low = vsubq_u8(all[v], vshlq_n_u8(high[v], 4));
+            sum[4 * v] = vaddw_u8(sum[4 * v], vget_low_u8(low)), sum[4 * v + 1] = vaddw_high_u8(sum[4 * v + 1], low);
+            sum[4 * v + 2] = vaddw_u8(sum[4 * v + 2], vget_low_u8(high[v]));
+            sum[4 * v + 3] = vaddw_high_u8(sum[4 * v + 3], high[v]);
+        }
+    }
+}
+
+/* The counts of some queries' codes, of a part of the keys. */
+INLINE void part_counts(workspace *w, uint32_t queries, uint32_t from, uint32_t steps, unsigned masks, const unsigned vectors,
+                        const bool trits) {
+    for (unsigned t = 0; t < masks; t++)
+        for (uint32_t i = 0; i < queries; i++) {
+            uint16_t *count = w->count[t * w->blocks * QUERIES + i];
+            uint16x8_t sum[8];
+            for (unsigned k = 0; k < 4 * vectors; k++) sum[k] = from ? vld1q_u16(count + 8 * k) : vdupq_n_u16(0);
+            look_up(sum, codes_of(w, t, i / QUERIES) + from * 2 * QUERIES + i % QUERIES * 2, w->sums, steps, vectors, trits);
+            for (unsigned k = 0; k < 4 * vectors; k++) vst1q_u16(count + 8 * k, sum[k]);
         }
 }
 
-/* The results of query i; ones: set bits of its masks. */
-INLINE void finish(const workspace *w, const general_head *g, uint8_t *out, unsigned i, uint32_t d, const int32_t *ones,
-                   const int32_t *step, const float *real, int32_t minus, const unsigned masks, const bool trits) {
+/* The results of queries with one plane, whose step is 1, and neither zero point nor base: count, or twice it, - ones. */
+INLINE void plain_results(workspace *w, const general_attention *a, const general_head *g, uint32_t row, uint32_t queries,
+                          const unsigned vectors, const bool trits) {
+    const bvt_view *view = &a->call->out[0];
+    uint8_t *out = (uint8_t *)bvt_row(view, row) + (size_t)g->head * a->d * 4;
+    for (uint32_t i = 0; i < queries; i++, out += view->stride) {
+        const int16x4_t ones = vdup_n_s16((int16_t)w->ones[i]);
+        uint16x8_t sum[8];
+        for (unsigned k = 0; k < 4 * vectors; k++) sum[k] = vdupq_n_u16(0);
+        look_up(sum, codes_of(w, 0, i / QUERIES) + i % QUERIES * 2, w->sums, w->steps, vectors, trits);
+        for (unsigned k = 0; k < 4 * vectors && 8 * k < a->d; k++) {
+            const int16x8_t n = vreinterpretq_s16_u16(trits ? sum[k] : vaddq_u16(sum[k], sum[k]));
+            vst1q_s32((int32_t *)(void *)(out + 32 * k), vsubl_s16(vget_low_s16(n), ones));
+            vst1q_s32((int32_t *)(void *)(out + 32 * k + 16), vsubl_high_s16(n, vcombine_s16(ones, ones)));
+        }
+    }
+}
+
+/* The tables, and what is looked up in them, by heads of up to 32 or 64 channels, and by values of bits or trits. */
+typedef struct {
+    void (*sums)(workspace *w, const general_attention *a, const general_head *g, uint32_t from, uint32_t steps);
+    void (*counts)(workspace *w, uint32_t queries, uint32_t from, uint32_t steps, unsigned masks);
+    void (*results)(workspace *w, const general_attention *a, const general_head *g, uint32_t row, uint32_t queries);
+} value_form;
+#define FORM(name, vectors, trits)                                                                                             \
+    static void name##_sums(workspace *w, const general_attention *a, const general_head *g, uint32_t from, uint32_t steps) {  \
+        part_sums(w, a, g, from, steps, vectors, trits);                                                                       \
+    }                                                                                                                          \
+    static void name##_counts(workspace *w, uint32_t queries, uint32_t from, uint32_t steps, unsigned masks) {                 \
+        part_counts(w, queries, from, steps, masks, vectors, trits);                                                           \
+    }                                                                                                                          \
+    static void name##_results(workspace *w, const general_attention *a, const general_head *g, uint32_t row, uint32_t rows) { \
+        plain_results(w, a, g, row, rows, vectors, trits);                                                                     \
+    }
+FORM(bits_32, 1, false)
+FORM(trits_32, 1, true)
+FORM(bits_64, 2, false)
+FORM(trits_64, 2, true)
+#undef FORM
+static const value_form value_forms[4] = {{bits_32_sums, bits_32_counts, bits_32_results},
+                                          {trits_32_sums, trits_32_counts, trits_32_results},
+                                          {bits_64_sums, bits_64_counts, bits_64_results},
+                                          {trits_64_sums, trits_64_counts, trits_64_results}};
+
+/* The results of a query from its counts. */
+static void finish(const workspace *w, const general_head *g, uint8_t *out, uint32_t i, uint32_t d, const int32_t *step,
+                   const float *real, unsigned masks, bool trits) {
+    const uint32_t apart = w->blocks * QUERIES;
+    int32_t minus = 0;
+    for (unsigned t = 0; t < masks; t++) minus += g->zv * step[t] * w->ones[t * apart + i];
     for (uint32_t c = 0; c < d; c += 8) {
         int32x4_t low = vdupq_n_s32(-minus), high = low;
         float32x4_t y0 = vdupq_n_f32(0), y1 = y0;
         if (g->base) low = vaddq_s32(low, vld1q_s32(w->base + c)), high = vaddq_s32(high, vld1q_s32(w->base + c + 4));
         for (unsigned t = 0; t < masks; t++) {
-            int16x8_t n = vld1q_s16(w->count[t][i] + c);
-            if (!trits) n = vsubq_s16(vaddq_s16(n, n), vdupq_n_s16((int16_t)ones[t])); /* at most 1024 */
+            int16x8_t n = vreinterpretq_s16_u16(vld1q_u16(w->count[t * apart + i] + c));
+            if (!trits) n = vaddq_s16(n, n);
+            n = vsubq_s16(n, vdupq_n_s16((int16_t)w->ones[t * apart + i])); /* at most 1024 */
             const int32x4_t n0 = vmovl_s16(vget_low_s16(n)), n1 = vmovl_high_s16(n);
             if (real) {
                 y0 = vfmaq_n_f32(y0, vcvtq_f32_s32(n0), real[t]);
                 y1 = vfmaq_n_f32(y1, vcvtq_f32_s32(n1), real[t]);
-            } else if (masks == 1 && step[t] == 1) {
-                low = vaddq_s32(low, n0), high = vaddq_s32(high, n1);
             } else {
                 low = vmlaq_n_s32(low, n0, step[t]), high = vmlaq_n_s32(high, n1, step[t]);
             }
@@ -382,52 +467,50 @@ INLINE void finish(const workspace *w, const general_head *g, uint8_t *out, unsi
     }
 }
 
-static int32_t set_bits(const uint64_t *mask, uint32_t words) {
+/* How many keys the codes of 8 queries have. */
+static void set_bits(uint16_t ones[QUERIES], const uint8_t *code, uint32_t steps) {
     uint16x8_t sum = vdupq_n_u16(0);
-    uint32_t w = 0;
-    for (; w + 2 <= words; w += 2) sum = vpadalq_u8(sum, vcntq_u8(vreinterpretq_u8_u64(vld1q_u64(mask + w))));
-    if (w < words) sum = vpadalq_u8(sum, vcntq_u8(vreinterpretq_u8_u64(vcombine_u64(vld1_u64(mask + w), vdup_n_u64(0)))));
-    return vaddvq_u16(sum);
+    for (; steps > 0; steps--, code += 2 * QUERIES) sum = vpadalq_u8(sum, vcntq_u8(vld1q_u8(code)));
+    vst1q_u16(ones, sum);
 }
 
-/* The results of the first `queries` queries. */
-static void contexts(workspace *w, const general_attention *a, const general_head *g, uint32_t row, unsigned queries) {
+/* Three planes of equal steps become two: the binary digits of how many are set. */
+static void codes_to_digits(workspace *w, uint32_t block) {
+    uint8_t *code[3] = {codes_of(w, 0, block), codes_of(w, 1, block), codes_of(w, 2, block)};
+    for (uint32_t at = 0; at < w->steps * 2 * QUERIES; at += 16) {
+        const uint8x16_t x = vld1q_u8(code[0] + at), y = vld1q_u8(code[1] + at), z = vld1q_u8(code[2] + at), xy = veorq_u8(x, y);
+        vst1q_u8(code[0] + at, veorq_u8(xy, z));
+        vst1q_u8(code[1] + at, vbslq_u8(xy, z, x));
+    }
+}
+
+/* The results of some rows from their codes; `made`: the values' tables are there already. */
+static void contexts(workspace *w, const general_attention *a, const general_head *g, uint32_t row, uint32_t queries, bool made) {
     const bvt_view *real_view = &a->call->in[BVT_ATTENTION_REAL_STEPS];
     const bool trits = a->call->in[2].dtype == BVT_DTYPE_TRITS;
+    const value_form *form = &value_forms[2 * (a->d > 32) + trits];
     unsigned masks = a->planes;
     int32_t step[BVT_ATTENTION_PLANES] = {g->step[0], g->step[1], g->step[2]};
     float real[BVT_ATTENTION_PLANES] = {0};
     if (g->digits) {
-        for (unsigned i = 0; i < queries; i++)
-            for (uint32_t word = 0; word < a->key_words; word++) {
-                const uint64_t x = w->mask[0][i][word], y = w->mask[1][i][word], z = w->mask[2][i][word];
-                w->mask[0][i][word] = x ^ y ^ z;
-                w->mask[1][i][word] = (x & y) | (z & (x ^ y));
-            }
+        for (uint32_t block = 0; block * QUERIES < queries; block++) codes_to_digits(w, block);
         masks = 2, step[1] = 2 * step[0];
     }
     for (unsigned t = 0; t < masks; t++) {
         if (real_view->base) real[t] = bvt_row_f32(real_view, t)[g->head];
-        for (unsigned i = 0; i < queries; i += 4) {
-            if (trits) count_plane(w, a, g, t, i, true);
-            else count_plane(w, a, g, t, i, false);
-        }
+        for (uint32_t block = 0; block * QUERIES < queries; block++)
+            set_bits(w->ones + (t * w->blocks + block) * QUERIES, codes_of(w, t, block), w->steps);
     }
-    for (unsigned i = 0; i < queries; i++) {
+    const bool plain = masks == 1 && step[0] == 1 && !g->zv && !g->base && !real_view->base && w->steps <= PART_STEPS;
+    for (uint32_t from = 0; from < w->steps; from += PART_STEPS) {
+        const uint32_t steps = bvt_min_u32(w->steps - from, PART_STEPS);
+        if (!made) form->sums(w, a, g, from, steps);
+        if (plain) form->results(w, a, g, row, queries);
+        else form->counts(w, queries, from, steps, masks);
+    }
+    for (uint32_t i = 0; i < queries && !plain; i++) {
         uint8_t *out = (uint8_t *)bvt_row(&a->call->out[0], row + i) + (size_t)g->head * a->d * 4;
-        int32_t ones[BVT_ATTENTION_PLANES] = {0}, minus = 0;
-        for (unsigned t = 0; t < masks && (!trits || g->zv); t++) {
-            ones[t] = set_bits(w->mask[t][i], a->key_words);
-            minus += g->zv * step[t] * ones[t];
-        }
-#define FINISH(n, levels, codes) finish(w, g, out, i, a->d, ones, step, levels, minus, n, codes)
-        switch ((real_view->base ? 6 : 0) + 2 * (masks - 1) + trits) {
-        case 0: FINISH(1, NULL, false); break;
-        case 1: FINISH(1, NULL, true); break;
-        case 2: FINISH(2, NULL, false); break;
-        default: finish(w, g, out, i, a->d, ones, step, real_view->base ? real : NULL, minus, masks, trits);
-        }
-#undef FINISH
+        finish(w, g, out, i, a->d, step, real_view->base ? real : NULL, masks, trits);
     }
 }
 
@@ -462,18 +545,8 @@ static void load_keys(workspace *w, const general_attention *a, const general_he
     w->key_some[a->nk] = w->key_some[a->nk - 1];
 }
 
-/* The value columns of up to 64 keys. */
-static void load_columns(workspace *w, const general_attention *a, const general_head *g) {
-    const uint8_t *column = g->column;
-    memset(w->pair, 0, sizeof w->pair);
-    for (uint32_t c = 0; c < a->d; c++, column += g->column_stride) {
-        memcpy(&w->pair[0][c], column, 8);
-        if (a->call->in[2].dtype == BVT_DTYPE_TRITS) memcpy(&w->pair[1][c], column + g->nonzero, 8);
-    }
-}
-
-/* Rows row .. row+queries-1 of one window and head. */
-static void attend(workspace *w, const general_attention *a, const general_head *g, uint32_t row, unsigned queries,
+/* The codes of rows row .. row+queries-1 of one window and head, up to 8. */
+static void attend(workspace *w, const general_attention *a, const general_head *g, uint32_t row, unsigned queries, uint32_t block,
                    uint32_t entries, bool trits) {
     const uint32_t keys = a->nk;
     uint64_t query[QUERIES], some[QUERIES];
@@ -482,14 +555,13 @@ static void attend(workspace *w, const general_attention *a, const general_head 
         query[i] = head_codes(&a->call->in[0], row + (i < queries ? i : queries - 1), g->head * a->d, a->d, &some[i]);
     vst1q_u8(least, trits ? pair_scores(w, query, some, keys, a->d, true) : pair_scores(w, query, some, keys, a->d, false));
     if (a->call->in[BVT_ATTENTION_BIAS].base) {
-        weighted_planes(w, a, g, least, row, queries);
-    } else {
-        if (keys % 2)
-            for (unsigned i = 0; i < QUERIES; i++) w->score[8 * (size_t)(keys - 1) + 2 * i + 1] = 255;
-        memset(w->score + 8 * (size_t)(keys + keys % 2), 255, 8 * (size_t)(64 * a->key_words - keys - keys % 2));
-        threshold_planes(w, a, g, least, entries);
+        weighted_planes(w, a, g, least, row, queries, block);
+        return;
     }
-    contexts(w, a, g, row, queries);
+    if (keys % 2)
+        for (unsigned i = 0; i < QUERIES; i++) w->score[8 * (size_t)(keys - 1) + 2 * i + 1] = 255;
+    memset(w->score + 8 * (size_t)(keys + keys % 2), 255, 8 * (size_t)(8 * w->steps - keys - keys % 2));
+    threshold_planes(w, a, g, least, entries, block);
 }
 
 static bool has_query_zero(const general_attention *a) {
@@ -519,6 +591,8 @@ void bvt_attention_neon(const bvt_call *call, uint32_t row0, uint32_t row1) {
     const bool trits = call->in[0].dtype == BVT_DTYPE_TRITS || call->in[1].dtype == BVT_DTYPE_TRITS;
     const uint32_t entries = bvt_min_u32(a.entries, trits ? 2 * d + 1 : d + 1);
     workspace w;
+    w.steps = (a.nk + 7) / 8;
+    w.blocks = bvt_min_u32(CODES / (w.steps * 2 * QUERIES), COUNTS / QUERIES) / a.planes;
     for (uint32_t row = row0, end; row < row1; row = end) {
         const uint32_t window = row / a.nq;
         end = bvt_min_u32(row1, (window + 1) * a.nq);
@@ -530,8 +604,12 @@ void bvt_attention_neon(const bvt_call *call, uint32_t row0, uint32_t row1) {
             if (entries <= 65) make_coarse(&w);
             for (uint32_t m = 0; m < entries && call->in[BVT_ATTENTION_BIAS].base; m++) w.real_table[m] = (double)w.table[m];
             if (g.base) general_base(&a, &g, w.base);
-            if (a.key_words == 1) load_columns(&w, &a, &g);
-            for (uint32_t r = row; r < end; r += QUERIES) attend(&w, &a, &g, r, bvt_min_u32(end - r, QUERIES), entries, trits);
+            for (uint32_t r = row; r < end; r += w.blocks * QUERIES) {
+                const uint32_t queries = bvt_min_u32(end - r, w.blocks * QUERIES);
+                for (uint32_t i = 0; i < queries; i += QUERIES)
+                    attend(&w, &a, &g, r + i, bvt_min_u32(queries - i, QUERIES), i / QUERIES, entries, trits);
+                contexts(&w, &a, &g, r, queries, r > row && w.steps <= PART_STEPS);
+            }
         }
     }
 }

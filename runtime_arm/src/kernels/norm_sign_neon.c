@@ -2,74 +2,83 @@
 #include "norm_neon.h"
 #include "signs_neon.h"
 
-/* direction * (x - mean) >= cut * s for 4 channels. */
-INLINE uint32x4_t not_less(const float *x, float32x4_t direction, float32x4_t cut, float mean, float s) {
-    return vcgeq_f32(vmulq_f32(direction, vsubq_f32(vld1q_f32(x), vdupq_n_f32(mean))), vmulq_n_f32(cut, s));
-}
+/* 8 rows, their moments, and where their signs go. */
+typedef struct {
+    const float *x[8];
+    float mean[8], deviation[8];
+    sign_target target;
+    uint32_t row;
+    unsigned rows;
+} norm_rows;
 
-/* Of 16 channels, from where the pointers are. */
-INLINE signs tile_signs(const float *const *x, size_t at, unsigned rows, const float *direction, const float *cut,
-                        const float *mean, const float *s) {
-    const float32x4_t d0 = vld1q_f32(direction), d1 = vld1q_f32(direction + 4), d2 = vld1q_f32(direction + 8),
-                      d3 = vld1q_f32(direction + 12);
-    const float32x4_t c0 = vld1q_f32(cut), c1 = vld1q_f32(cut + 4), c2 = vld1q_f32(cut + 8), c3 = vld1q_f32(cut + 12);
-    signs out = {vdupq_n_u16(0), vdupq_n_u16(0)};
-    for (unsigned r = rows; r-- > 0;) {
-        const float *p = x[r] + at;
-        const float m = mean[r], deviation = s[r];
-        out.low = add_row(out.low, narrow(not_less(p, d0, c0, m, deviation), not_less(p + 4, d1, c1, m, deviation)));
-        out.high = add_row(out.high, narrow(not_less(p + 8, d2, c2, m, deviation), not_less(p + 12, d3, c3, m, deviation)));
+/* direction * (x - mean) >= cut * deviation for 16 channels of a row; `one`: direction is 1. */
+INLINE uint8x16_t row_mask(const float *x, const float32x4_t direction[4], const float32x4_t cut[4], float mean, float deviation,
+                           const bool one) {
+    uint32x4_t mask[4];
+    for (unsigned i = 0; i < 4; i++) {
+        float32x4_t d = vsubq_f32(vld1q_f32(x + 4 * i), vdupq_n_f32(mean));
+        if (!one) d = vmulq_f32(direction[i], d);
+        mask[i] = vcgeq_f32(d, vmulq_n_f32(cut[i], deviation));
     }
-    return out;
+    return vuzp1q_u8(vreinterpretq_u8_u16(narrow(mask[0], mask[1])), vreinterpretq_u8_u16(narrow(mask[2], mask[3])));
 }
 
-static __attribute__((noinline)) void put_signs(const sign_target *target, uint32_t row, unsigned rows, uint32_t c, unsigned n,
-                                                const signs *s) {
-    store_signs(target, row, rows, c, n, s);
+/* Of n channels from c on, whose floats are at x[r], in 16s: of the last ones there must be so many to read. */
+static __attribute__((noinline)) void put_signs(const norm_rows *t, const float *const *x, const float *direction, const float *cut,
+                                                uint32_t c, uint32_t n) {
+    const float32x4_t one = vdupq_n_f32(1);
+    for (uint32_t at = 0; at < n; at += 16) {
+        float32x4_t toward[4], least[4];
+        uint32x4_t same = vdupq_n_u32(~0u);
+        uint8x16_t mask[8];
+        for (unsigned i = 0; i < 4; i++) {
+            toward[i] = vld1q_f32(direction + at + 4 * i), least[i] = vld1q_f32(cut + at + 4 * i);
+            same = vandq_u32(same, vceqq_f32(toward[i], one));
+        }
+        if (vminvq_u32(same)) {
+            for (unsigned r = 0; r < 8; r++) mask[r] = row_mask(x[r] + at, toward, least, t->mean[r], t->deviation[r], true);
+        } else {
+#pragma GCC unroll 1
+            for (unsigned r = 0; r < 8; r++) mask[r] = row_mask(x[r] + at, toward, least, t->mean[r], t->deviation[r], false);
+        }
+        store_masks(&t->target, t->row, t->rows, c + at, bvt_min_u32(n - at, 16), mask);
+    }
 }
 
 /* Groups that are no multiple of 8 channels share bytes. */
-static void any_group(const bvt_call *call, uint32_t row, unsigned rows, uint32_t from, uint32_t n, const float *mean,
-                      const float *s) {
-    const float *cut = bvt_row_f32(&call->in[1], 0), *direction = bvt_row_f32(&call->in[2], 0);
-    for (unsigned r = 0; r < rows; r++) {
-        const float *x = bvt_row_f32(&call->in[0], row + r);
-        for (uint32_t c = from; c < from + n; c++)
-            bvt_put_bit(&call->out[0], row + r, c, 0, direction[c] * (x[c] - mean[r]) >= cut[c] * s[r]);
-    }
+static void any_group(const bvt_call *call, const norm_rows *t, uint32_t from, uint32_t n) {
+    const float *cut = bvt_row_f32(&call->in[1], 0) + from, *direction = bvt_row_f32(&call->in[2], 0) + from;
+    for (unsigned r = 0; r < t->rows; r++)
+        for (uint32_t c = 0; c < n; c++)
+            bvt_put_bit(&call->out[0], t->row + r, from + c, 0,
+                        direction[c] * (t->x[r][c] - t->mean[r]) >= cut[c] * t->deviation[r]);
 }
 
 void bvt_norm_sign_neon(const bvt_call *call, uint32_t row0, uint32_t row1) {
     const uint32_t channels = call->in[0].cols, n = channels / (uint32_t)call->op->attr[0];
     const float *cut = bvt_row_f32(&call->in[1], 0), *direction = bvt_row_f32(&call->in[2], 0);
-    const sign_target target = {&call->out[0], 0};
-    for (uint32_t row = row0; row < row1; row += 8) {
-        const unsigned rows = bvt_min_u32(row1 - row, 8);
+    norm_rows t = {.target = {&call->out[0], 0}};
+    for (t.row = row0; t.row < row1; t.row += 8) {
+        t.rows = bvt_min_u32(row1 - t.row, 8);
         for (uint32_t from = 0; from < channels; from += n) {
-            const float *x[8];
-            float mean[8], s[8];
-            for (unsigned r = 0; r < rows; r++) x[r] = bvt_row_f32(&call->in[0], row + r) + from;
-            norm_moments(x, rows, n, call->op->fattr[0], mean, s);
+            for (unsigned r = 0; r < t.rows; r++) t.x[r] = bvt_row_f32(&call->in[0], t.row + r) + from;
+            norm_moments(t.x, t.rows, n, call->op->fattr[0], t.mean, t.deviation, 8);
             if (from % 8 || (n % 8 && from + n < channels)) {
-                any_group(call, row, rows, from, n, mean, s);
+                any_group(call, &t, from, n);
                 continue;
             }
-            uint32_t c = 0;
-            for (; c + 16 <= n; c += 16) {
-                const signs bits = tile_signs(x, c, rows, direction + from + c, cut + from + c, mean, s);
-                put_signs(&target, row, rows, from + c, 16, &bits);
-            }
+            const uint32_t c = n - n % 16;
+            put_signs(&t, t.x, direction + from, cut + from, from, c);
             if (c < n) {
-                float part[8][16] = {{0}}, d[16] = {0}, t[16] = {0};
+                float part[8][16] = {{0}}, d[16] = {0}, t16[16] = {0};
                 const float *p[8];
-                for (unsigned r = 0; r < rows; r++) p[r] = memcpy(part[r], x[r] + c, (n - c) * sizeof(float));
+                for (unsigned r = 0; r < 8; r++) p[r] = memcpy(part[r], t.x[r] + c, (n - c) * sizeof(float));
                 memcpy(d, direction + from + c, (n - c) * sizeof(float));
-                memcpy(t, cut + from + c, (n - c) * sizeof(float));
-                const signs bits = tile_signs(p, 0, rows, d, t, mean, s);
-                put_signs(&target, row, rows, from + c, n - c, &bits);
+                memcpy(t16, cut + from + c, (n - c) * sizeof(float));
+                put_signs(&t, p, d, t16, from + c, n - c);
             }
         }
-        for (unsigned r = 0; r < rows; r++) bvt_pad_row(&call->out[0], row + r);
+        for (unsigned r = 0; r < t.rows; r++) bvt_pad_row(&call->out[0], t.row + r);
     }
     bvt_pad_cols(&call->out[0], row1);
 }
