@@ -14,7 +14,7 @@ from bvtdeploy.ir.types import BIPOLAR, TERNARY
 from bvtdeploy.lower.memory import Request, align, plan
 from bvtdeploy.lower.pack import pack_quads, pack_stored, quads_stride, trit_stride
 from bvtdeploy.lower.schedule import Group, schedule, whole_inputs
-from bvtdeploy.lower.weights import DEFAULT, MOST_COLUMNS, TILES, Costs, Measured, Product, choose, pack_weight, table_rows
+from bvtdeploy.lower.weights import DEFAULT, MOST_COLUMNS, TILES, Costs, Measured, Product, choose, pack_weight
 from bvtdeploy.lower.weights import scratch_bytes as bgemm_scratch
 from bvtdeploy.ops import REGISTRY, attention, dense_i8
 from bvtdeploy.ops.activation import KINDS as ACTIVATIONS
@@ -25,7 +25,7 @@ BLOCKS: Final = (64, 32, 16, 8)
 TILE_BUDGET: Final = 24 * 1024  # bytes of a block's values: with the weights that pass by they should stay in a 32 KB L1
 ATTENTION_BUDGET: Final = 128 * 1024  # the same where keys and values are unpacked for each block: they should stay in L2
 MIN_BLOCKS: Final = 4  # so that a few threads have something to share
-TABLE_BUDGET: Final = 128 * 1024  # likewise where a table of weights is built for each block: they should stay in L2
+TABLE_BUDGET: Final = 256 * 1024  # where a table of the rows is built for each block: of 32 rows; they should stay in L2
 WIDENED_ROWS: Final = 8  # of f16, that a kernel of f32 reads at a time
 
 _DTYPE = {"f32": "F32", "f16": "F16", "i32": "I32", "bits": "BITS", "u64": "U64", "f64": "F64", "i8": "I8"}
@@ -372,8 +372,8 @@ class _Lowering:
             spans.append((step[v.producer], max([step[user] for user in v.users], default=step[v.producer])))
         blocks = [b for b in BLOCKS if b * MIN_BLOCKS <= group.rows]
         budget = ATTENTION_BUDGET if any(op.kind == "attention" for op in group.ops) else TILE_BUDGET
-        if any(self._weight_layout(op) == "LUT" for op in group.ops):
-            blocks, budget = [table_rows(group.rows), *(b for b in BLOCKS if b < table_rows(group.rows))], TABLE_BUDGET
+        if any(self._weight_layout(op) == "LUT" for op in group.ops):  # its kernel makes 32 or 16 rows at a time
+            blocks, budget = [b for b in (*BLOCKS[1:-1],) if b * MIN_BLOCKS <= group.rows + b], TABLE_BUDGET
         for block in (*blocks, min(BLOCKS[-1], group.rows)):
             sizes = [_size(self.result.values[self.index[v]], block) for v in values]
             requests = [Request(size, *span) for size, span in zip(sizes, spans, strict=True)]
