@@ -144,10 +144,10 @@ LAYOUTS: Final = {
     "CSA": 4,      # [ceil(rows/32)] tiles of [ceil(cols/16)*2] steps of 32 bytes: byte lane = channel; the XOR of the bytes that
                    # LANES16 has in steps 60*(s/60) .. s; where s%4 is 1, complemented
     "TBL2": 5,     # [ceil(rows/64)] tiles of [ceil(cols/5)] groups of 64 bytes: byte lane = channel, bit b = column 5*group+b
-    "LUT": 8,      # [ceil(rows/8)] tiles of [ceil(cols/60)] steps of 64 bytes: 8 channels' words of 64 bits. Groups of 5 columns,
-                   # column 5*g+b in bit b of group g, are cut into parts; a part is 36 groups, 3 words of 12 groups from bit 0 on, as
-                   # long as more than 42 are left; the last part begins with a word of its last n%12 groups, of which the first n%3
-                   # are at bit 0 and the others end at bit 60, if that is not 0 (6 was an older form of this layout)
+    "LUT": 8,      # [ceil(rows/8)] tiles of steps of 64 bytes: 8 channels' words of 64 bits. Of G = ceil(cols/5) groups of 5 columns
+                   # each of P = ceil(G/52) parts has 4*ceil(G/(4*P)), the last one the rest. A part of n groups has words for its
+                   # first n - n%12, 12 groups a word from bit 0 on; before them, unless n%12 is 0, a word for the rest, of which
+                   # the first n%3 begin at bit 0, and the others end at bit 60. (6 was an older layout of this name.)
     # Of weights of dense_i8 (I8 constants; rows = output channels), and of nothing else. What is not there is 0.
     "QUADS": 7,    # [ceil(rows/16)] tiles of [ceil(cols/8)*2] steps of 64 bytes: byte 4*c + j of step s = column 4*s+j of channel c
 }

@@ -14,7 +14,7 @@ from bvtdeploy.ir.types import BIPOLAR, TERNARY
 from bvtdeploy.lower.memory import Request, align, plan
 from bvtdeploy.lower.pack import pack_quads, pack_stored, quads_stride, trit_stride
 from bvtdeploy.lower.schedule import Group, schedule, whole_inputs
-from bvtdeploy.lower.weights import DEFAULT, MOST_COLUMNS, TILES, Costs, Measured, Product, choose, pack_weight
+from bvtdeploy.lower.weights import DEFAULT, MOST_COLUMNS, TILES, Costs, Measured, Product, choose, pack_weight, table_rows
 from bvtdeploy.lower.weights import scratch_bytes as bgemm_scratch
 from bvtdeploy.ops import REGISTRY, attention, dense_i8
 from bvtdeploy.ops.activation import KINDS as ACTIVATIONS
@@ -373,7 +373,7 @@ class _Lowering:
         blocks = [b for b in BLOCKS if b * MIN_BLOCKS <= group.rows]
         budget = ATTENTION_BUDGET if any(op.kind == "attention" for op in group.ops) else TILE_BUDGET
         if any(self._weight_layout(op) == "LUT" for op in group.ops):  # its kernel makes 32 or 16 rows at a time
-            blocks, budget = [b for b in (*BLOCKS[1:-1],) if b * MIN_BLOCKS <= group.rows + b], TABLE_BUDGET
+            blocks, budget = [b for b in BLOCKS if 16 <= b <= min(table_rows(group.rows), group.rows)], TABLE_BUDGET
         for block in (*blocks, min(BLOCKS[-1], group.rows)):
             sizes = [_size(self.result.values[self.index[v]], block) for v in values]
             requests = [Request(size, *span) for size, span in zip(sizes, spans, strict=True)]

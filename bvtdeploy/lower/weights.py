@@ -26,6 +26,7 @@ CSA_STEPS: Final = 60
 GROUP: Final = 5
 LUT_MOST: Final = 52  # groups of a part of LUT
 LUT_WORD: Final = 12  # groups of a word
+LUT_FEW: Final = 6  # rows beside whole tiles that are not worth a tile
 
 
 def _ceil(a: int, b: int) -> int:
@@ -127,9 +128,9 @@ def unpack_weight(packed: Bytes, layout: str, rows: int, cols: int) -> Codes:
         groups = packed.reshape(tiles, -1, channels).transpose(0, 2, 1)
         ones = (groups[..., None] >> np.arange(GROUP, dtype=np.uint8) & 1).reshape(tiles * channels, -1)
     elif layout == "LUT":
-        words = np.unpackbits(packed.reshape(tiles, -1, channels, 8).transpose(0, 2, 1, 3), axis=3, bitorder="little")
+        words: Bytes = np.unpackbits(packed.reshape(tiles, -1, channels, 8).transpose(0, 2, 1, 3), axis=3, bitorder="little")
         places = (_lut_places(cols)[:, None] + np.arange(GROUP)).reshape(-1)
-        ones = words.reshape(tiles * channels, -1)[:, places]
+        ones = words.reshape(tiles * channels, -1).take(places, axis=1)
     else:
         by_channel = np.ascontiguousarray(packed.reshape(tiles, -1, channels).transpose(0, 2, 1)).reshape(tiles * channels, -1)
         if layout == "CSA":
@@ -150,24 +151,35 @@ class Cost:
         output: of an element of the output.
         table: of a bit of the rows, once for all outputs (of LUT: building its tables).
         trits: of a multiply-accumulate of rows of trits; 0: the same as `mac`.
+        narrow: how many times as much where rows come by 16, not by 32 (of LUT, see `table_rows`); 0: the same.
     """
 
     mac: float
     output: float
     table: float = 0.0
     trits: float = 0.0
+    narrow: float = 0.0
 
 
 Costs = Mapping[str, Cost]  # by layout; a layout that is not there is not taken
 Measured = Mapping[Product, str]  # the fastest layout on a device (bench/tune.py)
 
 
+def table_rows(rows: int) -> int:
+    """Rows of a call, so that the tables of LUT are of 32 rows if three threads still have work, and else of 16."""
+    return 32 if rows >= 96 else 16
+
+
 def cycles(cost: Cost, layout: str, product: Product) -> float:
     """Modelled cycles of a product."""
     rows, cols, outputs, trits = product
     channels, step = TILES[layout][0], ROWS[layout]
-    made = _ceil(rows, step) * step
+    made: float = _ceil(rows, step) * step
     mac = cost.trits if trits and cost.trits else cost.mac
+    if layout == "LUT" and 0 < rows % step <= LUT_FEW:  # these have no tables, and take twice as long
+        made = rows // step * step + 2 * (rows % step)
+    if table_rows(rows) < 32 and cost.narrow:
+        made *= cost.narrow
     return made * (_ceil(outputs, channels) * channels * (cols * mac + cost.output) + cols * cost.table)
 
 
@@ -190,6 +202,7 @@ __all__ = [
     "cycles",
     "pack_weight",
     "scratch_bytes",
+    "table_rows",
     "takes",
     "unpack_weight",
 ]

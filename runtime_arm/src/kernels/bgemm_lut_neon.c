@@ -361,6 +361,102 @@ static void tile(const bvt_call *call, uint32_t row, uint32_t rows) {
     }
 }
 
+/* ---- Few rows: tables would not pay, words are compared ---------------------------------------------------------------------- */
+
+#define PAIR 2u    /* rows at a time */
+#define MOST 31u   /* words whose bits a byte counts */
+#define FEW 6u     /* more rows are worth a tile */
+
+/* n <= 60 columns of a line of bits; col is a multiple of 4. */
+static uint64_t columns(const uint8_t *line, size_t bytes, uint32_t col, uint32_t n) {
+    uint64_t word = 0;
+    if (col / 8 < bytes) memcpy(&word, line + col / 8, bytes - col / 8 < 8 ? bytes - col / 8 : 8);
+    return word >> col % 8 & ((UINT64_C(1) << n) - 1);
+}
+
+/* A line of bits as the words of a channel; `step` words from one to the next. Returns how many. */
+static uint32_t line_words(uint64_t *to, size_t step, const uint8_t *line, uint32_t k) {
+    const uint32_t groups = bvt_groups(k), most = bvt_lut_part(groups);
+    uint32_t words = 0;
+    for (uint32_t at = 0; at < groups; at += most) {
+        const uint32_t n = bvt_min_u32(most, groups - at), odd = n % BVT_WORD_GROUPS, col = at * BVT_GROUP;
+        if (odd) {
+            const unsigned low = odd % 3 * BVT_GROUP, all = odd * BVT_GROUP;
+            const uint64_t word = columns(line, (k + 7) / 8, col + (n - odd) * BVT_GROUP, all);
+            to[step * words++] = (word & ((UINT64_C(1) << low) - 1)) | word >> low << (BVT_WORD - all + low);
+        }
+        for (uint32_t i = 0; i < n / BVT_WORD_GROUPS; i++)
+            to[step * words++] = columns(line, (k + 7) / 8, col + i * BVT_WORD, BVT_WORD);
+    }
+    return words;
+}
+
+static void few_rows(const bvt_call *call, uint32_t row, uint32_t rows) {
+    const bvt_view *x = &call->in[0], *weight = &call->in[1], *y = &call->out[0];
+    const bool trits = x->dtype == BVT_DTYPE_TRITS;
+    const uint32_t k = weight->cols;
+    uint64_t *words = call->scratch; /* [word][row][sign, not 0] */
+    uint32_t n = 0;
+    int32_t ones[PAIR];
+    for (uint32_t r = 0; r < PAIR; r++) { /* a missing row is the one before */
+        const uint32_t from = row + bvt_min_u32(r, rows - 1);
+        n = line_words(words + 2 * r, 2 * PAIR, bvt_row_bits(x, from), k);
+        ones[r] = trits ? present(x, from, 0, (k + 7) / 8) : (int32_t)k;
+        if (trits) line_words(words + 2 * r + 1, 2 * PAIR, bvt_row_bits(x, from) + bvt_plane(x->cols), k);
+        else
+            for (uint32_t i = 0; i < n; i++) words[2 * PAIR * i + 2 * r + 1] = UINT64_MAX;
+    }
+    for (uint32_t col = 0; col < y->cols; col += BVT_LUT_CHANNELS) {
+        const uint8_t *w = weight->base + col / BVT_LUT_CHANNELS * weight->stride;
+        const uint64_t *a = words;
+        uint16x8_t differing[PAIR] = {vdupq_n_u16(0), vdupq_n_u16(0)};
+        for (uint32_t left = n; left;) {
+            const uint32_t now = bvt_min_u32(left, MOST);
+            uint8x16_t c00 = vdupq_n_u8(0), c01 = c00, c02 = c00, c03 = c00, c10 = c00, c11 = c00, c12 = c00, c13 = c00;
+            for (uint32_t i = 0; i < now; i++, w += 64, a += 2 * PAIR) {
+                const uint8x16_t w0 = vld1q_u8(w), w1 = vld1q_u8(w + 16), w2 = vld1q_u8(w + 32), w3 = vld1q_u8(w + 48);
+#define DIFFER(r, v) vandq_u8(veorq_u8(sign##r, v), some##r)
+#define COUNT(r)                                                                                                 \
+    {                                                                                                            \
+        const uint8x16_t sign##r = vreinterpretq_u8_u64(vld1q_dup_u64(a + 2 * (r)));                             \
+        const uint8x16_t some##r = vreinterpretq_u8_u64(vld1q_dup_u64(a + 2 * (r) + 1));                         \
+        c##r##0 = vaddq_u8(c##r##0, vcntq_u8(DIFFER(r, w0))), c##r##1 = vaddq_u8(c##r##1, vcntq_u8(DIFFER(r, w1))); \
+        c##r##2 = vaddq_u8(c##r##2, vcntq_u8(DIFFER(r, w2))), c##r##3 = vaddq_u8(c##r##3, vcntq_u8(DIFFER(r, w3))); \
+    }
+                COUNT(0) COUNT(1)
+#undef COUNT
+#undef DIFFER
+            }
+#define SUM(r)                                                                                                    \
+    differing[r] = vaddq_u16(differing[r], vpaddq_u16(vpaddq_u16(vpaddlq_u8(c##r##0), vpaddlq_u8(c##r##1)),        \
+                                                      vpaddq_u16(vpaddlq_u8(c##r##2), vpaddlq_u8(c##r##3))));
+            SUM(0) SUM(1)
+#undef SUM
+            left -= now;
+        }
+        for (uint32_t r = 0; r < rows; r++) {
+            const int16x8_t dot = vsubq_s16(vdupq_n_s16((int16_t)ones[r]), vreinterpretq_s16_u16(vshlq_n_u16(differing[r], 1)));
+            int16_t copy[BVT_LUT_CHANNELS], *to = (int16_t *)bvt_row(y, row + r) + col;
+            if (y->cols - col >= BVT_LUT_CHANNELS) {
+                vst1q_s16(to, dot);
+                continue;
+            }
+            vst1q_s16(copy, dot);
+            memcpy(to, copy, (y->cols - col) * sizeof *to);
+        }
+    }
+}
+
 void bvt_bgemm_lut(const bvt_call *call, uint32_t row0, uint32_t row1) {
-    for (uint32_t row = row0; row < row1; row += ROWS) tile(call, row, bvt_min_u32(row1 - row, ROWS));
+    while (row0 < row1) {
+        uint32_t rows = bvt_min_u32(row1 - row0, ROWS);
+        if (rows > ROWS / 2 && rows <= ROWS / 2 + FEW) rows = ROWS / 2;
+        if (rows > FEW) {
+            tile(call, row0, rows);
+        } else {
+            rows = bvt_min_u32(rows, PAIR);
+            few_rows(call, row0, rows);
+        }
+        row0 += rows;
+    }
 }
