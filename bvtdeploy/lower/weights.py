@@ -128,9 +128,9 @@ def unpack_weight(packed: Bytes, layout: str, rows: int, cols: int) -> Codes:
         groups = packed.reshape(tiles, -1, channels).transpose(0, 2, 1)
         ones = (groups[..., None] >> np.arange(GROUP, dtype=np.uint8) & 1).reshape(tiles * channels, -1)
     elif layout == "LUT":
-        words: Bytes = np.unpackbits(packed.reshape(tiles, -1, channels, 8).transpose(0, 2, 1, 3), axis=3, bitorder="little")
+        spread = np.unpackbits(packed.reshape(tiles, -1, channels, 8).transpose(0, 2, 1, 3), axis=3, bitorder="little")
         places = (_lut_places(cols)[:, None] + np.arange(GROUP)).reshape(-1)
-        ones = words.reshape(tiles * channels, -1).take(places, axis=1)
+        ones = np.take(spread.reshape(tiles * channels, -1), places, axis=1).astype(np.uint8)
     else:
         by_channel = np.ascontiguousarray(packed.reshape(tiles, -1, channels).transpose(0, 2, 1)).reshape(tiles * channels, -1)
         if layout == "CSA":
