@@ -20,7 +20,7 @@ from bvtdeploy.artifact.reader import Artifact, read
 from bvtdeploy.build.files import write_whole
 from bvtdeploy.device import Device, RunOptions
 from bvtdeploy.errors import UserError
-from bvtdeploy.lower.weights import DEFAULT, FOR_TRITS, MOST_COLUMNS, TILES, Cost, Product, takes
+from bvtdeploy.lower.weights import DEFAULT, FOR_BITS, MOST_COLUMNS, TILES, Cost, Product, takes
 from bvtdeploy.profile.environment import read_environment
 from bvtdeploy.profile.stability import doubts
 
@@ -136,7 +136,7 @@ def load_tuning(path: Path) -> dict[Product, str]:
             raise UserError("the tuning file is not valid", where=str(path), why=why, fix=fix)
         rows, cols, outputs = (int(size) for size in shape)
         if not takes(layout, cols, trits):
-            what = "no trits" if layout not in FOR_TRITS and trits else f"at most {MOST_COLUMNS} columns"
+            what = "no trits" if layout in FOR_BITS and trits else f"at most {MOST_COLUMNS} columns"
             why = f"product {number}: {layout.lower()} takes {what}"
             raise UserError("the tuning file is not valid", where=str(path), why=why, fix=fix)
         found[Product(rows, cols, outputs, trits)] = layout

@@ -50,8 +50,9 @@ class Board:
         cpu_parts: "implementer:part" of its cores, as /proc/cpuinfo has them.
         notes: what else one should know, in sentences.
         bgemm: what a binary product costs by the layout of its weights (lower-case names): modelled cycles of 1000
-            multiply-accumulates, of 1000 outputs, of 1000 weights once a call (0 where it is not there), and of 1000
-            multiply-accumulates of rows with zeros (0: as of those without). Empty: lanes16.
+            multiply-accumulates, of 1000 outputs, of 1000 bits of the rows once for all outputs (0 where it is not there), of
+            1000 multiply-accumulates of rows with zeros (0: as of those without), and how many thousandths a row costs where
+            rows come by 16 (0: the same). Empty: lanes16.
     """
 
     name: str

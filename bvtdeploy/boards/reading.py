@@ -126,9 +126,9 @@ def _costs_problems(table: object) -> list[str]:
     problems = [f"bgemm.{name} is unknown ({suggest(name, names)})" for name in table if name not in names]
     for name, costs in table.items():
         if not (
-            isinstance(costs, list) and 2 <= len(costs) <= 4 and all(type(x) in (int, float) and 0 <= x < math.inf for x in costs)
+            isinstance(costs, list) and 2 <= len(costs) <= 5 and all(type(x) in (int, float) and 0 <= x < math.inf for x in costs)
         ):
-            problems.append(f"bgemm.{name} must be two to four numbers")
+            problems.append(f"bgemm.{name} must be two to five numbers")
     return problems
 
 

@@ -24,7 +24,9 @@ from bvtdeploy.ops.epilogue import RESIDUALS, ROLES, small_dots
 BLOCKS: Final = (64, 32, 16, 8)
 TILE_BUDGET: Final = 24 * 1024  # bytes of a block's values: with the weights that pass by they should stay in a 32 KB L1
 MIN_BLOCKS: Final = 4  # so that a few threads have something to share
-TABLE_BUDGET: Final = 160 * 1024  # the same where tables of weights or of an attention's values are made for each block: L2
+ATTENTION_ROWS: Final = 128
+ATTENTION_BUDGET: Final = 160 * 1024  # the same where tables of an attention's values are made for each block: in L2
+TABLE_BUDGET: Final = 256 * 1024  # where a table of the rows is built for each block: of 32 rows; they should stay in L2
 WIDENED_ROWS: Final = 8  # of f16, that a kernel of f32 reads at a time
 
 _DTYPE = {"f32": "F32", "f16": "F16", "i32": "I32", "bits": "BITS", "u64": "U64", "f64": "F64", "i8": "I8"}
@@ -180,6 +182,12 @@ def _layout(value: Value) -> str:
             raise ValueError(f"%{value.name} is a constant {value.type}: only {BIPOLAR} constants have a layout")
         return DEFAULT
     return "COLS" if value.type.packed == 0 else "ROWS"
+
+
+def _attention_rows(rows: int) -> int:
+    """Rows of a call of an attention, so that the tables of its values are used by many and four threads still have work."""
+    quarter = -(-rows // MIN_BLOCKS)
+    return min(ATTENTION_ROWS, -(-quarter // 8) * 8, rows)
 
 
 def _size(v: LoweredValue, rows: int) -> int:
@@ -370,8 +378,11 @@ class _Lowering:
             assert v.producer is not None
             spans.append((step[v.producer], max([step[user] for user in v.users], default=step[v.producer])))
         blocks, budget = [b for b in BLOCKS if b * MIN_BLOCKS <= group.rows], TILE_BUDGET
-        if any(op.kind == "attention" or self._weight_layout(op) == "LUT" for op in group.ops):
-            blocks, budget = [table_rows(group.rows), *(b for b in BLOCKS if b < table_rows(group.rows))], TABLE_BUDGET
+        if any(self._weight_layout(op) == "LUT" for op in group.ops):  # its kernel makes 32 or 16 rows at a time
+            blocks, budget = [b for b in BLOCKS if 16 <= b <= min(table_rows(group.rows), group.rows)], TABLE_BUDGET
+        elif any(op.kind == "attention" for op in group.ops):
+            most = _attention_rows(group.rows)
+            blocks, budget = [most, *(b for b in BLOCKS if b < most)], ATTENTION_BUDGET
         for block in (*blocks, min(BLOCKS[-1], group.rows)):
             sizes = [_size(self.result.values[self.index[v]], block) for v in values]
             requests = [Request(size, *span) for size, span in zip(sizes, spans, strict=True)]

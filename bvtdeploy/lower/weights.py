@@ -18,17 +18,40 @@ from bvtdeploy.lower.pack import Codes, pack_rows, unpack_rows
 
 Bytes = npt.NDArray[np.uint8]
 DEFAULT: Final = "LANES16"
-FOR_TRITS: Final = (DEFAULT, "TBL2")  # the others are for bits
+FOR_BITS: Final = ("CSA",)  # the others are for trits, too
 MOST_COLUMNS: Final = 32766  # of every layout but LANES16, and of dots in 16 bits: thresholds beyond are then -+32768
-ROWS: Final = 4  # of every layout but LANES16: their kernels make so many rows at a time
-TABLE_ROWS: Final = 128  # most rows of a call that use a table of LUT before it is overwritten
+ROWS: Final[Mapping[str, int]] = {"LANES16": 1, "CSA": 4, "TBL2": 4, "LUT": 16}  # that a kernel makes at a time
 
 CSA_STEPS: Final = 60
 GROUP: Final = 5
+LUT_MOST: Final = 52  # groups of a part of LUT
+LUT_WORD: Final = 12  # groups of a word
+LUT_FEW: Final = 6  # rows beside whole tiles that are not worth a tile
 
 
 def _ceil(a: int, b: int) -> int:
     return -(-a // b)
+
+
+def lut_parts(cols: int) -> list[int]:
+    """Groups of each part of `cols` columns in layout LUT: equal multiples of 4, and a last part with the rest."""
+    groups = _ceil(cols, GROUP)
+    parts = _ceil(groups, LUT_MOST)
+    size = _ceil(groups, 4 * parts) * 4
+    return [size] * (parts - 1) + [groups - size * (parts - 1)]
+
+
+def _lut_places(cols: int) -> npt.NDArray[np.intp]:
+    """The bit of a channel's words in layout LUT where each group begins."""
+    places, word = [], 0
+    for n in lut_parts(cols):
+        odd = n % LUT_WORD
+        first = word + (odd > 0)
+        places += [64 * (first + g // LUT_WORD) + GROUP * (g % LUT_WORD) for g in range(n - odd)]
+        places += [64 * word + GROUP * g for g in range(odd % 3)]
+        places += [64 * word + GROUP * (LUT_WORD - odd + g) for g in range(odd % 3, odd)]
+        word += _ceil(n, LUT_WORD)
+    return np.array(places, np.intp)
 
 
 # layout -> (channels of a tile, bytes of a tile of `cols` columns)
@@ -36,7 +59,7 @@ TILES: Final[Mapping[str, tuple[int, Callable[[int], int]]]] = {
     "LANES16": (16, lambda cols: 16 * _ceil(cols, 8)),
     "CSA": (32, lambda cols: 32 * 2 * _ceil(cols, 16)),
     "TBL2": (64, lambda cols: 64 * _ceil(cols, GROUP)),
-    "LUT": (32, lambda cols: 16 * 5 * _ceil(cols, 20)),
+    "LUT": (8, lambda cols: 64 * sum(_ceil(n, LUT_WORD) for n in lut_parts(cols))),
 }
 
 
@@ -51,7 +74,7 @@ class Product(NamedTuple):
 
 def takes(layout: str, cols: int, trits: bool) -> bool:
     """Whether products of one group, with `cols` columns and with rows of trits, can have their weight in a layout."""
-    return layout == DEFAULT or (cols <= MOST_COLUMNS and (not trits or layout in FOR_TRITS))
+    return layout == DEFAULT or (cols <= MOST_COLUMNS and not (trits and layout in FOR_BITS))
 
 
 def scratch_bytes(layout: str, cols: int, trits: bool = False) -> int:
@@ -60,7 +83,7 @@ def scratch_bytes(layout: str, cols: int, trits: bool = False) -> int:
         return 16 * 8 * min(_ceil(2 * _ceil(cols, 16), 8) * 8, 64)
     if layout == "TBL2":
         return _ceil((16 if trits else 8) * 8 * _ceil(cols, 8 * GROUP), 64) * 64
-    return 20480 if layout == "LUT" else 0
+    return 29184 if layout == "LUT" else 0
 
 
 def pack_weight(codes: Codes, layout: str) -> Bytes:
@@ -79,9 +102,11 @@ def pack_weight(codes: Codes, layout: str) -> Bytes:
         groups = bits(_ceil(cols, GROUP) * GROUP).reshape(tiles, channels, -1, GROUP)
         packed = (groups << np.arange(GROUP, dtype=np.uint8)).sum(axis=3, dtype=np.uint8).transpose(0, 2, 1)
     elif layout == "LUT":
-        nibbles = bits(_ceil(cols, 20) * 20).reshape(tiles, 2, 16, -1, 4)
-        low, high = np.moveaxis((nibbles << np.arange(4, dtype=np.uint8)).sum(axis=4, dtype=np.uint8), 1, 0)
-        packed = (low | high << 4).transpose(0, 2, 1)
+        groups = bits(_ceil(cols, GROUP) * GROUP).reshape(tiles, channels, -1, GROUP)
+        words = np.zeros((tiles, channels, size), np.uint8)  # of 64 bits: a tile has a byte for each bit of a channel's words
+        for bit in range(GROUP):
+            words[:, :, _lut_places(cols) + bit] = groups[..., bit]
+        packed = np.packbits(words, axis=2, bitorder="little").reshape(tiles, channels, -1, 8).transpose(0, 2, 1, 3)
     else:
         step = size // channels
         by_channel = np.zeros((tiles * channels, step), np.uint8)
@@ -103,9 +128,9 @@ def unpack_weight(packed: Bytes, layout: str, rows: int, cols: int) -> Codes:
         groups = packed.reshape(tiles, -1, channels).transpose(0, 2, 1)
         ones = (groups[..., None] >> np.arange(GROUP, dtype=np.uint8) & 1).reshape(tiles * channels, -1)
     elif layout == "LUT":
-        steps = packed.reshape(tiles, -1, 16).transpose(0, 2, 1)
-        nibbles = np.stack([steps & 15, steps >> 4], axis=1)
-        ones = (nibbles[..., None] >> np.arange(4, dtype=np.uint8) & 1).reshape(tiles * channels, -1)
+        spread = np.unpackbits(packed.reshape(tiles, -1, channels, 8).transpose(0, 2, 1, 3), axis=3, bitorder="little")
+        places = (_lut_places(cols)[:, None] + np.arange(GROUP)).reshape(-1)
+        ones = np.take(spread.reshape(tiles * channels, -1), places, axis=1).astype(np.uint8)
     else:
         by_channel = np.ascontiguousarray(packed.reshape(tiles, -1, channels).transpose(0, 2, 1)).reshape(tiles * channels, -1)
         if layout == "CSA":
@@ -124,14 +149,16 @@ class Cost:
     Attributes:
         mac: of a multiply-accumulate.
         output: of an element of the output.
-        weight: of a weight bit, once for all rows of a call (of LUT: building its tables).
+        table: of a bit of the rows, once for all outputs (of LUT: building its tables).
         trits: of a multiply-accumulate of rows of trits; 0: the same as `mac`.
+        narrow: how many times as much where rows come by 16, not by 32 (of LUT, see `table_rows`); 0: the same.
     """
 
     mac: float
     output: float
-    weight: float = 0.0
+    table: float = 0.0
     trits: float = 0.0
+    narrow: float = 0.0
 
 
 Costs = Mapping[str, Cost]  # by layout; a layout that is not there is not taken
@@ -139,18 +166,21 @@ Measured = Mapping[Product, str]  # the fastest layout on a device (bench/tune.p
 
 
 def table_rows(rows: int) -> int:
-    """Rows of a call, so that the tables of LUT are used by many and four threads still have work."""
-    return min(TABLE_ROWS, _ceil(_ceil(rows, 4), 8) * 8, rows)
+    """Rows of a call, so that the tables of LUT are of 32 rows if three threads still have work, and else of 16."""
+    return 32 if rows >= 96 else 16
 
 
 def cycles(cost: Cost, layout: str, product: Product) -> float:
     """Modelled cycles of a product."""
     rows, cols, outputs, trits = product
-    channels = TILES[layout][0]
-    step = 1 if layout == DEFAULT else ROWS
-    made = _ceil(rows, step) * step * _ceil(outputs, channels) * channels
+    channels, step = TILES[layout][0], ROWS[layout]
+    made: float = _ceil(rows, step) * step
     mac = cost.trits if trits and cost.trits else cost.mac
-    return made * (cols * mac + cost.output) + _ceil(rows, table_rows(rows)) * outputs * cols * cost.weight
+    if layout == "LUT" and 0 < rows % step <= LUT_FEW:  # these have no tables, and take twice as long
+        made = rows // step * step + 2 * (rows % step)
+    if table_rows(rows) < 32 and cost.narrow:
+        made *= cost.narrow
+    return made * (_ceil(outputs, channels) * channels * (cols * mac + cost.output) + cols * cost.table)
 
 
 def choose(costs: Costs, product: Product, measured: Measured | None = None) -> str:

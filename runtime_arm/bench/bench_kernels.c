@@ -354,9 +354,9 @@ int main(int argc, char **argv) {
     if (argc == 8 && !strcmp(argv[1], "bgemm")) {
         const char *trits = strstr(argv[2], "-trits");
         const size_t name = trits ? (size_t)(trits - argv[2]) : strlen(argv[2]);
-        for (int i = BVT_LAYOUT_LANES16; i <= BVT_LAYOUT_LUT; i++)
-            if (strlen(layouts[i]) == name && !memcmp(argv[2], layouts[i], name))
-                return repeat(product(i, trits, (uint32_t)atoi(argv[3]), (uint32_t)atoi(argv[4]), (uint32_t)atoi(argv[5])),
+        for (unsigned i = BVT_LAYOUT_LANES16; i < sizeof layouts / sizeof *layouts; i++)
+            if (layouts[i] && strlen(layouts[i]) == name && !memcmp(argv[2], layouts[i], name))
+                return repeat(product((int)i, trits, (uint32_t)atoi(argv[3]), (uint32_t)atoi(argv[4]), (uint32_t)atoi(argv[5])),
                               (uint32_t)atoi(argv[6]), argv[7]);
     }
     if (argc == 2 && !strcmp(argv[1], "list")) {

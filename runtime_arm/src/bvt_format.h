@@ -66,7 +66,7 @@ enum {
     BVT_LAYOUT_LANES16 = 3,
     BVT_LAYOUT_CSA = 4,
     BVT_LAYOUT_TBL2 = 5,
-    BVT_LAYOUT_LUT = 6,
+    BVT_LAYOUT_LUT = 8,
     BVT_LAYOUT_QUADS = 7,
 };
 

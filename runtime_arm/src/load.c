@@ -691,7 +691,7 @@ bvt_op_info bvt_get_op(const bvt_model *m, uint32_t index) {
 bvt_value_info bvt_get_value(const bvt_model *m, uint32_t index) {
     static const char *const dtypes[] = {"?", "f32", "i32", "bits", "u64", "f64", "trits", "i16", "i8", "f16"};
     static const char *const storages[] = {"?", "const", "arena", "tile", "input", "output"};
-    static const char *const layouts[] = {"?", "rows", "cols", "lanes16", "csa", "tbl2", "lut", "quads"};
+    static const char *const layouts[] = {"?", "rows", "cols", "lanes16", "csa", "tbl2", "?", "quads", "lut"};
     static const char *const forms[] = {"as_is", "f16", "i8"};
     const bvt_rec_value *v = &m->values[index];
     return (bvt_value_info){

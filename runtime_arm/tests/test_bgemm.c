@@ -33,14 +33,30 @@ static bool is_one(int pattern, bool weight, uint32_t line, uint32_t col) {
     }
 }
 
+/* Words of a channel in LUT, and the bit of them where a column is (the number of columns: where they end). */
+static uint32_t lut_place(uint32_t cols, uint32_t col) {
+    const uint32_t groups = (cols + 4) / 5, parts = (groups + 51) / 52;
+    uint32_t part = 1, words = 0, from = 0, left = groups;
+    while (part * 4 * parts < groups) part++;
+    for (part *= 4; left; left -= part < left ? part : left, from += part) {
+        const uint32_t n = part < left ? part : left, odd = n % 12, group = col / 5 - from;
+        if (col < cols && group < n) {
+            if (group < n - odd) return (words + group / 12 + (odd > 0)) * 64 + group % 12 * 5 + col % 5;
+            return words * 64 + (group - (n - odd) < odd % 3 ? 5 * (group - (n - odd)) : 60 - 5 * (n - group)) + col % 5;
+        }
+        words += (n + 11) / 12;
+    }
+    return words * 64;
+}
+
 /* +-1 codes [outputs][k] in a layout; the padding channels and columns are zero bits. */
 static uint8_t *pack(const int8_t *codes, const shape *s, size_t *stride) {
-    const uint32_t width = s->layout == BVT_LAYOUT_LANES16 ? 16 : s->layout == BVT_LAYOUT_TBL2 ? 64 : 32;
+    const uint32_t width = s->layout == BVT_LAYOUT_LANES16 ? 16 : s->layout == BVT_LAYOUT_TBL2 ? 64 : s->layout == BVT_LAYOUT_LUT ? 8 : 32;
     const uint32_t steps = (s->k + 7) / 8;
     switch (s->layout) {
     case BVT_LAYOUT_CSA: *stride = (s->k + 15) / 16 * 2 * 32; break;
     case BVT_LAYOUT_TBL2: *stride = (s->k + 4) / 5 * 64; break;
-    case BVT_LAYOUT_LUT: *stride = (s->k + 19) / 20 * 5 * 16; break;
+    case BVT_LAYOUT_LUT: *stride = lut_place(s->k, s->k); break;
     default: *stride = steps * 16; break;
     }
     const uint32_t tiles = (s->outputs + width - 1) / width;
@@ -61,7 +77,8 @@ static uint8_t *pack(const int8_t *codes, const shape *s, size_t *stride) {
             if (codes[o * s->k + k] < 0) continue;
             if (s->layout == BVT_LAYOUT_LANES16) tile[k / 8 * 16 + lane] |= (uint8_t)(1u << k % 8);
             if (s->layout == BVT_LAYOUT_TBL2) tile[k / 5 * 64 + lane] |= (uint8_t)(1u << k % 5);
-            if (s->layout == BVT_LAYOUT_LUT) tile[k / 4 * 16 + lane % 16] |= (uint8_t)(1u << (k % 4 + lane / 16 * 4));
+            const uint32_t at = lut_place(s->k, k);
+            if (s->layout == BVT_LAYOUT_LUT) tile[at / 64 * 64 + lane * 8 + at % 64 / 8] |= (uint8_t)(1u << at % 8);
         }
     }
     return packed;
@@ -146,6 +163,21 @@ static void all_shapes(const bvt_kernel_entry *e, int layout) {
     RUN(.rows = 49, .k = 192, .outputs = 64, .block = 256);
     RUN(.rows = 197, .k = 64, .outputs = 96, .block = 256);
     RUN(.rows = 197, .k = 192, .outputs = 33, .block = 64);
+    if (layout == BVT_LAYOUT_LUT) {
+        /* Parts, and last words of all lengths, of rows in whole tiles and others. */
+        static const uint32_t tiles[] = {1, 5, 15, 16, 17, 31, 32, 33, 48, 49, 70};
+        for (uint32_t trits = 0; trits < 2; trits++) {
+            for (uint32_t k = 1; k <= 1100; k += k < 70 ? 1 : range(1, 13))
+                RUN(.rows = tiles[n % 11], .k = k, .outputs = outputs[n % 16], .trits = trits, .pattern = (int)below(N_PATTERNS), .block = 64);
+            static const uint32_t most[] = {60, 64, 192, 240, 255, 256, 257, 258, 260, 261, 384, 512, 513, 520, 768, 1024, 1040, 2048};
+            for (unsigned i = 0; i < sizeof most / sizeof *most; i++)
+                for (int pattern = RANDOM; pattern < N_PATTERNS; pattern++)
+                    RUN(.rows = 48, .k = most[i], .outputs = 19, .trits = trits, .pattern = pattern, .block = 256);
+        }
+        RUN(.rows = 5, .k = BVT_MOST_COLUMNS, .outputs = 3, .pattern = OPPOSITE);
+        RUN(.rows = 33, .k = BVT_MOST_COLUMNS, .outputs = 3, .pattern = ONES, .block = 64);
+        RUN(.rows = 5, .k = BVT_MOST_COLUMNS - 1, .outputs = 3, .trits = true);
+    }
     if (layout == BVT_LAYOUT_TBL2) {
         /* Parts of 51 groups, and a last one that may hold more columns than a byte counts, of rows that do count them all. */
         for (uint32_t trits = 0; trits < 2; trits++) {

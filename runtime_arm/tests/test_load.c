@@ -250,7 +250,9 @@ static void test_values(void) {
     BROKEN("value 3: its name", values[3].name = 1000);
     BROKEN("unknown dtype", values[3].dtype = BVT_DTYPE_F16 + 1);
     BROKEN("unknown storage", values[3].storage = 0);
-    BROKEN("unknown layout", values[3].layout = BVT_LAYOUT_QUADS + 1);
+    BROKEN("unknown layout", values[3].layout = BVT_LAYOUT_LUT + 1);
+    BROKEN("unknown layout", values[3].layout = 6); /* an older LUT */
+    BROKEN("", (values[3].layout = BVT_LAYOUT_LUT, values[3].cols = 0));
     BROKEN("reserved", values[3].reserved = 1);
     BROKEN("rows and cols", values[3].rows = 0);
     BROKEN("rows and cols", values[3].cols = (1 << 24) + 1);

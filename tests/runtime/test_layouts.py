@@ -15,7 +15,7 @@ from bvtdeploy.artifact.reader import read, to_graph  # noqa: E402
 from bvtdeploy.bench.tune import products  # noqa: E402
 from bvtdeploy.compiler import compile_model  # noqa: E402
 from bvtdeploy.ir.interp import run as interpret  # noqa: E402
-from bvtdeploy.lower.weights import FOR_TRITS, TILES, Cost  # noqa: E402
+from bvtdeploy.lower.weights import FOR_BITS, TILES, Cost  # noqa: E402
 from bvtdeploy.models import BinaryViTLe, BinaryViTLeConfig  # noqa: E402
 
 from .conftest import Runner  # noqa: E402
@@ -77,6 +77,6 @@ def test_products_of_trits(runner: Runner, tmp_path: Path) -> None:
     want = runner.crcs(files["LANES16"], raw)
     for layout, file in files.items():
         found = products(read(file)).values()
-        assert {got for product, got in found if product.trits} == {layout if layout in FOR_TRITS else "LANES16"}
+        assert {got for product, got in found if product.trits} == {"LANES16" if layout in FOR_BITS else layout}
         assert {got for product, got in found if not product.trits} == {layout}
         assert runner.crcs(file, raw) == want, layout

@@ -5,7 +5,7 @@
  *     of bits K' - 2*popcount(x xor weight), of trits (planes s, m) popcount(m) - 2*popcount((s xor weight) and m)
  *     any K' >= 1, pad bits are zero in all; of K' > BVT_MOST_COLUMNS out is i32
  *
- * Layouts other than LANES16 are for one group; CSA and LUT for bits.
+ * Layouts other than LANES16 are for one group; CSA for bits.
  */
 #include "bgemm.h"
 #include "bits.h"
@@ -15,20 +15,36 @@ uint32_t bvt_tile_channels(int layout) {
     case BVT_LAYOUT_LANES16: return 16;
     case BVT_LAYOUT_CSA: return 32;
     case BVT_LAYOUT_TBL2: return 64;
-    case BVT_LAYOUT_LUT: return 32;
+    case BVT_LAYOUT_LUT: return BVT_LUT_CHANNELS;
     default: return 0;
     }
 }
+
+/* Words of LUT that groups of one part take. */
+static uint32_t lut_words(uint32_t groups) { return (groups + BVT_WORD_GROUPS - 1) / BVT_WORD_GROUPS; }
 
 uint64_t bvt_tile_bytes(int layout, uint32_t cols) {
     switch (layout) {
     case BVT_LAYOUT_LANES16: return 16 * bvt_ceil_div(cols, 8);
     case BVT_LAYOUT_CSA: return 32 * (uint64_t)bvt_csa_steps(cols);
     case BVT_LAYOUT_TBL2: return 64 * (uint64_t)bvt_groups(cols);
-    /* 16 bytes are 4 columns of 32 channels. */
-    case BVT_LAYOUT_LUT: return 4 * BVT_LUT_COLUMNS * bvt_ceil_div(cols, BVT_LUT_COLUMNS);
+    case BVT_LAYOUT_LUT: {
+        const uint32_t groups = bvt_groups(cols), most = bvt_lut_part(groups), parts = bvt_lut_parts(groups);
+        return 8 * BVT_LUT_CHANNELS * ((uint64_t)(parts - 1) * lut_words(most) + lut_words(groups - (parts - 1) * most));
+    }
     default: return 0;
     }
+}
+
+/* Bit of LUT's words of a channel where a column is. */
+static size_t lut_bit(uint32_t cols, uint32_t col) {
+    const uint32_t groups = bvt_groups(cols), most = bvt_lut_part(groups), part = col / BVT_GROUP / most, group = col / BVT_GROUP % most;
+    const uint32_t n = bvt_min_u32(most, groups - part * most), odd = n % BVT_WORD_GROUPS, whole = n - odd;
+    uint32_t place; /* in the part; a word has 12 */
+    if (group < whole) place = group + (odd ? BVT_WORD_GROUPS : 0);
+    else if (group - whole < odd % 3) place = group - whole;
+    else place = BVT_WORD_GROUPS - (n - group);
+    return 64 * ((size_t)part * lut_words(most) + place / BVT_WORD_GROUPS) + place % BVT_WORD_GROUPS * BVT_GROUP + col % BVT_GROUP;
 }
 
 bool bvt_weight_bit(const bvt_view *weight, uint32_t row, uint32_t col) {
@@ -43,7 +59,10 @@ bool bvt_weight_bit(const bvt_view *weight, uint32_t row, uint32_t col) {
         if (step % 4 == 1 || step % 4 == 2) byte = ~byte;
         return byte >> col % 8 & 1;
     case BVT_LAYOUT_TBL2: return tile[(size_t)(col / BVT_GROUP) * 64 + lane] >> col % BVT_GROUP & 1;
-    case BVT_LAYOUT_LUT: return tile[(size_t)(col / 4) * 16 + lane % 16] >> (4 * (lane / 16) + col % 4) & 1;
+    case BVT_LAYOUT_LUT: {
+        const size_t bit = lut_bit(weight->cols, col);
+        return tile[bit / 64 * 64 + (size_t)lane * 8 + bit % 64 / 8] >> bit % 8 & 1;
+    }
     default: return tile[(size_t)step * 16 + lane] >> col % 8 & 1;
     }
 }
@@ -63,8 +82,7 @@ int bvt_check_bgemm(bvt_check *c) {
     const bool plain = groups == 1 && weight->cols <= BVT_MOST_COLUMNS, trits = dtype == BVT_DTYPE_TRITS;
     BVT_TRY(bvt_expect(c, plain || layout == BVT_LAYOUT_LANES16,
                        "groups and more than 32766 columns need a weight in layout lanes16"));
-    BVT_TRY(bvt_expect(c, !trits || layout == BVT_LAYOUT_LANES16 || layout == BVT_LAYOUT_TBL2,
-                       "trits need a weight in layout lanes16 or tbl2"));
+    BVT_TRY(bvt_expect(c, !trits || layout != BVT_LAYOUT_CSA, "trits need a weight in a layout other than csa"));
     c->whole = 2;
     c->scratch = bvt_bgemm_scratch(layout, weight->cols, trits);
     return BVT_OK;

@@ -9,12 +9,19 @@
 #define BVT_GROUP 5u       /* columns that TBL2 and LUT look up at a time */
 #define BVT_WORD 60u       /* columns that fit into a 64-bit word as whole groups */
 #define BVT_WORD_GROUPS 12u
-#define BVT_LUT_COLUMNS 20u /* columns that LUT stores together */
+#define BVT_LUT_MOST 52u /* groups of a part of LUT: 260 columns */
+#define BVT_LUT_CHANNELS 8u
 
 /* Steps of a tile in layout CSA: pairs. */
 static inline uint32_t bvt_csa_steps(uint32_t cols) { return ((cols + 7) / 8 + 1) & ~1u; }
 static inline uint32_t bvt_groups(uint32_t cols) { return (cols + BVT_GROUP - 1) / BVT_GROUP; }
 static inline uint32_t bvt_words(uint32_t cols) { return (cols + BVT_WORD - 1) / BVT_WORD; }
+/* LUT: parts, of no groups one (the loader asks before it refuses), and groups of each but the last, which has the rest. */
+static inline uint32_t bvt_lut_parts(uint32_t groups) { return groups ? (groups - 1) / BVT_LUT_MOST + 1 : 1; }
+static inline uint32_t bvt_lut_part(uint32_t groups) {
+    const uint32_t parts = 4 * bvt_lut_parts(groups);
+    return (groups + parts - 1) / parts * 4;
+}
 /* What the layouts but LANES16 hold, and up to which dots are i16; then ceil(threshold) may be cut to i16 as well. */
 #define BVT_MOST_COLUMNS 32766u
 
@@ -24,14 +31,11 @@ bool bvt_weight_bit(const bvt_view *weight, uint32_t row, uint32_t col);
 /* ---- Scratch --------------------------------------------------------------------------------------------------------------- */
 
 #define BVT_BGEMM_ROWS 8u        /* rows that CSA and TBL2 prepare at a time */
-#define BVT_LUT_ROWS 128u        /* rows that use a table of LUT before it is overwritten */
-#define BVT_LUT_WORDS 4u         /* words of a row between two updates of the output: 240 columns, which a u8 counts */
-#define BVT_LUT_TABLE_GROUPS 24u /* of a table: two words */
 
-/* Where the parts of LUT's scratch are. */
-#define BVT_LUT_TABLE_BYTES (BVT_LUT_TABLE_GROUPS * 32 * 16)
-#define BVT_LUT_WORDS_BYTES (BVT_LUT_WORDS * BVT_LUT_ROWS * 8)
-#define BVT_LUT_COUNTS_BYTES (BVT_LUT_ROWS * 32)
+/* LUT: the tables of a part, and its columns of 32 rows, in two planes. */
+#define BVT_LUT_TABLE 512u
+#define BVT_LUT_TABLE_BYTES (BVT_LUT_MOST * BVT_LUT_TABLE)
+#define BVT_LUT_NIBBLES 80u /* vectors of 4 columns that a part takes: up to 260 columns from a half byte on, in whole 8 bytes */
 
 /* TBL2: a u16 for each pair of 4 rows (of trits for each row) and group; whole vectors of 8 groups. */
 static inline uint32_t bvt_tbl2_offsets(uint32_t cols, bool trits) { return (trits ? 4 : 2) * ((bvt_groups(cols) + 7) & ~7u); }
@@ -42,7 +46,7 @@ static inline uint64_t bvt_bgemm_scratch(int layout, uint32_t cols, bool trits) 
     /* Every byte of the rows 16 times; whole words of 8 steps are written. */
     case BVT_LAYOUT_CSA: return 16 * BVT_BGEMM_ROWS * bvt_min_u32((bvt_csa_steps(cols) + 7) & ~7u, (BVT_CSA_STEPS + 7) & ~7u);
     case BVT_LAYOUT_TBL2: return bvt_align64(BVT_BGEMM_ROWS / 4 * 2 * (uint64_t)bvt_tbl2_offsets(cols, trits));
-    case BVT_LAYOUT_LUT: return BVT_LUT_TABLE_BYTES + BVT_LUT_WORDS_BYTES + BVT_LUT_COUNTS_BYTES;
+    case BVT_LAYOUT_LUT: return BVT_LUT_TABLE_BYTES + 2 * 16 * BVT_LUT_NIBBLES;
     default: return 0;
     }
 }
