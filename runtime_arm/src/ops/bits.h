@@ -11,21 +11,23 @@ static inline void bvt_put_bit(const bvt_view *out, uint32_t r, uint32_t c, size
     *byte |= (uint8_t)(bit << position);
 }
 
-/* Zeroes what follows the n bits of a line (a row of ROWS, a column of COLS), in both planes of trits. */
-static inline void bvt_pad_line(const bvt_view *out, uint8_t *line, uint32_t n) {
-    const size_t used = (n + 7) / 8, plane = out->dtype == BVT_DTYPE_TRITS ? bvt_plane(n) : out->stride;
-    if (plane - used >= sizeof(uint64_t)) {
-        for (size_t at = 0; at < out->stride; at += plane) memset(line + at + used, 0, plane - used);
+/* n bytes; up to 7 without a call, of which there would be one for every line. */
+static inline void bvt_zero_bytes(uint8_t *to, size_t n) {
+    const uint32_t zero = 0;
+    if (n > 7) {
+        memset(to, 0, n);
         return;
     }
-    /* Within the last word: no call, of which there would be one for every line. */
-    const uint64_t kept = UINT64_MAX >> 8 * (plane - used);
-    for (size_t end = plane; end <= out->stride; end += plane) {
-        uint64_t word;
-        memcpy(&word, line + end - sizeof word, sizeof word);
-        word &= kept;
-        memcpy(line + end - sizeof word, &word, sizeof word);
-    }
+    if (n & 4) memcpy(to, &zero, 4), to += 4;
+    if (n & 2) memcpy(to, &zero, 2), to += 2;
+    if (n & 1) *to = 0;
+}
+
+/* Zeroes what follows the n bits of a line (a row of ROWS, a column of COLS), in both planes of trits. No byte of the bits is written:
+ * those of a column may be another thread's. */
+static inline void bvt_pad_line(const bvt_view *out, uint8_t *line, uint32_t n) {
+    const size_t used = (n + 7) / 8, plane = out->dtype == BVT_DTYPE_TRITS ? bvt_plane(n) : out->stride;
+    for (size_t at = 0; at < out->stride; at += plane) bvt_zero_bytes(line + at + used, plane - used);
 }
 
 static inline void bvt_pad_row(const bvt_view *out, uint32_t r) {
