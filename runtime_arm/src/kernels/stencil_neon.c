@@ -34,13 +34,14 @@ static unsigned find_taps(tap *taps, const bvt_call *call, int y) {
 
 static bool is_cross(const tap *taps, unsigned n) {
     if (n != CROSS) return false;
+#pragma GCC unroll 1
     for (int t = 0; t < CROSS; t++)
         if (taps[t].dx != (t < 2 || t > 6 ? 0 : t - 4) || (t > 2 && t < 7 && taps[t].line != taps[2].line)) return false;
     return true;
 }
 
 /* The source of a tap at `at`, which is outside of the grid by less than a turn; NULL: there is none. */
-static const float *source_at(const bvt_call *call, const float *line, int at) {
+__attribute__((noinline)) static const float *source_at(const bvt_call *call, const float *line, int at) {
     const int width = call->op->attr[1];
     if (call->op->attr[3] == 1) at += at < 0 ? width : at >= width ? -width : 0;
     return (uint32_t)at < (uint32_t)width ? (const float *)(const void *)((const uint8_t *)line + (size_t)at * call->in[0].stride) : NULL;
@@ -48,29 +49,26 @@ static const float *source_at(const bvt_call *call, const float *line, int at) {
 
 /* ---- Crosses ------------------------------------------------------------------------------------------------------------- */
 
-/* Once, twice, three times as far, each in a register that the compiler takes for any number: else it adds to addresses before every load. */
+/* Bytes to the rows of a tile, each in a register that the compiler takes for any number: else it adds to addresses before every load. */
 typedef struct {
-    size_t times[4];
+    size_t times[8];
 } distance;
-INLINE distance distance_of(size_t one) {
-    distance d = {{0, one, 2 * one, 3 * one}};
-    __asm__("" : "+r"(d.times[1]), "+r"(d.times[2]), "+r"(d.times[3]));
+INLINE distance distance_of(size_t bytes) {
+    distance d;
+    for (unsigned i = 0; i < 8; i++) d.times[i] = i * bytes;
+    for (unsigned i = 1; i < 8; i++) __asm__("" : "+r"(d.times[i]));
     return d;
 }
-/* 8 channels of the rows of a tile, which are asked for one after the other. */
+/* 8 channels of the rows of a tile. */
 typedef struct {
-    float *half[2];
-    distance apart;
+    uint8_t *half[2];
 } rows;
-INLINE rows rows_from(const float *first, distance apart) {
-    rows r = {{(float *)(uintptr_t)first, (float *)(uintptr_t)first + 4}, apart};
+INLINE rows rows_from(const float *first) {
+    rows r = {{(uint8_t *)(uintptr_t)first, (uint8_t *)(uintptr_t)first + 16}};
     __asm__("" : "+r"(r.half[1]));
     return r;
 }
-INLINE float *row_at(rows *r, unsigned i, unsigned half) {
-    if (i % 4 == 0 && i) r->half[half] += 4 * r->apart.times[1];
-    return r->half[half] + r->apart.times[i % 4];
-}
+INLINE float *row_at(const rows *r, distance apart, unsigned i, unsigned half) { return (float *)(void *)(r->half[half] + apart.times[i]); }
 
 #define NO_LOADS_AHEAD __asm__ volatile("" ::: "memory") /* else GCC loads many at once, and spills */
 
@@ -78,23 +76,27 @@ INLINE float *row_at(rows *r, unsigned i, unsigned half) {
 INLINE void add_two(float32x4_t (*sum)[2], const float *x, const float *y, const float *weight, size_t row, distance apart,
                     const unsigned T) {
     const float32x4_t w[2][2] = {{vld1q_f32(weight), vld1q_f32(weight + 4)}, {vld1q_f32(weight + row), vld1q_f32(weight + row + 4)}};
-    rows from[2] = {rows_from(x, apart), rows_from(y, apart)};
+    const rows from[2] = {rows_from(x), rows_from(y)};
 #pragma GCC unroll 8
     for (unsigned i = 0; i < T; i++) {
         for (unsigned t = 0; t < 2; t++)
             for (unsigned half = 0; half < 2; half++)
-                sum[i][half] = vfmaq_f32(sum[i][half], vld1q_f32(row_at(&from[t], i, half)), w[t][half]);
+                sum[i][half] = vfmaq_f32(sum[i][half], vld1q_f32(row_at(&from[t], apart, i, half)), w[t][half]);
         NO_LOADS_AHEAD;
     }
 }
 
+/* vfmaq_f32, whose sums GCC moves to other registers every few tokens where as many are taken as here. */
+INLINE void add_product(float32x4_t *sum, float32x4_t x, float32x4_t w) {
+    __asm__("fmla %0.4s, %1.4s, %2.4s" : "+w"(*sum) : "w"(x), "w"(w));
+}
 /* Source j of the taps in the middle, which is 2 - j tokens before the tile's first. */
 INLINE void add_source(float32x4_t (*sum)[2], const float32x4_t (*w)[2], const float *x, const float *y, const unsigned j,
                        const unsigned T) {
     const float32x4_t a = vld1q_f32(x), b = vld1q_f32(y);
 #pragma GCC unroll 8
     for (unsigned i = 0; i < T; i++)
-        if (i <= j && j - i < MIDDLE) sum[i][0] = vfmaq_f32(sum[i][0], a, w[j - i][0]), sum[i][1] = vfmaq_f32(sum[i][1], b, w[j - i][1]);
+        if (i <= j && j - i < MIDDLE) add_product(&sum[i][0], a, w[j - i][0]), add_product(&sum[i][1], b, w[j - i][1]);
     NO_LOADS_AHEAD;
 }
 /* `around`: the two sources before the tile's own places and the two behind them, or NULL. */
@@ -103,12 +105,12 @@ INLINE void add_middle(float32x4_t (*sum)[2], const float *x, const float *const
     float32x4_t w[MIDDLE][2];
 #pragma GCC unroll 5
     for (unsigned t = 0; t < MIDDLE; t++, weight += row) w[t][0] = vld1q_f32(weight), w[t][1] = vld1q_f32(weight + 4);
-    rows from = rows_from(x, apart);
+    const rows from = rows_from(x);
     for (unsigned j = 0; j < 2; j++)
         if (around[j]) add_source(sum, w, around[j] + c, around[j] + c + 4, j, T);
 #pragma GCC unroll 8
     for (unsigned i = 0; i < T; i++) {
-        const float *a = row_at(&from, i, 0), *b = row_at(&from, i, 1);
+        const float *a = row_at(&from, apart, i, 0), *b = row_at(&from, apart, i, 1);
         add_source(sum, w, a, b, 2 + i, T);
     }
     for (unsigned j = 2; j < 4; j++)
@@ -120,17 +122,20 @@ INLINE uint32_t cross_tile(const bvt_call *call, const tap *taps, uint32_t y, ui
     static const float zeros[8];
     const uint32_t channels = call->in[0].cols;
     const size_t row = call->in[1].stride / sizeof(float);
-    const distance apart = distance_of(call->in[0].stride / sizeof(float)), stride = distance_of(call->out[0].stride / sizeof(float));
-    const size_t at = x * apart.times[1];
-    const float *shift = call->in[2].base ? bvt_row_f32(&call->in[2], 0) : NULL, *weight = taps->weight;
+    const distance apart = distance_of(call->in[0].stride); /* of outputs, too */
+    const size_t at = x * (apart.times[1] / sizeof(float));
+    const bool shift = call->in[2].base;
+    const float *first = shift ? bvt_row_f32(&call->in[2], 0) : zeros, *weight = taps->weight;
     const float *before[2] = {taps[0].line + at, taps[1].line + at}, *middle = taps[2].line + at;
     const float *after[2] = {taps[7].line + at, taps[8].line + at}, *around[4];
     float *out = bvt_row(&call->out[0], y * (uint32_t)call->op->attr[1] + x);
     uint32_t c = 0;
+#pragma GCC unroll 1
     for (int i = 0; i < 4; i++) around[i] = source_at(call, taps[2].line, (int)x + (i < 2 ? i - 2 : (int)T + i - 2));
     for (; c + 8 <= channels; c += 8, weight += 8) {
         float32x4_t sum[8][2];
-        const float *begin = shift ? shift + c : zeros;
+        const float *begin = first;
+        first += shift ? 8 : 0;
         for (unsigned i = 0; i < T; i++) {
             if (i == T / 2) __asm__("" : "+r"(begin)); /* half of them are loaded, the others copied */
             sum[i][0] = vld1q_f32(begin), sum[i][1] = vld1q_f32(begin + 4);
@@ -138,9 +143,9 @@ INLINE uint32_t cross_tile(const bvt_call *call, const tap *taps, uint32_t y, ui
         add_two(sum, before[0] + c, before[1] + c, weight, row, apart, T);
         add_middle(sum, middle + c, around, weight + 2 * row, row, apart, c, T);
         add_two(sum, after[0] + c, after[1] + c, weight + 7 * row, row, apart, T);
-        rows to = rows_from(out + c, stride);
+        const rows to = rows_from(out + c);
         for (unsigned i = 0; i < T; i++)
-            for (unsigned half = 0; half < 2; half++) vst1q_f32(row_at(&to, i, half), sum[i][half]);
+            for (unsigned half = 0; half < 2; half++) vst1q_f32(row_at(&to, apart, i, half), sum[i][half]);
     }
     return c;
 }
@@ -159,7 +164,7 @@ INLINE void add_tap(float32x4_t *sum, const float *x, const float32x4_t *w) {
 }
 
 /* Tokens x .. x+TOKENS-1 of line y, 16 channels at a time; returns the first channel that is left. */
-static uint32_t tile(const bvt_call *call, const tap *taps, unsigned n, uint32_t y, uint32_t x) {
+__attribute__((noinline)) static uint32_t tile(const bvt_call *call, const tap *taps, unsigned n, uint32_t y, uint32_t x) {
     const uint32_t channels = call->in[0].cols, width = (uint32_t)call->op->attr[1];
     const size_t apart = call->in[0].stride / sizeof(float), stride = call->out[0].stride / sizeof(float);
     const float *shift = call->in[2].base ? bvt_row_f32(&call->in[2], 0) : NULL;
@@ -171,7 +176,9 @@ static uint32_t tile(const bvt_call *call, const tap *taps, unsigned n, uint32_t
     for (unsigned t = 0; t < n; t++) {
         const int at = (int)x + taps[t].dx;
         s[t].inside = at >= 0 && at + (int)TOKENS <= (int)width, s[t].weight = taps[t].weight;
-        for (int i = 0; i < (s[t].inside ? 1 : (int)TOKENS); i++) s[t].source[i] = source_at(call, taps[t].line, at + i);
+        const int sources = s[t].inside ? 1 : (int)TOKENS;
+#pragma GCC unroll 1
+        for (int i = 0; i < sources; i++) s[t].source[i] = source_at(call, taps[t].line, at + i);
     }
     for (; c + 16 <= channels; c += 16) {
         float *out = (float *)bvt_row(&call->out[0], y * width + x) + c;
@@ -197,18 +204,24 @@ static uint32_t tile(const bvt_call *call, const tap *taps, unsigned n, uint32_t
 }
 
 /* Channels c .. of a token. */
-static void rest_of_token(const bvt_call *call, uint32_t token, uint32_t c) {
+__attribute__((noinline)) static void rest_of_token(const bvt_call *call, uint32_t token, uint32_t c) {
     const float *source[BVT_STENCIL_TAPS], *factor[BVT_STENCIL_TAPS], *shift = call->in[2].base ? bvt_row_f32(&call->in[2], 0) : NULL;
     const unsigned taps = bvt_stencil_sources(call, token, source, factor);
     const uint32_t channels = call->in[0].cols;
     float *out = bvt_row(&call->out[0], token);
-    for (; c + 4 <= channels; c += 4) {
-        float32x4_t sum = shift ? vld1q_f32(shift + c) : vdupq_n_f32(0);
-        for (unsigned t = 0; t < taps; t++) sum = vfmaq_f32(sum, vld1q_f32(source[t] + c), vld1q_f32(factor[t] + c));
-        vst1q_f32(out + c, sum);
+    for (; c + 16 <= channels; c += 16) {
+        float32x4_t sum[4], w[4];
+        for (unsigned v = 0; v < 4; v++) sum[v] = shift ? vld1q_f32(shift + c + 4 * v) : vdupq_n_f32(0);
+#pragma GCC unroll 1
+        for (unsigned t = 0; t < taps; t++) {
+            for (unsigned v = 0; v < 4; v++) w[v] = vld1q_f32(factor[t] + c + 4 * v);
+            add_tap(sum, source[t] + c, w);
+        }
+        for (unsigned v = 0; v < 4; v++) vst1q_f32(out + c + 4 * v, sum[v]);
     }
     for (; c < channels; c++) {
         float sum = shift ? shift[c] : 0;
+#pragma GCC unroll 1
         for (unsigned t = 0; t < taps; t++) sum = __builtin_fmaf(source[t][c], factor[t][c], sum);
         out[c] = sum;
     }
@@ -221,7 +234,7 @@ static void part_of_line(const bvt_call *call, uint32_t y, uint32_t first, uint3
     const uint32_t width = (uint32_t)call->op->attr[1], channels = call->in[0].cols;
     tap taps[BVT_STENCIL_TAPS];
     const unsigned n = find_taps(taps, call, (int)y);
-    const bool cross = end - first >= 6 && is_cross(taps, n);
+    const bool cross = end - first >= 6 && call->out[0].stride == call->in[0].stride && is_cross(taps, n);
     for (uint32_t x = first, tokens; x < end; x += tokens) {
         const uint32_t left = end - x;
         uint32_t c = 0;

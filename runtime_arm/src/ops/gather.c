@@ -52,7 +52,7 @@ void bvt_gather_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
         return;
     }
     /* Other codes that do. */
-    const bool rows = !element && parts == 1 && cols % 64 == 0 && out->dtype == call->in[1].dtype;
+    const bool rows = !element && parts == 1 && cols % 64 == 0 && out->dtype == call->in[1].dtype && out->stride == call->in[1].stride;
     for (uint32_t row = row0; row < row1; row++) {
         const int32_t *index = (const int32_t *)bvt_row(&call->in[0], row);
         uint8_t *to = bvt_row(out, row);
