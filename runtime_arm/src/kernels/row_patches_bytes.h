@@ -118,7 +118,6 @@ void ROW_PATCHES_KERNEL(const bvt_call *call, uint32_t row0, uint32_t row1) {
     if (groups == 1 && d == 1 && !pad && !plane && !padded && p.bytes == p.pixel && p.bytes % 8 == 0) {
         const size_t line = (size_t)k * p.bytes;
         if (line == 16) lines(&p, out, row0, row1, out_w, s, 16);
-        else if (line == 32) lines(&p, out, row0, row1, out_w, s, 32);
         else lines(&p, out, row0, row1, out_w, s, line);
         return;
     }

@@ -46,8 +46,7 @@ void bvt_gather_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
     const size_t element = out->dtype == BVT_DTYPE_F32 ? 4 : out->dtype == BVT_DTYPE_F16 ? 2 : 0, part = cols * element; /* 0: codes */
     /* Bits that fill whole words, one row of one source a row, are copied as they lie. An index of bits is never -1 (checked). */
     if (out->dtype == BVT_DTYPE_BITS && parts == 1 && cols % 64 == 0 && !call->in[2].base && out->stride == cols / 8) {
-        if (cols == 128) pick_rows(call, row0, row1, 16);
-        else if (cols == 256) pick_rows(call, row0, row1, 32);
+        if (cols == 256) pick_rows(call, row0, row1, 32);
         else pick_rows(call, row0, row1, cols / 8);
         return;
     }

@@ -20,7 +20,7 @@ int bvt_check_patches(bvt_check *c) {
     return BVT_OK;
 }
 
-/* Lines of k floats; a constant where networks have it. */
+/* Lines of k floats; inlined where k is a constant. */
 static inline void copy_patch(float *out, const bvt_view *image, const float *from, uint32_t channels, uint32_t height, const uint32_t k) {
     const size_t line = image->stride / sizeof *from;
     for (uint32_t c = 0; c < channels; c++, from += (height - k) * line)
@@ -37,8 +37,7 @@ void bvt_patches_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
     for (uint32_t row = row0; row < row1; row++) {
         const float *from = bvt_row_f32(image, y * s) + x * s;
         float *out = bvt_row(&call->out[0], row);
-        if (k == 16) copy_patch(out, image, from, channels, height, 16);
-        else if (k == 4) copy_patch(out, image, from, channels, height, 4);
+        if (k == 4) copy_patch(out, image, from, channels, height, 4);
         else copy_patch(out, image, from, channels, height, k);
         if (++x == out_w) x = 0, y++;
     }
