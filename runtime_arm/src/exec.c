@@ -208,17 +208,24 @@ static void resolve_group(const bvt_session *s, worker *w, const bvt_rec_group *
         bvt_call *call = &w->calls[i];
         call->op = op;
         call->scratch = w->tile + s->model->header->tile_bytes - op->scratch;
-        for (unsigned j = 0; j < BVT_N_IN; j++) call->in[j] = resolve_value(s, w, op->inputs[j]);
-        for (unsigned j = 0; j < BVT_N_OUT; j++) call->out[j] = resolve_value(s, w, op->outputs[j]);
+        call->tiles = 0;
+        for (unsigned j = 0; j < BVT_N_IN; j++) {
+            call->in[j] = resolve_value(s, w, op->inputs[j]);
+            call->tiles |= (uint32_t)call->in[j].tile << j;
+        }
+        for (unsigned j = 0; j < BVT_N_OUT; j++) {
+            call->out[j] = resolve_value(s, w, op->outputs[j]);
+            call->tiles |= (uint32_t)call->out[j].tile << (BVT_N_IN + j);
+        }
     }
 }
 
 /* Tile values hold the rows from row0 on. */
 static void move_tile(bvt_call *call, uint32_t row0) {
-    for (unsigned j = 0; j < BVT_N_IN; j++)
-        if (call->in[j].tile) call->in[j].first = row0;
-    for (unsigned j = 0; j < BVT_N_OUT; j++)
-        if (call->out[j].tile) call->out[j].first = row0;
+    for (uint32_t left = call->tiles; left; left &= left - 1) {
+        const unsigned i = (unsigned)__builtin_ctz(left);
+        (i < BVT_N_IN ? &call->in[i] : &call->out[i - BVT_N_IN])->first = row0;
+    }
 }
 
 /* The two planes of a line of n trits, without their padding. */

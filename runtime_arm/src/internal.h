@@ -134,8 +134,10 @@ typedef struct {
 typedef struct {
     const bvt_rec_op *op;
     bvt_view in[BVT_N_IN], out[BVT_N_OUT];
-    void *scratch; /* op->scratch bytes, aligned to 64 */
+    void *scratch;  /* op->scratch bytes, aligned to 64 */
+    uint32_t tiles; /* bit i: in[i], and bit BVT_N_IN + i: out[i], is a tile */
 } bvt_call;
+_Static_assert(BVT_N_IN + BVT_N_OUT <= 32, "bvt_call.tiles");
 
 /* Produces rows row0 .. row1-1 of every output. row0 is a multiple of 8; row1 is one too, or the number of rows. */
 typedef void (*bvt_kernel)(const bvt_call *call, uint32_t row0, uint32_t row1);

@@ -208,7 +208,11 @@ static void case_row_patches(test_case *t, uint32_t size) {
     static const int dtypes[] = {BVT_DTYPE_F32, BVT_DTYPE_BITS, BVT_DTYPE_TRITS};
     random_window(t->op.attr, size ? 8 : 5);
     int32_t *a = t->op.attr;
-    const uint32_t padding = below(3), k = (uint32_t)a[2], groups = range(1, 3), c = groups * range(1, size ? 40 : 12);
+    const uint32_t padding = below(3), groups = range(1, 4), form = below(3);
+    /* Channels of any number, of whole bytes, and of whole words; patches of 3 x 3 in four groups are a form of their own. */
+    const uint32_t c = groups * (form == 0 ? range(1, size ? 40 : 12) : form == 1 ? 8 * range(1, 4) : 64 * range(1, 2));
+    if (form && groups == 4) a[2] = 3, a[0] += 3, a[1] += 3;
+    const uint32_t k = (uint32_t)a[2];
     uint32_t rows = pad_window(a, padding);
     if (k > 1 && a[0] + 2 * a[4] > 2 * a[2] && a[1] + 2 * a[4] > 2 * a[2] && coin()) {
         const int32_t span = 2 * (a[2] - 1) + 1;
@@ -225,7 +229,8 @@ static void case_row_patches(test_case *t, uint32_t size) {
 
 static void case_avg_pool(test_case *t, uint32_t size) {
     random_window(t->op.attr, size ? 8 : 5);
-    const uint32_t rows = pad_window(t->op.attr, below((uint32_t)t->op.attr[2])), c = range(1, size ? 70 : 20);
+    if (coin()) t->op.attr[2] = t->op.attr[3] = 2, t->op.attr[0]++, t->op.attr[1]++; /* 2 x 2 side by side is a form of its own */
+    const uint32_t rows = pad_window(t->op.attr, below((uint32_t)t->op.attr[2])), c = coin() ? 32 * range(1, 2) : range(1, size ? 70 : 20);
     add_in(t, 0, real, BVT_LAYOUT_ROWS, (uint32_t)(t->op.attr[0] * t->op.attr[1]), c);
     add_out(t, 0, real, BVT_LAYOUT_ROWS, rows, c);
     snprintf(t->text, sizeof t->text, "C %u", c);
@@ -266,7 +271,9 @@ static void case_norm_sign(test_case *t, uint32_t size) {
 static void case_gather(test_case *t, uint32_t size) {
     static const int dtypes[] = {BVT_DTYPE_F32, BVT_DTYPE_BITS, BVT_DTYPE_TRITS};
     const int dtype = real == BVT_DTYPE_F16 ? real : dtypes[below(3)], out = dtype == BVT_DTYPE_BITS && coin() ? BVT_DTYPE_TRITS : dtype;
-    const uint32_t n = range(1, 20), parts = range(1, 5), c = range(1, size ? 70 : 20), sources = range(1, 4);
+    const bool words = coin(); /* rows of whole words from one source */
+    const uint32_t n = range(1, 20), parts = words ? 1 : range(1, 5), c = words ? 64 * range(1, 5) : range(1, size ? 70 : 20),
+                   sources = words && coin() ? 1 : range(1, 4);
     uint32_t rows = 0;
     for (unsigned i = 1; i <= sources; i++) rows += add_in(t, i, dtype, BVT_LAYOUT_ROWS, range(1, 9), c)->rows;
     const bvt_view *index = add_in(t, 0, BVT_DTYPE_I32, BVT_LAYOUT_ROWS, n, parts);
@@ -295,17 +302,22 @@ static void case_multiply(test_case *t, uint32_t size) {
 }
 
 static void case_stencil(test_case *t, uint32_t size) {
-    const uint32_t h = range(1, 7), w = range(1, 7), taps = range(1, 16), c = coin() ? 32 * range(1, 3) : range(1, size ? 70 : 20);
+    /* A cross, which some kernels know, or any taps. */
+    static const int8_t crosses[9][2] = {{-2, 0}, {-1, 0}, {0, -2}, {0, -1}, {0, 0}, {0, 1}, {0, 2}, {1, 0}, {2, 0}};
+    const bool cross = coin();
+    const uint32_t h = cross ? range(3, 7) : range(1, 7), w = cross ? range(3, size ? 31 : 15) : range(1, 7), taps = cross ? 9 : range(1, 16),
+                   c = coin() ? 32 * range(1, 3) : range(1, size ? 70 : 20);
     t->op.attr[0] = (int32_t)h, t->op.attr[1] = (int32_t)w, t->op.attr[2] = (int32_t)taps, t->op.attr[3] = coin();
     for (uint32_t i = 0; i < taps; i++) {
-        const int dy = (int)range(0, 2 * h - 2) - (int)h + 1, dx = (int)range(0, 2 * w - 2) - (int)w + 1;
+        int dy = (int)range(0, 2 * h - 2) - (int)h + 1, dx = (int)range(0, 2 * w - 2) - (int)w + 1;
+        if (cross) dy = crosses[i][0], dx = crosses[i][1];
         t->op.attr[4 + i] = (dy & 255) | (dx & 255) << 8;
     }
     add_in(t, 0, real, BVT_LAYOUT_ROWS, h * w, c);
     add_in(t, 1, real, BVT_LAYOUT_ROWS, taps, c);
     if (coin()) add_in(t, 2, real, BVT_LAYOUT_ROWS, 1, c);
     add_out(t, 0, real, BVT_LAYOUT_ROWS, h * w, c);
-    snprintf(t->text, sizeof t->text, "%ux%u C %u taps %u", h, w, c, taps);
+    snprintf(t->text, sizeof t->text, "%ux%u C %u taps %u boundary %d", h, w, c, taps, t->op.attr[3]);
 }
 
 static int code_at(const bvt_view *v, uint32_t r, uint32_t c);

@@ -3,10 +3,14 @@
 
 /* Channels c .. of the mean of rows r0 .. r0+rows-1. */
 VF_INLINE void mean_columns(const bvt_view *x, uint32_t r0, uint32_t rows, float *out, uint32_t c, unsigned n, const unsigned V) {
+    const size_t apart = x->stride / sizeof(float);
+    const float *row = bvt_row_f32(x, r0) + c;
     vf sum[4];
-    for (unsigned v = 0; v < V; v++) sum[v] = vf_load_n(bvt_row_f32(x, r0) + c + v * VF_LANES, n);
-    for (uint32_t r = r0 + 1; r < r0 + rows; r++)
-        for (unsigned v = 0; v < V; v++) sum[v] = vf_add(sum[v], vf_load_n(bvt_row_f32(x, r) + c + v * VF_LANES, n));
+    for (unsigned v = 0; v < V; v++) sum[v] = vf_load_n(row + v * VF_LANES, n);
+    for (uint32_t left = rows; --left;) {
+        row += apart;
+        for (unsigned v = 0; v < V; v++) sum[v] = vf_add(sum[v], vf_load_n(row + v * VF_LANES, n));
+    }
     const vf reciprocal = vf_set(bvt_reciprocal(rows));
     for (unsigned v = 0; v < V; v++) vf_store_n(out + c + v * VF_LANES, vf_mul(sum[v], reciprocal), n);
 }

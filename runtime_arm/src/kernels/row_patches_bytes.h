@@ -1,8 +1,8 @@
 /* row_patches of whole bytes. The forms that networks have are loops of their own, in which nothing is asked on the way: patches side by
- * side, whose lines are copied, and those of bits in four groups. Codes that fill no whole bytes go to the reference. Compiled once an
+ * side, whose lines are copied, and 3 x 3 of bits in four groups. Codes that fill no whole bytes go to the reference. Compiled once an
  * ISA, whose instructions the copies are; the including file gives the name.
  */
-#include "../internal.h"
+#include "../ops/bits.h"
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -23,61 +23,61 @@ INLINE ptrdiff_t offset(const patches *p, int32_t y, int32_t x) {
     return ((ptrdiff_t)y * p->width + x - p->first) * (ptrdiff_t)p->pixel;
 }
 
-/* n bytes, a multiple of 8. */
-INLINE void copy_words(uint8_t *to, const uint8_t *from, size_t n) {
-    struct {
-        uint64_t a, b;
-    } x;
-    for (; n >= 16; n -= 16, to += 16, from += 16) memcpy(to, memcpy(&x, from, 16), 16);
-    if (n) memcpy(to, memcpy(&x, from, 8), 8);
-}
 INLINE void set_words(uint8_t *to, size_t n) {
     for (; n >= 16; n -= 16, to += 16) memset(to, 255, 16);
     if (n) memset(to, 255, 8);
 }
 
-/* One group, and lines of which all is on the grid and lies side by side. */
-static void lines(uint8_t *to, const uint8_t *from, size_t n, size_t down, uint32_t k) {
-    for (uint32_t y = 0; y < k; y++, to += n, from += down) copy_words(to, from, n);
+/* Patches of one group, rows row0 .. row1-1, whose lines of n bytes are all on the grid and lie side by side. */
+INLINE void lines(const patches *p, const bvt_view *out, uint32_t row0, uint32_t row1, uint32_t out_w, int32_t s, const size_t n) {
+    const size_t stride = out->stride, step = (size_t)s * p->pixel;
+    uint32_t x = row0 % out_w, y = row0 / out_w;
+    for (uint32_t row = row0, many; row < row1; row += many, x = 0, y++) { /* those of a line of patches */
+        many = bvt_min_u32(row1 - row, out_w - x);
+        for (int32_t ky = 0; ky < p->k; ky++) {
+            const uint8_t *from = p->grid + offset(p, (int32_t)y * s + ky, (int32_t)x * s);
+            uint8_t *to = (uint8_t *)bvt_row(out, row) + (size_t)ky * n;
+            for (uint32_t i = 0; i < many; i++, to += stride, from += step) bvt_copy_words(to, from, n);
+        }
+    }
 }
 
-/* Four groups of n bytes, n = 2 or 4, `apart` bytes apart in `to`. */
-INLINE void scatter(uint8_t *to, const uint8_t *from, size_t apart, const size_t n) {
+#define K 3 /* of patches of four groups: what the networks have */
+
+/* Tap t of four groups of n bytes, n = 2 or 4. */
+INLINE void scatter(uint8_t *to, const uint8_t *from, const unsigned t, const size_t n) {
     uint64_t words[2];
     memcpy(words, from, 4 * n);
     for (unsigned g = 0; g < 4; g++) {
         const uint64_t word = words[g * n / 8] >> (8 * (g * n % 8));
-        memcpy(to + g * apart, &word, n);
+        memcpy(to + (g * K * K + t) * n, &word, n);
     }
-}
-INLINE void clear(uint8_t *to, size_t apart, const size_t n) {
-    for (unsigned g = 0; g < 4; g++) memset(to + g * apart, 0, n);
 }
 
 /* Bits in four groups; trits of them if there is a plane. */
 INLINE void four_groups(const patches *p, uint8_t *to, int32_t top, int32_t left, const size_t n) {
-    const int32_t k = p->k, d = p->d, height = p->height, width = p->width;
-    const size_t apart = p->stride, plane = p->plane;
-    const ptrdiff_t right = d * (ptrdiff_t)p->pixel;
-    if (plane) set_words(to + plane, (4 * apart + 7) / 8 * 8); /* the caller clears what no codes fill */
-    if (top >= 0 && left >= 0 && top + d * (k - 1) < height && left + d * (k - 1) < width) {
-        const uint8_t *line = p->grid + offset(p, top, left), *from;
-        for (int32_t ky = 0; ky < k; ky++, line += right * width) {
-            from = line;
-            for (int32_t kx = 0; kx < k; kx++, from += right, to += n) scatter(to, from, apart, n);
+    static const uint8_t none[16], ones[16] = {255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255};
+    const int32_t d = p->d, height = p->height, width = p->width;
+    const ptrdiff_t right = d * (ptrdiff_t)p->pixel, down = right * width;
+    if (top >= 0 && left >= 0 && top + d * (K - 1) < height && left + d * (K - 1) < width) {
+        const uint8_t *from = p->grid + offset(p, top, left);
+#pragma GCC unroll 9
+        for (unsigned t = 0; t < K * K; t++) {
+            scatter(to, from, t, n);
+            from += t % K < K - 1 ? right : down - (K - 1) * right;
         }
+        if (p->plane) set_words(to + p->plane, (4 * K * K * n + 7) / 8 * 8); /* the caller clears what no codes fill */
         return;
     }
-    for (int32_t ky = 0, y = top; ky < k; ky++, y += d) {
-        const bool line = y >= 0 && y < height;
-        ptrdiff_t at = offset(p, y, left);
-        for (int32_t kx = 0, x = left; kx < k; kx++, x += d, at += right, to += n) {
-            if (line && x >= 0 && x < width) {
-                scatter(to, p->grid + at, apart, n);
-            } else {
-                clear(to, apart, n);
-                if (plane) clear(to + plane, apart, n);
-            }
+    ptrdiff_t at = offset(p, top, left);
+#pragma GCC unroll 1
+    for (int32_t ky = 0, y = top; ky < K; ky++, y += d, at += down - K * right) {
+        const uint32_t end = (uint32_t)y < (uint32_t)height ? (uint32_t)width : 0; /* a line that is not there has no places */
+#pragma GCC unroll 3
+        for (int32_t kx = 0, x = left; kx < K; kx++, x += d, at += right, to += n) {
+            const bool inside = (uint32_t)x < end;
+            scatter(to, inside ? p->grid + at : none, 0, n);
+            if (p->plane) scatter(to + p->plane, inside ? ones : none, 0, n);
         }
     }
 }
@@ -113,16 +113,20 @@ void ROW_PATCHES_KERNEL(const bvt_call *call, uint32_t row0, uint32_t row1) {
     if (out->dtype == BVT_DTYPE_TRITS) p.plane = bvt_plane(out->cols);
     if (in->dtype == BVT_DTYPE_TRITS) p.in_plane = bvt_plane(in->cols);
     const size_t used = groups * p.stride, stride = out->stride, plane = p.plane;
-    const bool whole = groups == 1 && d == 1 && !pad && !plane && p.bytes == p.pixel && p.bytes % 8 == 0;
-    const bool four = groups == 4 && !p.in_plane && (p.bytes == 2 || p.bytes == 4);
+    const bool four = k == K && groups == 4 && !p.in_plane && (p.bytes == 2 || p.bytes == 4);
     const bool padded = used < (plane ? plane : stride) || (plane && 2 * plane < stride);
+    if (groups == 1 && d == 1 && !pad && !plane && !padded && p.bytes == p.pixel && p.bytes % 8 == 0) {
+        const size_t line = (size_t)k * p.bytes;
+        if (line == 16) lines(&p, out, row0, row1, out_w, s, 16);
+        else lines(&p, out, row0, row1, out_w, s, line);
+        return;
+    }
     uint32_t x = row0 % out_w;
     int32_t top = (int32_t)(row0 / out_w) * s - pad;
     uint8_t *to = bvt_row(out, row0);
     for (uint32_t row = row0; row < row1; row++, to += stride) {
         const int32_t left = (int32_t)x * s - pad;
-        if (whole) lines(to, p.grid + offset(&p, top, left), (size_t)k * p.bytes, (size_t)p.width * p.pixel, (uint32_t)k);
-        else if (four && p.bytes == 4) four_groups(&p, to, top, left, 4);
+        if (four && p.bytes == 4) four_groups(&p, to, top, left, 4);
         else if (four) four_groups(&p, to, top, left, 2);
         else any_groups(&p, to, top, left);
         if (padded) {

@@ -1,150 +1,260 @@
-/* stencil for NEON: 4 tokens of a line x 16 channels at a time. Taps that lie side by side in a line are a run, whose weights stay in
- * registers while the run's sources go by: a source is loaded once for all tokens that it counts for. Every token still meets its taps in
- * their order, as sources come from left to right.
+/* stencil for NEON. The cross that pooling branches along both axes become, two lines' taps, five of a line, two lines' taps, goes by
+ * tiles of 8 or 6 tokens of a line x 8 channels: the five taps' factors stay in registers while their sources go by, each loaded once for
+ * all tokens that it counts for. Any other taps: one after the other, 4 tokens x 16 channels. Every token meets its taps in their order.
+ * The last tile of a line is moved back to where it is whole: some tokens are then computed twice.
  */
 #include <arm_neon.h>
 
 #include "../ops/stencil.h"
 
 #define INLINE static inline __attribute__((always_inline))
-#define TOKENS 4u
-#define LONGEST 5u /* a run has 1 tap or 5; others are cut */
+#define CROSS 9
+#define MIDDLE 5  /* its taps in the token's own line */
+#define TOKENS 4u /* of a tile of any taps */
 
+/* A tap as the tokens of a line see it. */
 typedef struct {
-    int dy, dx; /* of the first tap */
-    unsigned taps;
-    const float *weight; /* of the first tap */
-} tap_run;
+    int dx;
+    const float *weight, *line; /* line: of the grid, at x = 0 */
+} tap;
 
-/* A run as some tokens see it. */
-typedef struct {
-    const float *weight, *source[LONGEST + TOKENS - 1]; /* NULL: outside of the grid; where even, only the first is set */
-    unsigned taps;
-    bool even; /* the sources lie side by side */
-} sources;
-
-static int down(int32_t tap) { return (int8_t)(tap & 255); }
-static int right(int32_t tap) { return (int8_t)(tap >> 8 & 255); }
-
-static unsigned find_runs(tap_run *run, const bvt_call *call) {
-    const int32_t *tap = call->op->attr + 4;
-    const int taps = call->op->attr[2];
+/* The taps that count for tokens of line y. */
+static unsigned find_taps(tap *taps, const bvt_call *call, int y) {
+    const int32_t *a = call->op->attr;
     unsigned n = 0;
-    for (int t = 0; t < taps; n++) {
-        int side = 1;
-        while (side < (int)LONGEST && t + side < taps && down(tap[t + side]) == down(tap[t]) && right(tap[t + side]) == right(tap[t]) + side)
-            side++;
-        if (side < (int)LONGEST) side = 1;
-        run[n] = (tap_run){down(tap[t]), right(tap[t]), (unsigned)side, bvt_row_f32(&call->in[1], (uint32_t)t)};
-        t += side;
+    for (int t = 0; t < a[2]; t++) {
+        int line = y + (int8_t)(a[4 + t] & 255);
+        if (a[3] == 1) line += line < 0 ? a[0] : line >= a[0] ? -a[0] : 0; /* |dy| < H: one turn is enough */
+        if (line < 0 || line >= a[0]) continue;
+        taps[n].dx = (int8_t)(a[4 + t] >> 8 & 255), taps[n].weight = bvt_row_f32(&call->in[1], (uint32_t)t);
+        taps[n++].line = bvt_row_f32(&call->in[0], (uint32_t)(line * a[1]));
     }
     return n;
 }
 
-/* The runs that count for tokens x .. x+tokens-1 of line y; what is found for those that are not there has no meaning, but is in memory. */
-static unsigned find_sources(sources *s, const bvt_call *call, const tap_run *run, unsigned runs, int y, int x, int tokens) {
-    const int height = call->op->attr[0], width = call->op->attr[1];
-    const bool circular = call->op->attr[3] == 1;
-    unsigned n = 0;
-    for (unsigned i = 0; i < runs; i++, run++) {
-        const int taps = (int)run->taps, from = x + run->dx, all = taps + (int)TOKENS - 1;
-        int line = y + run->dy;
-        if (circular) line += line < 0 ? height : line >= height ? -height : 0;
-        if (line < 0 || line >= height) continue;
-        s[n].weight = run->weight, s[n].taps = run->taps;
-        s[n].even = from >= 0 && from + tokens + taps - 1 <= width && line * width + from + all <= height * width;
-        if (s[n].even) s[n].source[0] = bvt_row_f32(&call->in[0], (uint32_t)(line * width + from));
-        for (int j = 0; !s[n].even && j < all; j++) {
-            int at = from + j;
-            while (circular && at >= width) at -= width;
-            if (circular && at < 0) at += width;
-            s[n].source[j] = at >= 0 && at < width ? bvt_row_f32(&call->in[0], (uint32_t)(line * width + at)) : NULL;
-        }
-        n++;
-    }
-    return n;
+static bool is_cross(const tap *taps, unsigned n) {
+    if (n != CROSS) return false;
+#pragma GCC unroll 1
+    for (int t = 0; t < CROSS; t++)
+        if (taps[t].dx != (t < 2 || t > 6 ? 0 : t - 4) || (t > 2 && t < 7 && taps[t].line != taps[2].line)) return false;
+    return true;
 }
 
-/* A run's taps of 4*V channels; weights are `row` floats apart, sources that lie side by side `apart`. */
-INLINE void add_run(float32x4_t (*sum)[4], const sources *s, size_t row, size_t apart, uint32_t c, const unsigned first, const unsigned V,
-                    const unsigned taps, const bool even) {
-    float32x4_t w[LONGEST][4];
-    const float *weight = s->weight + c + 4 * first, *x = s->source[0] + (even ? c + 4 * first : 0);
-#pragma GCC unroll 5
-    for (unsigned t = 0; t < taps; t++, weight += row)
-        for (unsigned v = 0; v < V; v++) w[t][v] = vld1q_f32(weight + 4 * v);
+/* The source of a tap at `at`, which is outside of the grid by less than a turn; NULL: there is none. */
+__attribute__((noinline)) static const float *source_at(const bvt_call *call, const float *line, int at) {
+    const int width = call->op->attr[1];
+    if (call->op->attr[3] == 1) at += at < 0 ? width : at >= width ? -width : 0;
+    return (uint32_t)at < (uint32_t)width ? (const float *)(const void *)((const uint8_t *)line + (size_t)at * call->in[0].stride) : NULL;
+}
+
+/* ---- Crosses ------------------------------------------------------------------------------------------------------------- */
+
+/* Bytes to the rows of a tile, each in a register that the compiler takes for any number: else it adds to addresses before every load. */
+typedef struct {
+    size_t times[8];
+} distance;
+INLINE distance distance_of(size_t bytes) {
+    distance d;
+    for (unsigned i = 0; i < 8; i++) d.times[i] = i * bytes;
+    for (unsigned i = 1; i < 8; i++) __asm__("" : "+r"(d.times[i]));
+    return d;
+}
+/* 8 channels of the rows of a tile. */
+typedef struct {
+    uint8_t *half[2];
+} rows;
+INLINE rows rows_from(const float *first) {
+    rows r = {{(uint8_t *)(uintptr_t)first, (uint8_t *)(uintptr_t)first + 16}};
+    __asm__("" : "+r"(r.half[1]));
+    return r;
+}
+INLINE float *row_at(const rows *r, distance apart, unsigned i, unsigned half) { return (float *)(void *)(r->half[half] + apart.times[i]); }
+
+#define NO_LOADS_AHEAD __asm__ volatile("" ::: "memory") /* else GCC loads many at once, and spills */
+
+/* Two taps, whose sources for the first token are x and y. */
+INLINE void add_two(float32x4_t (*sum)[2], const float *x, const float *y, const float *weight, size_t row, distance apart,
+                    const unsigned T) {
+    const float32x4_t w[2][2] = {{vld1q_f32(weight), vld1q_f32(weight + 4)}, {vld1q_f32(weight + row), vld1q_f32(weight + row + 4)}};
+    const rows from[2] = {rows_from(x), rows_from(y)};
 #pragma GCC unroll 8
-    for (unsigned j = 0; j < taps + TOKENS - 1; j++, x += even ? apart : 0) {
-        if (!even) {
-            if (!s->source[j]) continue;
-            x = s->source[j] + c + 4 * first;
-        }
-#pragma GCC unroll 4
-        for (unsigned v = 0; v < V; v++) {
-            const float32x4_t a = vld1q_f32(x + 4 * v);
-#pragma GCC unroll 4
-            for (unsigned i = 0; i < TOKENS; i++)
-                if (i <= j && j - i < taps) sum[i][first + v] = vfmaq_f32(sum[i][first + v], a, w[j - i][v]);
-        }
+    for (unsigned i = 0; i < T; i++) {
+        for (unsigned t = 0; t < 2; t++)
+            for (unsigned half = 0; half < 2; half++)
+                sum[i][half] = vfmaq_f32(sum[i][half], vld1q_f32(row_at(&from[t], apart, i, half)), w[t][half]);
+        NO_LOADS_AHEAD;
     }
-}
-/* A long run in two halves, whose weights fit into registers beside the sums. */
-INLINE void add_long_run(float32x4_t (*sum)[4], const sources *s, size_t row, size_t apart, uint32_t c, const bool even) {
-    add_run(sum, s, row, apart, c, 0, 2, LONGEST, even);
-    __asm__ volatile("" ::: "memory"); /* else GCC loads for both halves at once, and spills */
-    add_run(sum, s, row, apart, c, 2, 2, LONGEST, even);
 }
 
-/* Channels c .. c+15 of all 4 tokens. Those that are not there go first, to the last one's place. */
-INLINE void tile(float *const *out, const sources *s, unsigned n, const float *shift, size_t row, size_t apart, uint32_t c) {
-    float32x4_t sum[TOKENS][4];
-    for (unsigned v = 0; v < 4; v++) {
-        const float32x4_t begin = shift ? vld1q_f32(shift + c + 4 * v) : vdupq_n_f32(0);
-        for (unsigned i = 0; i < TOKENS; i++) sum[i][v] = begin;
+/* vfmaq_f32, whose sums GCC moves to other registers every few tokens where as many are taken as here. */
+INLINE void add_product(float32x4_t *sum, float32x4_t x, float32x4_t w) {
+    __asm__("fmla %0.4s, %1.4s, %2.4s" : "+w"(*sum) : "w"(x), "w"(w));
+}
+/* Source j of the taps in the middle, which is 2 - j tokens before the tile's first. */
+INLINE void add_source(float32x4_t (*sum)[2], const float32x4_t (*w)[2], const float *x, const float *y, const unsigned j,
+                       const unsigned T) {
+    const float32x4_t a = vld1q_f32(x), b = vld1q_f32(y);
+#pragma GCC unroll 8
+    for (unsigned i = 0; i < T; i++)
+        if (i <= j && j - i < MIDDLE) add_product(&sum[i][0], a, w[j - i][0]), add_product(&sum[i][1], b, w[j - i][1]);
+    NO_LOADS_AHEAD;
+}
+/* `around`: the two sources before the tile's own places and the two behind them, or NULL. */
+INLINE void add_middle(float32x4_t (*sum)[2], const float *x, const float *const *around, const float *weight, size_t row, distance apart,
+                       uint32_t c, const unsigned T) {
+    float32x4_t w[MIDDLE][2];
+#pragma GCC unroll 5
+    for (unsigned t = 0; t < MIDDLE; t++, weight += row) w[t][0] = vld1q_f32(weight), w[t][1] = vld1q_f32(weight + 4);
+    const rows from = rows_from(x);
+    for (unsigned j = 0; j < 2; j++)
+        if (around[j]) add_source(sum, w, around[j] + c, around[j] + c + 4, j, T);
+#pragma GCC unroll 8
+    for (unsigned i = 0; i < T; i++) {
+        const float *a = row_at(&from, apart, i, 0), *b = row_at(&from, apart, i, 1);
+        add_source(sum, w, a, b, 2 + i, T);
     }
-    for (const sources *end = s + n; s < end; s++) {
-        if (s->taps == 1 && s->even) { /* the most common one is a loop of its own */
-            do add_run(sum, s++, row, apart, c, 0, 4, 1, true);
-            while (s < end && s->taps == 1 && s->even);
-            if (s == end) break;
-        }
-        switch (s->taps * 2 + s->even) {
-        case 2: add_run(sum, s, row, apart, c, 0, 4, 1, false); break;
-        case 10: add_long_run(sum, s, row, apart, c, false); break;
-        default: add_long_run(sum, s, row, apart, c, true);
-        }
-    }
-    for (unsigned i = TOKENS; i-- > 0;)
-        for (unsigned v = 0; v < 4; v++) vst1q_f32(out[i] + c + 4 * v, sum[i][v]);
+    for (unsigned j = 2; j < 4; j++)
+        if (around[j]) add_source(sum, w, around[j] + c, around[j] + c + 4, j + T, T);
 }
 
-INLINE float one_sum(const sources *s, unsigned n, size_t row, size_t apart, float sum, unsigned i, uint32_t c) {
-    for (unsigned r = 0; r < n; r++, s++)
-        for (unsigned t = 0; t < s->taps; t++) {
-            const float *x = s->even ? s->source[0] + (i + t) * apart : s->source[i + t];
-            if (x) sum = __builtin_fmaf(x[c], s->weight[t * row + c], sum);
+/* Tokens x .. x+T-1 of line y, 8 channels at a time; returns the first channel that is left. */
+INLINE uint32_t cross_tile(const bvt_call *call, const tap *taps, uint32_t y, uint32_t x, const unsigned T) {
+    static const float zeros[8];
+    const uint32_t channels = call->in[0].cols;
+    const size_t row = call->in[1].stride / sizeof(float);
+    const distance apart = distance_of(call->in[0].stride); /* of outputs, too */
+    const size_t at = x * (apart.times[1] / sizeof(float));
+    const bool shift = call->in[2].base;
+    const float *first = shift ? bvt_row_f32(&call->in[2], 0) : zeros, *weight = taps->weight;
+    const float *before[2] = {taps[0].line + at, taps[1].line + at}, *middle = taps[2].line + at;
+    const float *after[2] = {taps[7].line + at, taps[8].line + at}, *around[4];
+    float *out = bvt_row(&call->out[0], y * (uint32_t)call->op->attr[1] + x);
+    uint32_t c = 0;
+#pragma GCC unroll 1
+    for (int i = 0; i < 4; i++) around[i] = source_at(call, taps[2].line, (int)x + (i < 2 ? i - 2 : (int)T + i - 2));
+    for (; c + 8 <= channels; c += 8, weight += 8) {
+        float32x4_t sum[8][2];
+        const float *begin = first;
+        first += shift ? 8 : 0;
+        for (unsigned i = 0; i < T; i++) {
+            if (i == T / 2) __asm__("" : "+r"(begin)); /* half of them are loaded, the others copied */
+            sum[i][0] = vld1q_f32(begin), sum[i][1] = vld1q_f32(begin + 4);
         }
-    return sum;
+        add_two(sum, before[0] + c, before[1] + c, weight, row, apart, T);
+        add_middle(sum, middle + c, around, weight + 2 * row, row, apart, c, T);
+        add_two(sum, after[0] + c, after[1] + c, weight + 7 * row, row, apart, T);
+        const rows to = rows_from(out + c);
+        for (unsigned i = 0; i < T; i++)
+            for (unsigned half = 0; half < 2; half++) vst1q_f32(row_at(&to, apart, i, half), sum[i][half]);
+    }
+    return c;
+}
+
+#define CROSS_TILE(T)                                                                                                             \
+    __attribute__((noinline)) static uint32_t cross_tile_##T(const bvt_call *call, const tap *taps, uint32_t y, uint32_t x) { \
+        return cross_tile(call, taps, y, x, T);                                                                                     \
+    }
+CROSS_TILE(8)
+CROSS_TILE(6)
+
+/* ---- Any taps ------------------------------------------------------------------------------------------------------------ */
+
+INLINE void add_tap(float32x4_t *sum, const float *x, const float32x4_t *w) {
+    for (unsigned v = 0; v < 4; v++) sum[v] = vfmaq_f32(sum[v], vld1q_f32(x + 4 * v), w[v]);
+}
+
+/* Tokens x .. x+TOKENS-1 of line y, 16 channels at a time; returns the first channel that is left. */
+__attribute__((noinline)) static uint32_t tile(const bvt_call *call, const tap *taps, unsigned n, uint32_t y, uint32_t x) {
+    const uint32_t channels = call->in[0].cols, width = (uint32_t)call->op->attr[1];
+    const size_t apart = call->in[0].stride / sizeof(float), stride = call->out[0].stride / sizeof(float);
+    const float *shift = call->in[2].base ? bvt_row_f32(&call->in[2], 0) : NULL;
+    struct {
+        bool inside; /* all sources are there and side by side; only the first is set */
+        const float *weight, *source[TOKENS];
+    } s[BVT_STENCIL_TAPS];
+    uint32_t c = 0;
+    for (unsigned t = 0; t < n; t++) {
+        const int at = (int)x + taps[t].dx;
+        s[t].inside = at >= 0 && at + (int)TOKENS <= (int)width, s[t].weight = taps[t].weight;
+        const int sources = s[t].inside ? 1 : (int)TOKENS;
+#pragma GCC unroll 1
+        for (int i = 0; i < sources; i++) s[t].source[i] = source_at(call, taps[t].line, at + i);
+    }
+    for (; c + 16 <= channels; c += 16) {
+        float *out = (float *)bvt_row(&call->out[0], y * width + x) + c;
+        float32x4_t sum[TOKENS][4];
+        for (unsigned v = 0; v < 4; v++) {
+            const float32x4_t begin = shift ? vld1q_f32(shift + c + 4 * v) : vdupq_n_f32(0);
+            for (unsigned i = 0; i < TOKENS; i++) sum[i][v] = begin;
+        }
+        for (unsigned t = 0; t < n; t++) {
+            const float *from = s[t].source[0] + c;
+            float32x4_t w[4];
+            for (unsigned v = 0; v < 4; v++) w[v] = vld1q_f32(s[t].weight + c + 4 * v);
+            if (s[t].inside)
+                for (unsigned i = 0; i < TOKENS; i++, from += apart) add_tap(sum[i], from, w);
+            else
+                for (unsigned i = 0; i < TOKENS; i++)
+                    if (s[t].source[i]) add_tap(sum[i], s[t].source[i] + c, w);
+        }
+        for (unsigned i = 0; i < TOKENS; i++, out += stride)
+            for (unsigned v = 0; v < 4; v++) vst1q_f32(out + 4 * v, sum[i][v]);
+    }
+    return c;
+}
+
+/* Channels c .. of a token. */
+__attribute__((noinline)) static void rest_of_token(const bvt_call *call, uint32_t token, uint32_t c) {
+    const float *source[BVT_STENCIL_TAPS], *factor[BVT_STENCIL_TAPS], *shift = call->in[2].base ? bvt_row_f32(&call->in[2], 0) : NULL;
+    const unsigned taps = bvt_stencil_sources(call, token, source, factor);
+    const uint32_t channels = call->in[0].cols;
+    float *out = bvt_row(&call->out[0], token);
+    for (; c + 16 <= channels; c += 16) {
+        float32x4_t sum[4], w[4];
+        for (unsigned v = 0; v < 4; v++) sum[v] = shift ? vld1q_f32(shift + c + 4 * v) : vdupq_n_f32(0);
+#pragma GCC unroll 1
+        for (unsigned t = 0; t < taps; t++) {
+            for (unsigned v = 0; v < 4; v++) w[v] = vld1q_f32(factor[t] + c + 4 * v);
+            add_tap(sum, source[t] + c, w);
+        }
+        for (unsigned v = 0; v < 4; v++) vst1q_f32(out + c + 4 * v, sum[v]);
+    }
+    for (; c < channels; c++) {
+        float sum = shift ? shift[c] : 0;
+#pragma GCC unroll 1
+        for (unsigned t = 0; t < taps; t++) sum = __builtin_fmaf(source[t][c], factor[t][c], sum);
+        out[c] = sum;
+    }
+}
+
+/* ---- The kernel ---------------------------------------------------------------------------------------------------------- */
+
+/* Tokens first .. end-1 of line y. */
+static void part_of_line(const bvt_call *call, uint32_t y, uint32_t first, uint32_t end) {
+    const uint32_t width = (uint32_t)call->op->attr[1], channels = call->in[0].cols;
+    tap taps[BVT_STENCIL_TAPS];
+    const unsigned n = find_taps(taps, call, (int)y);
+    const bool cross = end - first >= 6 && call->out[0].stride == call->in[0].stride && is_cross(taps, n);
+    for (uint32_t x = first, tokens; x < end; x += tokens) {
+        const uint32_t left = end - x;
+        uint32_t c = 0;
+        tokens = cross ? left % 8 ? 6 : 8 : TOKENS;
+        if (tokens > left) {
+            if (left < 3 || end - first < tokens) tokens = 1;
+            else x = end - tokens;
+        }
+        if (tokens == 8) c = cross_tile_8(call, taps, y, x);
+        else if (tokens == 6) c = cross_tile_6(call, taps, y, x);
+        else if (tokens == TOKENS) c = tile(call, taps, n, y, x);
+        for (uint32_t i = 0; c < channels && i < tokens; i++) rest_of_token(call, y * width + x + i, c);
+    }
 }
 
 void bvt_stencil_neon(const bvt_call *call, uint32_t row0, uint32_t row1) {
-    const uint32_t channels = call->in[0].cols, width = (uint32_t)call->op->attr[1];
-    const size_t apart = call->in[0].stride / sizeof(float), row = call->in[1].stride / sizeof(float);
-    const float *shift = call->in[2].base ? bvt_row_f32(&call->in[2], 0) : NULL;
-    tap_run run[BVT_STENCIL_TAPS];
-    const unsigned runs = find_runs(run, call);
+    const uint32_t width = (uint32_t)call->op->attr[1];
     uint32_t y = row0 / width, x = row0 % width;
-    for (uint32_t token = row0, tokens; token < row1; token += tokens) {
-        sources s[BVT_STENCIL_TAPS];
-        float *out[TOKENS];
-        uint32_t c = 0;
-        tokens = bvt_min_u32(bvt_min_u32(row1 - token, width - x), TOKENS);
-        const unsigned n = find_sources(s, call, run, runs, (int)y, (int)x, (int)tokens);
-        for (uint32_t i = 0; i < TOKENS; i++) out[i] = bvt_row(&call->out[0], token + bvt_min_u32(i, tokens - 1));
-        for (; c + 16 <= channels; c += 16) tile(out, s, n, shift, row, apart, c);
-        for (; c < channels; c++)
-            for (uint32_t i = 0; i < tokens; i++) out[i][c] = one_sum(s, n, row, apart, shift ? shift[c] : 0, i, c);
-        x += tokens;
-        if (x == width) x = 0, y++;
+    for (uint32_t left = row1 - row0, n; left; left -= n, x = 0, y++) {
+        n = bvt_min_u32(left, width - x);
+        part_of_line(call, y, x, x + n);
     }
 }

@@ -70,4 +70,13 @@ static inline void bvt_copy_codes(const bvt_view *out, uint8_t *to, size_t at, c
         bvt_or_bits(to + bvt_plane(out->cols), at, in->dtype == BVT_DTYPE_TRITS ? row + bvt_plane(in->cols) : NULL, from, n);
 }
 
+/* Copies n bytes, a multiple of 8. */
+static inline void bvt_copy_words(uint8_t *to, const uint8_t *from, size_t n) {
+    struct {
+        uint64_t a, b;
+    } x;
+    for (; n >= 16; n -= 16, to += 16, from += 16) memcpy(to, memcpy(&x, from, 16), 16);
+    if (n) memcpy(to, memcpy(&x, from, 8), 8);
+}
+
 #endif

@@ -30,11 +30,27 @@ int bvt_check_gather(bvt_check *c) {
     return BVT_OK;
 }
 
+/* Rows row0 .. row1-1 of n bytes, of one source. */
+static inline void pick_rows(const bvt_call *call, uint32_t row0, uint32_t row1, const size_t n) {
+    const bvt_view *source = &call->in[1];
+    const uint8_t *base = source->base - source->first * source->stride, *index = bvt_row(&call->in[0], row0);
+    const size_t next = call->in[0].stride, stride = source->stride;
+    uint8_t *to = bvt_row(&call->out[0], row0);
+    for (uint32_t row = row0; row < row1; row++, index += next, to += n)
+        bvt_copy_words(to, base + *(const uint32_t *)(const void *)index * stride, n);
+}
+
 void bvt_gather_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
     const bvt_view *out = &call->out[0];
     const uint32_t parts = call->in[0].cols, cols = call->in[1].cols;
     const size_t element = out->dtype == BVT_DTYPE_F32 ? 4 : out->dtype == BVT_DTYPE_F16 ? 2 : 0, part = cols * element; /* 0: codes */
-    /* Codes that fill whole words, one source row a row: a copy. */
+    /* Bits that fill whole words, one row of one source a row, are copied as they lie. An index of bits is never -1 (checked). */
+    if (out->dtype == BVT_DTYPE_BITS && parts == 1 && cols % 64 == 0 && !call->in[2].base && out->stride == cols / 8) {
+        if (cols == 256) pick_rows(call, row0, row1, 32);
+        else pick_rows(call, row0, row1, cols / 8);
+        return;
+    }
+    /* Other codes that do. */
     const bool rows = !element && parts == 1 && cols % 64 == 0 && out->dtype == call->in[1].dtype && out->stride == call->in[1].stride;
     for (uint32_t row = row0; row < row1; row++) {
         const int32_t *index = (const int32_t *)bvt_row(&call->in[0], row);

@@ -20,16 +20,25 @@ int bvt_check_patches(bvt_check *c) {
     return BVT_OK;
 }
 
+/* Lines of k floats; inlined where k is a constant. */
+static inline void copy_patch(float *out, const bvt_view *image, const float *from, uint32_t channels, uint32_t height, const uint32_t k) {
+    const size_t line = image->stride / sizeof *from;
+    for (uint32_t c = 0; c < channels; c++, from += (height - k) * line)
+        for (uint32_t ky = 0; ky < k; ky++, out += k, from += line) memcpy(out, from, k * sizeof *out);
+}
+
 void bvt_patches_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
     const int32_t *a = call->op->attr;
     const uint32_t channels = (uint32_t)a[0], height = (uint32_t)a[1], width = (uint32_t)a[2], k = (uint32_t)a[3],
                    s = (uint32_t)a[4];
+    const bvt_view *image = &call->in[0];
     const uint32_t out_w = (width - k) / s + 1;
+    uint32_t y = row0 / out_w, x = row0 % out_w;
     for (uint32_t row = row0; row < row1; row++) {
-        const uint32_t y = row / out_w * s, x = row % out_w * s;
+        const float *from = bvt_row_f32(image, y * s) + x * s;
         float *out = bvt_row(&call->out[0], row);
-        for (uint32_t c = 0; c < channels; c++)
-            for (uint32_t ky = 0; ky < k; ky++, out += k)
-                memcpy(out, bvt_row_f32(&call->in[0], c * height + y + ky) + x, k * sizeof *out);
+        if (k == 4) copy_patch(out, image, from, channels, height, 4);
+        else copy_patch(out, image, from, channels, height, k);
+        if (++x == out_w) x = 0, y++;
     }
 }
