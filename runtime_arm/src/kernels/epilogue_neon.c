@@ -287,20 +287,34 @@ static void run_any(const operands *o, uint32_t row0, uint32_t row1, uint32_t fi
     }
 }
 
-INLINE void run_signs(const operands *o, uint32_t row0, uint32_t row1, const unsigned set, const bool dots) {
-    if (o->n_signs) run(o, row0, row1, set, dots, true);
-    else run(o, row0, row1, set, dots, false);
-}
-
-/* For a set that is a constant, and at most one sign. */
-INLINE void run_set(const operands *o, uint32_t row0, uint32_t row1, const unsigned set) {
-    bool common = true;
-    for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
-        if (set >> (BVT_EP_RES0 + slot) & 1) common = common && (o->res_cols[slot] == o->cols || o->res_cols[slot] % 16 == 0);
-    if (!common) run_any(o, row0, row1, 0, set);
-    else if (o->x_dtype == BVT_DTYPE_I16) run_signs(o, row0, row1, set, true);
-    else run_signs(o, row0, row1, set, false);
-}
+/* The forms that compiled models have much of, which have code of their own: the set, whether x is dots in i16, whether there is a sign.
+ * A layer ends in a sign; a sum of branches goes into a norm; what attention makes comes in i32. */
+enum { DOTS = 1u << 30, SIGN = 1u << 31 };
+#define FORMS(X)                                                         \
+    X(RES0)                                                              \
+    X(RES0 | SIGN)                                                       \
+    X(SCALE)                                                             \
+    X(SCALE | RES0)                                                      \
+    X(SCALE | RES0 | SIGN)                                               \
+    X(AFFINE)                                                            \
+    X(AFFINE | SIGN)                                                     \
+    X(AFFINE | RES0)                                                     \
+    X(AFFINE | RES0 | RES1 | SLOPE | SIGN)                               \
+    X(AFFINE | RES0 | RES1 | RES2 | SLOPE | POST)                        \
+    X(SCALE | DOTS)                                                      \
+    X(SCALE | RES0 | DOTS)                                               \
+    X(AFFINE | DOTS)                                                     \
+    X(AFFINE | SIGN | DOTS)                                              \
+    X(AFFINE | RES0 | DOTS)                                              \
+    X(AFFINE | RES0 | SIGN | DOTS)                                       \
+    X(AFFINE | SLOPE | POST | DOTS)                                      \
+    X(AFFINE | SLOPE | POST_RES0 | POST_RES1 | DOTS)                     \
+    X(AFFINE | RES0 | SLOPE | DOTS)                                      \
+    X(AFFINE | RES0 | SLOPE | SIGN | DOTS)                               \
+    X(AFFINE | RES0 | SLOPE | POST | SIGN | DOTS)                        \
+    X(AFFINE | RES0 | SLOPE | POST_RES0 | DOTS)                          \
+    X(AFFINE | RES0 | SLOPE | AFFINE2 | POST_RES0 | DOTS)                \
+    X(AFFINE | RES0 | SLOPE | AFFINE2 | POST_RES0 | POST_RES1 | DOTS)
 
 /* ---- Signs of what is there: of bare dots, of floats that were written ------------------------------------------------------ */
 
@@ -461,15 +475,21 @@ static void run_floats(const operands *o, uint32_t row0, uint32_t row1) {
     if (whole < o->cols) run_any(o, row0, left, whole, 0);
 }
 
+/* At most one sign. */
 static __attribute__((noinline)) void run_one(const operands *o, uint32_t row0, uint32_t row1, unsigned set) {
     if (!set && o->n_signs && !o->out && o->x_dtype == BVT_DTYPE_F32) {
         run_floats(o, row0, row1);
         return;
     }
-    switch (set) {
-#define X(common) \
-    case (unsigned)(common): run_set(o, row0, row1, common); break;
-        COMMON_SETS(X)
+    bool whole = true; /* no residual begins anew within 16 channels */
+    for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
+        if (set >> (BVT_EP_RES0 + slot) & 1) whole = whole && (o->res_cols[slot] == o->cols || o->res_cols[slot] % 16 == 0);
+    switch (whole ? set | (o->x_dtype == BVT_DTYPE_I16 ? DOTS : 0u) | (o->n_signs ? SIGN : 0u) : 0u) {
+#define X(form)                                                                                                        \
+    case (unsigned)(form):                                                                                             \
+        run(o, row0, row1, (unsigned)(form) & ~(unsigned)(DOTS | SIGN), ((form) & DOTS) != 0, ((form) & SIGN) != 0); \
+        break;
+        FORMS(X)
 #undef X
     default: run_any(o, row0, row1, 0, set);
     }
