@@ -371,38 +371,40 @@ static __attribute__((noinline)) void copy_rows(int32_t part[8][16], const uint8
     for (unsigned r = 0; r < rows; r++) memcpy(part[r], x + r * stride, bytes);
 }
 
-/* What 16 channels are compared with in whole blocks: dots in i16, or floats. */
+/* What 16 channels are compared with in whole blocks, by x's type: dots, or floats. */
 typedef struct {
-    int16x8_t low, high;
+    limits dots[2];
     vf16 real;
 } cuts;
 
-INLINE cuts load_cuts(const float *p, int32_t nan, const bool floats) {
-    const cuts real = {vdupq_n_s16(0), vdupq_n_s16(0), load16(p)};
-    return floats ? real : (cuts){load_limits(p, nan).cut, load_limits(p + 8, nan).cut, real.real};
+INLINE cuts load_cuts(const float *p, int32_t nan, const int dtype) {
+    cuts l = {{{vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s16(0)}, {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s16(0)}}, load16(p)};
+    if (dtype != BVT_DTYPE_F32) l.dots[0] = load_limits(p, nan), l.dots[1] = load_limits(p + 8, nan);
+    return l;
 }
-INLINE uint8x16_t reach_cuts(const uint8_t *x, const cuts *l, const bool floats) {
-    return floats ? not_less16(load16((const float *)(const void *)x), l->real) : reach_i16(x, l->low, l->high);
+INLINE uint8x16_t reach_cuts(const uint8_t *x, const cuts *l, const int dtype) {
+    if (dtype == BVT_DTYPE_F32) return not_less16(load16((const float *)(const void *)x), l->real);
+    return reach(x, l->dots, dtype == BVT_DTYPE_I32);
 }
 
 /* Output i of the whole blocks of 8 rows x 16 channels; trits: and the plane after it. Returns the first row that is left. */
-INLINE uint32_t blocks(const operands *o, unsigned i, uint32_t row0, uint32_t row1, const bool floats, const bool trits,
+INLINE uint32_t blocks(const operands *o, unsigned i, uint32_t row0, uint32_t row1, const int dtype, const bool trits,
                        const bool cols) {
-    const size_t stride = o->x->stride, apart = o->target[i].view->stride, element = floats ? sizeof(float) : sizeof(int16_t);
+    const size_t stride = o->x->stride, apart = o->target[i].view->stride, element = dtype == BVT_DTYPE_I16 ? 2 : 4;
     const size_t step = cols ? 1 : 8 * apart, some = trits ? o->target[i + 1].plane - o->target[i].plane : 0;
     const uint32_t whole = o->cols & ~15u;
     for (uint32_t c = 0; c < whole; c += 16) {
-        const cuts high = load_cuts(o->threshold[i] + c, INT32_MAX, floats);
-        const cuts low = trits ? load_cuts(o->below[i + 1] + c, INT32_MIN, floats) : high;
+        const cuts high = load_cuts(o->threshold[i] + c, INT32_MAX, dtype);
+        const cuts low = trits ? load_cuts(o->below[i + 1] + c, INT32_MIN, dtype) : high;
         const uint8_t *x = bvt_row_bits(o->x, row0) + c * element;
         uint8_t *to = cols ? column_of(&o->target[i], row0, c) : line_of(&o->target[i], row0) + c / 8;
         for (uint32_t r0 = row0; r0 + 8 <= row1; r0 += 8, x += 8 * stride, to += step) {
             uint8x16_t m[8], some_of[8];
-#define X(r) m[r] = reach_cuts(x + (r) * stride, &high, floats);
+#define X(r) m[r] = reach_cuts(x + (r) * stride, &high, dtype);
             X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 #undef X
             if (trits) { /* here, where the rows are still in registers: to the compiler a store might change them */
-#define X(r) some_of[r] = vornq_u8(m[r], reach_cuts(x + (r) * stride, &low, floats));
+#define X(r) some_of[r] = vornq_u8(m[r], reach_cuts(x + (r) * stride, &low, dtype));
                 X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 #undef X
             }
@@ -416,11 +418,15 @@ INLINE uint32_t blocks(const operands *o, unsigned i, uint32_t row0, uint32_t ro
     return row1 - (row1 - row0) % 8;
 }
 
-static __attribute__((noinline)) uint32_t dots_blocks(const operands *o, unsigned i, uint32_t row0, uint32_t row1, bool trits) {
+INLINE uint32_t blocks_of(const operands *o, unsigned i, uint32_t row0, uint32_t row1, bool trits, const int dtype) {
     const bool cols = o->target[i].view->by_cols;
-    if (trits && cols) return blocks(o, i, row0, row1, false, true, true);
-    if (trits) return blocks(o, i, row0, row1, false, true, false);
-    return cols ? blocks(o, i, row0, row1, false, false, true) : blocks(o, i, row0, row1, false, false, false);
+    if (trits && cols) return blocks(o, i, row0, row1, dtype, true, true);
+    if (trits) return blocks(o, i, row0, row1, dtype, true, false);
+    return cols ? blocks(o, i, row0, row1, dtype, false, true) : blocks(o, i, row0, row1, dtype, false, false);
+}
+static __attribute__((noinline)) uint32_t dots_blocks(const operands *o, unsigned i, uint32_t row0, uint32_t row1, bool trits) {
+    return o->x_dtype == BVT_DTYPE_I16 ? blocks_of(o, i, row0, row1, trits, BVT_DTYPE_I16)
+                                       : blocks_of(o, i, row0, row1, trits, BVT_DTYPE_I32);
 }
 
 /* Channels c .. c+n-1 of output i, whose thresholds are 16; trits (`below` is not NULL): and of the plane after it. */
@@ -449,7 +455,7 @@ static __attribute__((noinline)) void dots_signs(const operands *o, unsigned i, 
 static void run_dots(const operands *o, uint32_t row0, uint32_t row1) {
     for (unsigned i = 0; i < o->n_signs; i++) {
         const bool trits = i + 1 < o->n_signs && o->below[i + 1];
-        const uint32_t left = o->x_dtype == BVT_DTYPE_I16 ? dots_blocks(o, i, row0, row1, trits) : row0; /* of whole tiles */
+        const uint32_t left = dots_blocks(o, i, row0, row1, trits); /* of whole tiles */
         for (uint32_t c = 0; c < o->cols; c += 16) {
             const unsigned n = bvt_min_u32(o->cols - c, 16);
             if (n == 16 && left == row1) continue;
@@ -469,8 +475,8 @@ static void run_dots(const operands *o, uint32_t row0, uint32_t row1) {
 /* One sign of floats that are there. */
 static void run_floats(const operands *o, uint32_t row0, uint32_t row1) {
     const uint32_t whole = o->cols & ~15u;
-    const uint32_t left = o->target[0].view->by_cols ? blocks(o, 0, row0, row1, true, false, true)
-                                                     : blocks(o, 0, row0, row1, true, false, false);
+    const uint32_t left = o->target[0].view->by_cols ? blocks(o, 0, row0, row1, BVT_DTYPE_F32, false, true)
+                                                     : blocks(o, 0, row0, row1, BVT_DTYPE_F32, false, false);
     if (left < row1) run_any(o, left, row1, 0, 0);
     if (whole < o->cols) run_any(o, row0, left, whole, 0);
 }
