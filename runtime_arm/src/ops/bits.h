@@ -18,9 +18,10 @@ static inline void bvt_zero_bytes(uint8_t *to, size_t n) {
         memset(to, 0, n);
         return;
     }
-    if (n & 4) memcpy(to, &zero, 4), to += 4;
-    if (n & 2) memcpy(to, &zero, 2), to += 2;
-    if (n & 1) *to = 0;
+    /* Two stores, which may overlap. */
+    if (n >= 4) memcpy(to, &zero, 4), memcpy(to + n - 4, &zero, 4);
+    else if (n >= 2) memcpy(to, &zero, 2), memcpy(to + n - 2, &zero, 2);
+    else if (n) *to = 0;
 }
 
 /* Zeroes what follows the n bits of a line (a row of ROWS, a column of COLS), in both planes of trits. No byte of the bits is written:
@@ -37,7 +38,15 @@ static inline void bvt_pad_row(const bvt_view *out, uint32_t r) {
 /* After the last block, of which row1 is the end: zeroes what follows the last row in every column of a COLS output. */
 static inline void bvt_pad_cols(const bvt_view *out, uint32_t row1) {
     if (!out->by_cols || row1 != out->rows) return;
-    for (uint32_t c = 0; c < out->cols; c++) bvt_pad_line(out, out->base + c * out->stride, out->rows);
+    const size_t used = (out->rows + 7) / 8, plane = out->dtype == BVT_DTYPE_TRITS ? bvt_plane(out->rows) : out->stride;
+    const size_t n = plane - used;
+    for (size_t at = used; n && at < out->stride; at += plane) {
+        uint8_t *to = out->base + at;
+        if (n >= 4 && n <= 7)
+            for (uint32_t c = 0; c < out->cols; c++, to += out->stride) memset(to, 0, 4), memset(to + n - 4, 0, 4);
+        else
+            for (uint32_t c = 0; c < out->cols; c++, to += out->stride) bvt_zero_bytes(to, n);
+    }
 }
 
 /* Bits at .. at+n-1 of src, 1 <= n <= 8; reads no byte that holds none of them. */
