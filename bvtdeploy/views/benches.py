@@ -183,11 +183,18 @@ def show_kernels(console: Console, found: Kernels) -> None:
     if first.products:
         console.heading("binary products: modelled multiply-adds a cycle, the bound of the layout's main loop, and Larq's bgemm")
         head = ["layout", "rows", "K", "outputs", *(text for core in cores for text in (core, "bound", "Larq"))]
+        # Not every core has every layout.
+        shapes = dict.fromkeys((p.layout, p.rows, p.k, p.outputs) for b in found.boards for p in b.products)
+        known = [{(p.layout, p.rows, p.k, p.outputs): p for p in b.products} for b in found.boards]
         rows = []
-        for at, p in enumerate(first.products):
-            both = [b.products[at] for b in found.boards]
-            cells = [c for k in both for c in (f"{k.macs_a_cycle:.1f}", f"{k.bound:.1f}", f"{k.larq:.0f}" if k.larq else "")]
-            rows.append((p.layout, p.rows, p.k, p.outputs, *cells))
+        for shape in shapes:
+            both = [products.get(shape) for products in known]
+            cells = [
+                c
+                for p in both
+                for c in ((f"{p.macs_a_cycle:.1f}", f"{p.bound:.1f}", f"{p.larq:.0f}" if p.larq else "") if p else ("", "", ""))
+            ]
+            rows.append((*shape, *cells))
         console.table(head, rows, align="nrrr" + "rrr" * len(cores))
     console.note("modelled: the most that a pipe or the dispatch is held; latencies, caches and branch misses are left out")
     console.note(found.rates)

@@ -302,15 +302,17 @@ static void case_multiply(test_case *t, uint32_t size) {
 }
 
 static void case_stencil(test_case *t, uint32_t size) {
-    /* A cross, which some kernels know, or any taps. */
+    /* A cross, which some kernels know, perhaps with a tap more that is outside of the grid for most lines; or any taps. */
     static const int8_t crosses[9][2] = {{-2, 0}, {-1, 0}, {0, -2}, {0, -1}, {0, 0}, {0, 1}, {0, 2}, {1, 0}, {2, 0}};
     const bool cross = coin();
-    const uint32_t h = cross ? range(3, 7) : range(1, 7), w = cross ? range(3, size ? 31 : 15) : range(1, 7), taps = cross ? 9 : range(1, 16),
-                   c = coin() ? 32 * range(1, 3) : range(1, size ? 70 : 20);
+    const uint32_t more = cross && below(3) == 0 ? below(9) : 9; /* the tap in front of which it is */
+    const uint32_t h = cross ? range(3, 7) : range(1, 7), w = cross ? range(3, size ? 31 : 15) : range(1, 7),
+                   taps = cross ? 9 + (more < 9) : range(1, 16), c = coin() ? 32 * range(1, 3) : range(1, size ? 70 : 20);
     t->op.attr[0] = (int32_t)h, t->op.attr[1] = (int32_t)w, t->op.attr[2] = (int32_t)taps, t->op.attr[3] = coin();
     for (uint32_t i = 0; i < taps; i++) {
         int dy = (int)range(0, 2 * h - 2) - (int)h + 1, dx = (int)range(0, 2 * w - 2) - (int)w + 1;
-        if (cross) dy = crosses[i][0], dx = crosses[i][1];
+        if (cross && i == more) dy = (int)h - 1, dx = 0;
+        else if (cross) dy = crosses[i - (i > more)][0], dx = crosses[i - (i > more)][1];
         t->op.attr[4 + i] = (dy & 255) | (dx & 255) << 8;
     }
     add_in(t, 0, real, BVT_LAYOUT_ROWS, h * w, c);

@@ -403,8 +403,12 @@ static void few_rows(const bvt_call *call, uint32_t row, uint32_t rows) {
         n = line_words(words + 2 * r, 2 * PAIR, bvt_row_bits(x, from), k);
         ones[r] = trits ? present(x, from, 0, (k + 7) / 8) : (int32_t)k;
         if (trits) line_words(words + 2 * r + 1, 2 * PAIR, bvt_row_bits(x, from) + bvt_plane(x->cols), k);
-        else
-            for (uint32_t i = 0; i < n; i++) words[2 * PAIR * i + 2 * r + 1] = UINT64_MAX;
+    }
+    if (!trits) { /* all columns, and not what a file may have in the other bits of its words */
+        uint8_t *all = (uint8_t *)(words + (size_t)2 * PAIR * n);
+        memset(all, 0xFF, (k + 7) / 8);
+        if (k % 8) all[k / 8] = (uint8_t)((1u << k % 8) - 1);
+        for (uint32_t r = 0; r < PAIR; r++) line_words(words + 2 * r + 1, 2 * PAIR, all, k);
     }
     for (uint32_t col = 0; col < y->cols; col += BVT_LUT_CHANNELS) {
         const uint8_t *w = weight->base + col / BVT_LUT_CHANNELS * weight->stride;

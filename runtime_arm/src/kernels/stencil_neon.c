@@ -32,11 +32,15 @@ static unsigned find_taps(tap *taps, const bvt_call *call, int y) {
     return n;
 }
 
-static bool is_cross(const tap *taps, unsigned n) {
+/* Factors must follow each other too: a tap between them may have been left out. */
+static bool is_cross(const tap *taps, unsigned n, size_t weight_stride) {
     if (n != CROSS) return false;
+    const uint8_t *weight = (const uint8_t *)taps[0].weight;
 #pragma GCC unroll 1
-    for (int t = 0; t < CROSS; t++)
+    for (int t = 0; t < CROSS; t++, weight += weight_stride) {
         if (taps[t].dx != (t < 2 || t > 6 ? 0 : t - 4) || (t > 2 && t < 7 && taps[t].line != taps[2].line)) return false;
+        if ((const uint8_t *)taps[t].weight != weight) return false;
+    }
     return true;
 }
 
@@ -234,7 +238,7 @@ static void part_of_line(const bvt_call *call, uint32_t y, uint32_t first, uint3
     const uint32_t width = (uint32_t)call->op->attr[1], channels = call->in[0].cols;
     tap taps[BVT_STENCIL_TAPS];
     const unsigned n = find_taps(taps, call, (int)y);
-    const bool cross = end - first >= 6 && call->out[0].stride == call->in[0].stride && is_cross(taps, n);
+    const bool cross = end - first >= 6 && call->out[0].stride == call->in[0].stride && is_cross(taps, n, call->in[1].stride);
     for (uint32_t x = first, tokens; x < end; x += tokens) {
         const uint32_t left = end - x;
         uint32_t c = 0;
