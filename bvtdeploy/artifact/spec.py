@@ -23,7 +23,7 @@ from __future__ import annotations
 from typing import Final
 
 MAGIC: Final = b"\x89BVT\r\n\x1a\n"
-VERSION: Final = 6
+VERSION: Final = 7
 ALIGN: Final = 64
 NONE: Final = 0xFFFFFFFF  # "no value" in an op record
 

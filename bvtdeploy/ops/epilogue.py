@@ -1,13 +1,15 @@
 """epilogue: everything elementwise that follows a product, in one pass, up to the sign bits of the next binary layers.
 
     v = float(x)                                       x: i32 dots (|x| < 2^24, so exact) or f32
-    v = fma(v, scale[c], shift[c])                     if scale is there (shift may then be absent: v = v * scale[c]);
-                                                       shift alone: v = v + shift[c]
-    v = v + res_j[row_j(r)][c mod cols_j]              for j = 0, 1, 2 in this order, those that are there
-    v = fma(0 < v ? 0 : v, slope[c] - 1, v)            if slope is there: PReLU, two instructions where a branch takes three;
-                                                       of v < 0 the one rounding is that of v * (1 + fp32(slope - 1))
+    v = fma(v, scale[c], shift[c])                     if both are there; shift alone: v = v + shift[c]
+    v = fma(v, scale[c], res_0[..])                    scale without shift, and there is a residual 0: it is the addend;
+                                                       there is none: v = v * scale[c]
+    v = v + res_j[row_j(r)][c mod cols_j]              for j = 0, 1, 2 in this order, those that are there and not yet added
+    v = fma(v <= knee[c] ? v : knee[c], slope[c] - 1, v)  if slope is there: PReLU, two instructions where a branch takes three;
+                                                       of v < knee the one rounding is that of v * (1 + fp32(slope - 1));
+                                                       an absent knee is 0. What knees are for: passes/offsets.py
     v = v + post[c]                                    if there
-    v = fma(v, scale2[c], shift2[c])                   same rule as scale/shift
+    v = fma(v, scale2[c], shift2[c])                   same rule as scale/shift, with post_res_0
     v = v + post_res_j[row_j(r)][c mod cols_j]         for j = 0, 1, 2
     f32 output:  v                                     if asked for
     bits output i: v >= threshold_i[c] ? +1 : -1       up to 4; NaN gives -1. sign(v + move) with 0 -> +1 is threshold = -move: the
@@ -44,7 +46,7 @@ from bvtdeploy.ops.base import Array, Attrs, OpDef, as_f32, expect, register
 from bvtdeploy.ops.numerics import fma, fma16
 
 RESIDUALS: Final = ("res0", "res1", "res2", "post_res0", "post_res1", "post_res2")
-PARAMETERS: Final = ("scale", "shift", "slope", "post", "scale2", "shift2")
+PARAMETERS: Final = ("scale", "shift", "slope", "knee", "post", "scale2", "shift2")
 THRESHOLDS: Final = ("threshold0", "threshold1", "threshold2", "threshold3")
 ROLES: Final = ("x", *RESIDUALS, *PARAMETERS, *THRESHOLDS, "rows")
 MOST_SMALL: Final = 512
@@ -79,6 +81,7 @@ def _infer(inputs: Sequence[Type], attrs: Attrs) -> list[Type]:
         else:
             expect(t == Type(real, (1, c)), f"epilogue: {role} is {t}, not one row of {c}")
     expect(bool(by_table) == ("rows" in roles), "epilogue: rows belongs to residuals of factor 0")
+    expect("knee" not in roles or "slope" in roles, "epilogue: a knee belongs to a slope")
     packed = iter(attrs["packed"])
     alphabets = {"bits": BIPOLAR, "trits": TERNARY}
     return [bits(n, c, alphabet=alphabets[r], packed=next(packed)) if r in codes else Type(r, (n, c)) for r in results]
@@ -112,25 +115,33 @@ def _reference(attrs: Attrs, inputs: Sequence[Array]) -> list[Array]:
     n, c = v.shape
     factors = dict(zip([r for r in attrs["roles"] if r in RESIDUALS], attrs["factors"], strict=True))
 
-    def affine(v: Array, scale: str, shift: str) -> Array:
-        if scale in at:
-            return multiply_add(v, at[scale], at[shift]) if shift in at else v * at[scale]
-        return v + at[shift] if shift in at else v
+    def residual(role: str) -> Array:
+        rows = row_map(n, factors[role], attrs["width"]) if factors[role] else at["rows"][0]
+        expect(bool((rows >= 0).all()), "epilogue: a negative row number")
+        return np.asarray(np.tile(at[role], (1, c // at[role].shape[1]))[rows])
 
-    def add(v: Array, roles: Sequence[str]) -> Array:
-        for role in roles:
-            if role in at:
-                rows = row_map(n, factors[role], attrs["width"]) if factors[role] else at["rows"][0]
-                expect(bool((rows >= 0).all()), "epilogue: a negative row number")
-                v = v + np.tile(at[role], (1, c // at[role].shape[1]))[rows]
+    def affine(v: Array, scale: str, shift: str, roles: Sequence[str]) -> Array:
+        """The scale, the shift and the residual sums that follow them."""
+        present = [role for role in roles if role in at]
+        if scale in at and shift in at:
+            v = multiply_add(v, at[scale], at[shift])
+        elif scale in at and roles[0] in at:
+            v = multiply_add(v, at[scale], residual(present.pop(0)))
+        elif scale in at:
+            v = v * at[scale]
+        elif shift in at:
+            v = v + at[shift]
+        for role in present:
+            v = v + residual(role)
         return v
 
-    v = add(affine(v, "scale", "shift"), RESIDUALS[:3])
+    v = affine(v, "scale", "shift", RESIDUALS[:3])
     if "slope" in at:
         one = v.dtype.type(1)
-        v = multiply_add(np.where(v > 0, 0 * one, v), at["slope"] - one, v)
+        knee = at.get("knee", np.zeros((1, 1), v.dtype))
+        v = multiply_add(np.where(v <= knee, v, knee), at["slope"] - one, v)
     v = v + at["post"] if "post" in at else v
-    v = add(affine(v, "scale2", "shift2"), RESIDUALS[3:])
+    v = affine(v, "scale2", "shift2", RESIDUALS[3:])
     codes = []
     kinds = [r for r in attrs["results"] if r in ("bits", "trits")]
     for kind, t in zip(kinds, [at[t] for t in THRESHOLDS if t in at], strict=True):

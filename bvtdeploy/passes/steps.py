@@ -39,9 +39,10 @@ class R:
 
 @dataclass
 class P:
-    """PReLU."""
+    """PReLU whose knee may be elsewhere than at 0: v + (slope - 1) * min(v, knee)."""
 
     slope: Value
+    knee: F64 | None = None
 
 
 Step = S | R | P
@@ -67,7 +68,7 @@ def steps_of(op: Op) -> list[Step]:
         return [R(at[r], factors[r], op.attrs["width"] if factors[r] > 1 else 0, t) for r, t in zip(present, tables, strict=True)]
 
     steps = [*affine("scale", "shift"), *residuals(RESIDUALS[:3])]
-    steps += [P(at["slope"])] if "slope" in at else []
+    steps += [P(at["slope"], data_of(at["knee"]) if "knee" in at else None)] if "slope" in at else []
     steps += [S(None, data_of(at["post"]))] if "post" in at else []
     return [*steps, *affine("scale2", "shift2"), *residuals(RESIDUALS[3:])]
 
@@ -143,6 +144,8 @@ def assign(steps: list[Step]) -> Plan | None:
     if rest and isinstance(step := rest[0], P):
         rest.pop(0)
         plan.inputs["slope"] = step.slope
+        if step.knee is not None:
+            plan.inputs["knee"] = step.knee
     if rest and isinstance(step := rest[0], S):
         if step.scale is None and "slope" in plan.inputs and step.shift is not None:
             plan.inputs["post"] = step.shift

@@ -97,10 +97,10 @@ static job epilogue(bvt_view x, unsigned set, bool real, unsigned signs, bvt_vie
 static const bvt_view no_sign;
 
 static job epilogue_full(void) {
-    return epilogue(I16(784, 128), AFFINE | RES0 | SLOPE | POST, true, 1, BITS(ROWS, 784, 128));
+    return epilogue(I16(784, 128), SCALE | RES0 | BENT, true, 1, BITS(ROWS, 784, 128));
 }
 static job epilogue_three_residuals(void) {
-    return epilogue(I16(784, 128), AFFINE | RES0 | SLOPE | AFFINE2 | POST_RES0 | POST_RES1, true, 0, no_sign);
+    return epilogue(I16(784, 128), SCALE | RES0 | BENT | SCALE2 | POST_RES0 | POST_RES1, true, 0, no_sign);
 }
 static job epilogue_three_signs(void) { return epilogue(F32(196, 256), AFFINE, true, 3, BITS(ROWS, 196, 256)); }
 static job epilogue_affine(void) { return epilogue(F32(784, 128), AFFINE, true, 0, no_sign); }

@@ -12,7 +12,7 @@
 #define BVT_FORMAT_H
 #include <stdint.h>
 
-#define BVT_VERSION 6u
+#define BVT_VERSION 7u
 #define BVT_ALIGN 64u
 #define BVT_NONE 0xFFFFFFFFu
 #define BVT_N_IN 20

@@ -6,6 +6,7 @@
 
 #include "harness.h"
 #include "internal.h"
+#include "ops/epilogue.h"
 
 enum { SAMPLE_MAX = 64, SAMPLE_CONST = 1 << 17 };
 
@@ -90,9 +91,9 @@ static bvt_rec_op *sample_op(sample *s, int opcode, const uint32_t *in, unsigned
 static bvt_rec_op *sample_epilogue(sample *s, uint32_t x, uint32_t real, uint32_t bits) {
     const uint32_t cols = s->values[x].cols;
     bvt_rec_op *op = SAMPLE_OP(s, BVT_OP_EPILOGUE, real, x);
-    op->inputs[7] = sample_floats(s, 1, cols);
-    op->inputs[8] = sample_floats(s, 1, cols);
-    if (bits != BVT_NONE) op->inputs[13] = sample_floats(s, 1, cols);
+    op->inputs[BVT_EP_SCALE] = sample_floats(s, 1, cols);
+    op->inputs[BVT_EP_SHIFT] = sample_floats(s, 1, cols);
+    if (bits != BVT_NONE) op->inputs[BVT_EP_THRESHOLD0] = sample_floats(s, 1, cols);
     op->outputs[1] = bits;
     for (int i = 1; i <= 6; i++) op->attr[i] = 1;
     return op;
@@ -152,7 +153,7 @@ static uint8_t *sample_model(size_t *bytes, uint32_t block) {
     SAMPLE_OP(s, BVT_OP_BGEMM, dots, windows, sample_weight(s, C, 4 * C));
     op = sample_epilogue(s, dots, merged, BVT_NONE);
     op->inputs[1] = small;
-    for (int i = 9; i < 11; i++) op->inputs[i] = sample_floats(s, 1, C); /* slope, post */
+    for (int i = BVT_EP_SLOPE; i <= BVT_EP_POST; i++) op->inputs[i] = sample_floats(s, 1, C);
     op = SAMPLE_OP(s, BVT_OP_CHANNEL_POOL, pooled, merged);
     op->attr[0] = 2;
 

@@ -524,19 +524,23 @@ static void case_channel_pool(test_case *t, uint32_t size) {
 /* size 2: a form that models have, in whole vectors, with at most one output of bits: these have code of their own. */
 static void case_epilogue(test_case *t, uint32_t size) {
 #define X(set) (uint32_t)(set),
-    static const uint32_t common[] = {COMMON_SETS(X) 0xBB2, 0x1B92, 0x1FFE, 0x386};
+    const uint32_t all = (1u << BVT_EP_THRESHOLD0) - 2, layer = SCALE | RES0 | BENT, branch = layer | SCALE2 | POST_RES0;
+    const uint32_t common[] = {COMMON_SETS(X) branch | AFFINE2, AFFINE | RES0 | SLOPE | POST, all, layer | RES1 | POST};
 #undef X
     const struct {
         uint32_t set;
         int dtype;
-    } own[] = {{0x382, BVT_DTYPE_I16}, {0x782, BVT_DTYPE_I16}, {0x386, BVT_DTYPE_I32}, {0x786, BVT_DTYPE_I32},
-               {0xB92, BVT_DTYPE_I16}, {0x1BB2, BVT_DTYPE_I16}, {0x180, real},         {0, real}};
+    } own[] = {{layer, BVT_DTYPE_I16},  {layer | POST, BVT_DTYPE_I16},
+               {layer | RES1, BVT_DTYPE_I32}, {layer | RES1 | POST, BVT_DTYPE_I32},
+               {branch, BVT_DTYPE_I16}, {branch | AFFINE2 | POST_RES1, BVT_DTYPE_I16},
+               {AFFINE, real},          {0, real}};
     const bool usual = size == 2;
     const unsigned one = below(12); /* of these, or any */
     const uint32_t f = range(1, 3), width = f * range(1, 3), n = width * f * range(1, 5);
     const uint32_t c = usual ? 32 * range(1, 5) : coin() ? 16 * range(1, 6) : range(1, size ? 100 : 30);
-    uint32_t set = !usual && coin() ? (uint32_t)rng() : common[below(sizeof common / sizeof *common)]; /* bits 1..12: residuals and parameters */
+    uint32_t set = !usual && coin() ? (uint32_t)rng() & all : common[below(sizeof common / sizeof *common)];
     if (usual && one < 8) set = own[one].set;
+    if (!(set & SLOPE)) set &= ~(uint32_t)BENT;
     const int dtypes[] = {BVT_DTYPE_I16, BVT_DTYPE_I16, BVT_DTYPE_I32, BVT_DTYPE_F32, real};
     const bvt_view *x = add_in(t, 0, usual && one < 8 ? own[one].dtype : dtypes[below(5)], BVT_LAYOUT_ROWS, n, c);
     t->op.attr[BVT_EP_SMALL] = usual ? below(4) > 0 : coin();
@@ -548,7 +552,7 @@ static void case_epilogue(test_case *t, uint32_t size) {
         }
     const uint32_t table_rows = range(1, 9);
     t->op.attr[0] = (int32_t)width;
-    for (unsigned slot = 0; slot < 6; slot++) {
+    for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) {
         t->op.attr[1 + slot] = 1;
         if (!(set >> (1 + slot) & 1)) continue;
         const uint32_t factor = coin() ? f : range(0, 1);
@@ -556,25 +560,25 @@ static void case_epilogue(test_case *t, uint32_t size) {
         while (c % cols) cols--;
         t->op.attr[1 + slot] = (int32_t)factor;
         add_in(t, 1 + slot, real, BVT_LAYOUT_ROWS, factor ? n / factor / factor : range(table_rows, 9), cols);
-        if (factor || t->call.in[17].base) continue;
-        const bvt_view *table = add_in(t, 17, BVT_DTYPE_I32, BVT_LAYOUT_ROWS, 1, n);
+        if (factor || t->call.in[BVT_EP_ROWS].base) continue;
+        const bvt_view *table = add_in(t, BVT_EP_ROWS, BVT_DTYPE_I32, BVT_LAYOUT_ROWS, 1, n);
         for (uint32_t r = 0; r < n; r++) ((int32_t *)bvt_row(table, 0))[r] = (int32_t)below(table_rows);
     }
-    for (unsigned i = 7; i < 13; i++)
+    for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++)
         if (set >> i & 1) add_in(t, i, real, BVT_LAYOUT_ROWS, 1, c);
     if (set >> BVT_EP_SLOPE & 1 && coin()) /* as a PReLU's mostly are */
         for (uint32_t i = 0; i < c; i++) bvt_put_real(bvt_row(&t->call.in[BVT_EP_SLOPE], 0), i, (float)range(1, 8) / 8, real == BVT_DTYPE_F16);
-    bool any = false, half = x->dtype == BVT_DTYPE_F16 || set & 0x1FFE; /* where real is F16: there is an operand of it */
+    bool any = false, half = x->dtype == BVT_DTYPE_F16 || set; /* where real is F16: there is an operand of it */
     for (unsigned i = 0; i < 4; i++) {
         if (usual ? i || below(4) == 0 : below(3)) continue;
         any = half = true;
         const bool trits = !usual && coin();
-        add_in(t, 13 + i, real, BVT_LAYOUT_ROWS, 1 + trits, c);
+        add_in(t, BVT_EP_THRESHOLD0 + i, real, BVT_LAYOUT_ROWS, 1 + trits, c);
         add_out(t, 1 + i, trits ? BVT_DTYPE_TRITS : BVT_DTYPE_BITS, coin() ? BVT_LAYOUT_ROWS : BVT_LAYOUT_COLS, n, c);
     }
     const bool wide = half && (usual ? below(4) == 0 : coin());
     if (!any || (usual ? set != 0 : coin())) add_out(t, 0, wide ? BVT_DTYPE_F32 : real, BVT_LAYOUT_ROWS, n, c);
-    snprintf(t->text, sizeof t->text, "N %u C %u set %x", n, c, set & 0x1FFF);
+    snprintf(t->text, sizeof t->text, "N %u C %u set %x", n, c, set);
 }
 
 static void (*const makers[])(test_case *, uint32_t) = {NULL,

@@ -338,8 +338,8 @@ static void test_ops(void) {
     BROKEN("absent residual", ops[EPILOGUE_S].attr[5] = 2);
     BROKEN("grid and factor", ops[EPILOGUE_S].attr[0] = 9);
     BROKEN("grid and factor", ops[EPILOGUE_S].attr[0] = 0);
-    BROKEN("a parameter has the wrong", ops[EPILOGUE].inputs[7] = ops[DENSE].inputs[1]);
-    BROKEN("pair up", ops[EPILOGUE].inputs[13] = BVT_NONE);
+    BROKEN("a parameter has the wrong", ops[EPILOGUE].inputs[BVT_EP_SCALE] = ops[DENSE].inputs[1]);
+    BROKEN("pair up", ops[EPILOGUE].inputs[BVT_EP_THRESHOLD0] = BVT_NONE);
     BROKEN("no output", ops[EPILOGUE_S].outputs[0] = BVT_NONE);
     BROKEN("the kernel is larger", ops[AVG_POOL].attr[2] = 7);
     BROKEN("the output has the wrong", ops[ROW_PATCHES].attr[3] = 1);

@@ -11,6 +11,7 @@
 #include "../src/ops/attention.h"
 #include "../src/ops/bgemm.h"
 #include "../src/ops/dense_i8.h"
+#include "../src/ops/epilogue.h"
 #include "sample.h"
 
 enum {
@@ -111,10 +112,11 @@ static void make_bgemm(void) { /* two groups */
 static void make_epilogue(void) { /* one residual by a table, one of a smaller grid; bits and trits */
     start(BVT_OP_EPILOGUE, 16);
     ATTR(4, 0, 2, 1, 1, 1, 1);
-    in(0, I32, ROWS, 16, 6), in(1, F32, ROWS, 5, 3), in(2, F32, ROWS, 4, 6), in(17, I32, ROWS, 1, 16);
-    in(7, F32, ROWS, 1, 6), in(9, F32, ROWS, 1, 6), in(13, F32, ROWS, 1, 6), in(14, F32, ROWS, 2, 6);
+    in(0, I32, ROWS, 16, 6), in(1, F32, ROWS, 5, 3), in(2, F32, ROWS, 4, 6), in(BVT_EP_ROWS, I32, ROWS, 1, 16);
+    in(BVT_EP_SCALE, F32, ROWS, 1, 6), in(BVT_EP_SLOPE, F32, ROWS, 1, 6), in(BVT_EP_KNEE, F32, ROWS, 1, 6);
+    in(BVT_EP_THRESHOLD0, F32, ROWS, 1, 6), in(BVT_EP_THRESHOLD0 + 1, F32, ROWS, 2, 6);
     out(0, F32, ROWS, 16, 6), out(1, BITS, ROWS, 16, 6), out(2, TRITS, COLS, 16, 6);
-    for (int i = 0; i < 16; i++) DATA(17, int32_t)[i] = i % 5;
+    for (int i = 0; i < 16; i++) DATA(BVT_EP_ROWS, int32_t)[i] = i % 5;
 }
 
 static void make_row_patches(void) { /* padding makes trits of bits; dilation 2, 3 groups */
@@ -425,7 +427,8 @@ static void test_half(void) {
     const struct {
         int opcode;
         uint64_t all, any;
-    } halves[] = {{BVT_OP_EPILOGUE, 1 << 1 | 1 << 2 | 1 << 7 | 1 << 9 | 1 << 13 | 1 << 14, result},
+    } halves[] = {{BVT_OP_EPILOGUE, 1 << 1 | 1 << 2 | 1 << BVT_EP_SCALE | 1 << BVT_EP_SLOPE | 1 << BVT_EP_KNEE | 3 << BVT_EP_THRESHOLD0,
+                   result},
                   {BVT_OP_STENCIL, 7 | result, 0},
                   {BVT_OP_CHANNEL_POOL, 1 | result, 0},
                   {BVT_OP_AVG_POOL, 1 | result, 0},
@@ -652,13 +655,13 @@ static void test_row_patches(void) {
 static void test_epilogue(void) {
     static const int32_t bad[] = {-1, INT_MIN, 5, INT_MAX}; /* the residual has 5 rows */
     for (unsigned i = 0; i < sizeof bad / sizeof *bad; i++)
-        REFUSED(epilogue, "a row number is out of range", DATA(17, int32_t)[15] = bad[i]);
+        REFUSED(epilogue, "a row number is out of range", DATA(BVT_EP_ROWS, int32_t)[15] = bad[i]);
     REFUSED(epilogue, "a row number is out of range", in(1, F32, ROWS, 4, 3));
-    REFUSED(epilogue, "table of rows is missing", OP->inputs[17] = BVT_NONE);
-    REFUSED(epilogue, "table of rows is missing", in(17, I32, ROWS, 1, 15));
-    REFUSED(epilogue, "table of rows is missing", in(17, I32, ROWS, 16, 1));
-    REFUSED(epilogue, "the table of rows has the wrong", in(17, F32, ROWS, 1, 16));
-    REFUSED(epilogue, "not a constant", IN(17)->storage = BVT_STORAGE_ARENA);
+    REFUSED(epilogue, "table of rows is missing", OP->inputs[BVT_EP_ROWS] = BVT_NONE);
+    REFUSED(epilogue, "table of rows is missing", in(BVT_EP_ROWS, I32, ROWS, 1, 15));
+    REFUSED(epilogue, "table of rows is missing", in(BVT_EP_ROWS, I32, ROWS, 16, 1));
+    REFUSED(epilogue, "the table of rows has the wrong", in(BVT_EP_ROWS, F32, ROWS, 1, 16));
+    REFUSED(epilogue, "not a constant", IN(BVT_EP_ROWS)->storage = BVT_STORAGE_ARENA);
     REFUSED(epilogue, "a table of rows that no residual uses", OP->attr[1] = 1, OP->inputs[1] = BVT_NONE);
     REFUSED(epilogue, "factor of an absent residual", OP->inputs[1] = BVT_NONE);
     REFUSED(epilogue, "factor is out of range", OP->attr[1] = -1);
@@ -676,23 +679,25 @@ static void test_epilogue(void) {
     REFUSED(epilogue, "a residual has the wrong", in(2, I32, ROWS, 4, 6));
     REFUSED(epilogue, "x has the wrong", in(0, BITS, ROWS, 16, 6));
     REFUSED(epilogue, "x has the wrong", in(0, I32, ROWS, 15, 6));
-    REFUSED(epilogue, "a parameter has the wrong", in(9, F32, ROWS, 2, 6));
-    REFUSED(epilogue, "a parameter has the wrong", in(12, F32, ROWS, 1, 5));
-    REFUSED(epilogue, "a threshold has the wrong", in(13, F32, ROWS, 2, 6));
-    REFUSED(epilogue, "a threshold has the wrong", in(14, F32, ROWS, 1, 6)); /* trits have two */
+    REFUSED(epilogue, "a parameter has the wrong", in(BVT_EP_SLOPE, F32, ROWS, 2, 6));
+    REFUSED(epilogue, "a parameter has the wrong", in(BVT_EP_SHIFT2, F32, ROWS, 1, 5));
+    REFUSED(epilogue, "a threshold has the wrong", in(BVT_EP_THRESHOLD0, F32, ROWS, 2, 6));
+    REFUSED(epilogue, "a threshold has the wrong", in(BVT_EP_THRESHOLD0 + 1, F32, ROWS, 1, 6)); /* trits have two */
     REFUSED(epilogue, "a threshold has the wrong", out(1, TRITS, ROWS, 16, 6));
     REFUSED(epilogue, "a threshold has the wrong", out(2, BITS, ROWS, 16, 6));
     REFUSED(epilogue, "a bits output has the wrong", out(2, TRITS, COLS, 6, 16));
     REFUSED(epilogue, "a bits output has the wrong", out(1, F32, ROWS, 16, 6));
     REFUSED(epilogue, "the real output has the wrong", out(0, I32, ROWS, 16, 6));
-    REFUSED(epilogue, "do not pair up", OP->inputs[14] = BVT_NONE);
+    REFUSED(epilogue, "do not pair up", OP->inputs[BVT_EP_THRESHOLD0 + 1] = BVT_NONE);
     REFUSED(epilogue, "do not pair up", in(16, F32, ROWS, 1, 6));
-    REFUSED(epilogue, "an input too many", in(18, F32, ROWS, 1, 6));
+    REFUSED(epilogue, "an input too many", in(BVT_EP_INPUTS, F32, ROWS, 1, 6));
     REFUSED(epilogue, "an output too many", out(5, F32, ROWS, 16, 6));
     REFUSED(epilogue, "unused attribute", OP->attr[8] = 1);
     /* 2^22 + 1 rows with a factor of 2^5: modulo 2^32 they make 2^10. */
-    REFUSED(epilogue, "rows and factor do not fit", OP->attr[1] = 1, OP->inputs[1] = OP->inputs[17] = BVT_NONE,
+    REFUSED(epilogue, "rows and factor do not fit", OP->attr[1] = 1, OP->inputs[1] = OP->inputs[BVT_EP_ROWS] = BVT_NONE,
             OP->attr[0] = OP->attr[2] = 32, IN(2)->rows = (1 << 22) + 1, IN(0)->rows = s->groups[0].rows = 1024);
+    REFUSED(epilogue, "a knee without a slope", OP->inputs[BVT_EP_SLOPE] = BVT_NONE);
+    REFUSED(epilogue, "a parameter has the wrong", in(BVT_EP_KNEE, F32, ROWS, 1, 5));
 }
 
 static void test_attention(void) {

@@ -113,4 +113,4 @@ def test_both_readers_refuse_other_layouts_of_i8() -> None:
         if field != "stride":  # which only says where the tiles are, and has one value for the compiler
             with pytest.raises(UserError):
                 to_graph(parse(data, "m"))
-    assert spec.VERSION == 6
+    assert spec.VERSION == 7

@@ -1,11 +1,14 @@
-"""offsets: a shift behind a PReLU goes to who can take it for nothing, and stays where somebody cannot."""
+"""offsets: a shift goes through knees to who can take it for nothing, and stays where somebody cannot."""
 
 from __future__ import annotations
 
 import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
 from rewriting import outputs, rewrite, show
 
 from bvtdeploy.ir import Graph
+from bvtdeploy.ops.epilogue import ROLES
 from bvtdeploy.passes import offsets
 from bvtdeploy.passes.base import Report
 
@@ -30,7 +33,8 @@ def epilogue(outs: str, x: str, packed: int = 1, factor: int = 1, wide: int = 4,
     )
 
 
-LAYER = epilogue("v", "x", scale="a", shift="b", slope="s", post="p")
+LAYER = epilogue("v", "x", scale="a", shift="b", slope="s", post="p")  # of which only `post` can go: nothing is added to x*a but b
+NEXT = epilogue("y", "x", res0="v", scale="a", shift="b")  # it reads v as a residual, and adds b anyway
 
 
 def moved(out: str, *steps: str) -> tuple[Graph, Report]:
@@ -46,10 +50,10 @@ INNER = "f32(x, scale=[2.0, -1.0, 0.5, 4.0], shift=[1.0, 2.0, 3.0, 4.0], slope=[
 
 
 def test_a_residual_takes_it_in_its_shift() -> None:
-    graph, report = moved("%y", LAYER, epilogue("y", "x", res0="v", scale="a", shift="b"))
+    graph, report = moved("%y", LAYER, NEXT)
     assert show(graph.outputs[0]) == f"f32(x, res0={INNER}, scale=[2.0, -1.0, 0.5, 4.0], shift=[9.0, -2.0, 5.0, 10.0])"
     assert {name: o.tolist() for name, o in report.offsets.items()} == {"v": [[8, -4, 2, 6]]}
-    assert report.fused["shifts behind PReLU"] == 1
+    assert report.fused["additions of constants"] == 1
 
 
 def test_an_operand_that_is_scaled_takes_it_in_the_shift_behind_the_scale() -> None:
@@ -62,6 +66,41 @@ def test_thresholds_are_moved_its_own_and_those_of_a_reader() -> None:
     graph, _ = moved("%bits1, %bits2", layer, epilogue("bits2", "v", threshold0="t"))
     assert [show(op.inputs[-1]) for op in graph.of_kind("epilogue")] == ["[-7.0, 3.0, -2.0, -1.0]"] * 2
     assert all("post" not in op.attrs["roles"] for op in graph.ops if op.kind == "epilogue")
+
+
+def test_a_layer_with_a_residual_adds_nothing_its_knees_are_elsewhere() -> None:
+    """v = prelu(x*a + r + b) + p is kept as prelu'(x*a + r) with knees at -b; it lacks s*b + p."""
+    layer = epilogue("v bits1", "x", res0="x", scale="a", shift="b", slope="s", post="p", threshold0="t")
+    graph, report = moved("%y, %bits1", layer, NEXT)
+    inner = "(x, res0=x, scale=[2.0, -1.0, 0.5, 4.0], slope=[0.25, 0.0, -0.5, 1.0], knee=[-1.0, -2.0, -3.0, -4.0]"
+    assert show(graph.outputs[0]).startswith(f"f32(x, res0=f320{inner}")
+    assert show(graph.outputs[0]).endswith("shift=[9.25, -2.0, 3.5, 14.0])")  # b + p + s*b
+    assert {name: o.tolist() for name, o in report.offsets.items()} == {"v": [[8.25, -4, 0.5, 10]]}
+    assert show(graph.of_kind("epilogue")[0].inputs[-1]) == "[-7.25, 3.0, -0.5, -5.0]"
+    assert report.fused["additions of constants"] == 2
+
+
+def test_what_a_value_lacks_moves_the_knees_of_who_reads_it() -> None:
+    """Three layers, each with its residual sum; what is left of b is multiplied by the slopes every time."""
+    layers = [epilogue(f"v{i + 1}", "x", res0=f"v{i}" if i else "x", scale="a", shift="b", slope="s") for i in range(3)]
+    graph, report = moved("%y", *layers, NEXT.replace("%v", "%v3"))
+    b, s = np.array(CONSTANTS["b"]), np.array(CONSTANTS["s"])
+    lacks = np.zeros(4)
+    for i, op in enumerate(graph.of_kind("epilogue")[:3]):
+        knee = dict(zip(op.attrs["roles"], op.inputs, strict=True))["knee"].data
+        assert knee is not None and np.array_equal(knee[0], -(lacks + b)) and "shift" not in op.attrs["roles"]
+        lacks = s * (lacks + b)
+        assert np.array_equal(report.offsets[f"v{i + 1}"][0], lacks)
+
+
+def test_it_stops_at_a_second_scale_where_the_result_cannot_lack_it() -> None:
+    layer = epilogue("y", "x", res0="x", scale="a", shift="b", slope="s", scale2="a", shift2="t")
+    graph, report = moved("%y", layer)
+    text = show(graph.outputs[0])
+    assert text.endswith("knee=[-1.0, -2.0, -3.0, -4.0], scale2=[2.0, -1.0, 0.5, 4.0], shift2=[1.5, -1.0, -0.75, 21.0])")
+    assert " shift=" not in text and not report.offsets
+    graph, _ = moved("%y", epilogue("y", "x", res0="x", scale="a", shift="b", slope="s", post="p"))
+    assert show(graph.outputs[0]).endswith("post=[8.25, -4.0, 0.5, 10.0])")
 
 
 def test_a_residual_that_is_tiled_and_one_behind_a_second_scale() -> None:
@@ -82,23 +121,45 @@ def test_pools_pass_it_on() -> None:
 
 
 def test_it_stays_where_a_reader_would_need_a_step_more_or_is_none_of_these() -> None:
-    reader = epilogue("y", "x", res0="v", scale="a", shift="b")
     others = {
         "%y, %v": [],  # an output of the graph
         "%y, %z": [epilogue("z", "x", res0="v")],  # a sum without a scale
+        "%y, %w": [epilogue("w", "x", res0="v", scale="a")],  # one multiply-add, which adds the residual
         "%y, %n": ['%n = layer_norm_rows(%v, %a, %b) {"eps": 1e-05, "groups": 2} : f32[4x4]'],
         "%y, %d": ['%q = avg_pool(%v) {"height": 2, "kernel": 2, "padding": 1, "stride": 2, "width": 2} : f32[4x4]',
                    epilogue("d", "q", scale="a", shift="b")],
         "%y, %s": ['%q = channel_pool(%v) {"group": 2} : f32[4x2]', '%s = channel_pool(%q) {"group": 2} : f32[4x1]'],
     }  # fmt: skip
     for out, more in others.items():
-        graph, report = moved(out, LAYER, reader, *more)
+        graph, report = moved(out, LAYER, NEXT, *more)
         assert not report.offsets and "post=" in show(graph.outputs[0]), out
 
 
 def test_several_layers_each_give_theirs_to_the_next() -> None:
     layers = [LAYER.replace("%v =", "%v0 =")]
     layers += [epilogue(f"v{i + 1}", "x", res0=f"v{i}", scale="a", shift="b", slope="s", post="p") for i in range(3)]
-    graph, report = moved("%y", *layers, epilogue("y", "x", res0="v3", scale="a", shift="b"))
-    assert report.fused["shifts behind PReLU"] == 4 and "post=" not in show(graph.outputs[0])
+    graph, report = moved("%y", *layers, NEXT.replace("%v", "%v3"))
+    assert report.fused["additions of constants"] == 7 and "post=" not in show(graph.outputs[0])
     assert sorted(report.offsets) == ["v0", "v1", "v2", "v3"]
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_any_graph_of_layers_computes_the_same(seed: int) -> None:
+    """Random layers over values that earlier ones made, some of which are read by signs."""
+    rng = np.random.default_rng(seed)
+    lines, values = [], ["x"]
+    for i in range(int(rng.integers(1, 7))):
+        parameters = zip(("scale", "shift", "slope", "post", "scale2", "shift2"), "absptb", strict=True)
+        at = {role: name for role, name in parameters if rng.random() < 0.6}
+        for role in ("res0", "res1", "post_res0"):
+            if rng.random() < 0.5:
+                at[role] = str(rng.choice(values))
+        if "slope" not in at:
+            at.pop("post", None)
+        order = [r for r in ROLES if r in at]
+        lines.append(epilogue(f"v{i}", str(rng.choice(values)), **{r: at[r] for r in order}))
+        values.append(f"v{i}")
+        if rng.random() < 0.3:
+            lines.append(epilogue(f"bits{i}", f"v{i}", threshold0="t"))
+    results = [name for i in range(len(lines)) for name in (f"bits{i}",) if any(f"%{name} =" in line for line in lines)]
+    moved(", ".join(f"%{n}" for n in [values[-1], *results]), *lines)

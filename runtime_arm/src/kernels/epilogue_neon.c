@@ -28,14 +28,10 @@ INLINE vf load_x(const void *x, const int dtype) {
     }
 }
 
-INLINE vf affine(const unsigned set, const unsigned scale, vf v, vf factor, vf offset) {
-    const bool has_scale = set >> scale & 1, has_shift = set >> (scale + 1) & 1;
-    if (has_scale) return has_shift ? vf_fma(v, factor, offset) : vf_mul(v, factor);
-    return has_shift ? vf_add(v, offset) : v;
-}
-
 INLINE uint16x8_t not_less(vf v, vf threshold) { return narrow(vcgeq_f32(v.a, threshold.a), vcgeq_f32(v.b, threshold.b)); }
 INLINE uint16x8_t less(vf v, vf threshold) { return narrow(vcltq_f32(v.a, threshold.a), vcltq_f32(v.b, threshold.b)); }
+
+#define HAS(operand) (set >> (operand)&1)
 
 /* ---- The common form: at most one sign, whole tiles, in which no residual begins anew ----------------------------------------- */
 
@@ -71,13 +67,24 @@ typedef struct {
 } vf16;
 
 INLINE vf16 load16(const float *p) { return (vf16){vf_load(p), vf_load(p + 8)}; }
+/* Into registers of their own, which may be overwritten: GCC would load pairs and move them. */
+INLINE vf16 load16_alone(const float *p) {
+    float32x4_t a = vld1q_f32(p), b = vld1q_f32(p + 4), c = vld1q_f32(p + 8), d = vld1q_f32(p + 12);
+    __asm__("" : "+w"(a));
+    __asm__("" : "+w"(b));
+    __asm__("" : "+w"(c));
+    __asm__("" : "+w"(d));
+    return (vf16){{a, b}, {c, d}};
+}
 INLINE vf16 add16(vf16 x, vf16 y) { return (vf16){vf_add(x.low, y.low), vf_add(x.high, y.high)}; }
 INLINE uint8x16_t not_less16(vf16 v, vf16 threshold) {
     return vuzp1q_u8(vreinterpretq_u8_u16(not_less(v.low, threshold.low)), vreinterpretq_u8_u16(not_less(v.high, threshold.high)));
 }
 
-INLINE vf16 affine16(const unsigned set, const unsigned scale, vf16 v, vf16 factor, vf16 offset) {
-    return (vf16){affine(set, scale, v.low, factor.low, offset.low), affine(set, scale, v.high, factor.high, offset.high)};
+INLINE vf16 multiply_add16(vf16 x, vf16 y, vf16 z) { return (vf16){vf_fma(x.low, y.low, z.low), vf_fma(x.high, y.high, z.high)}; }
+INLINE vf16 multiply16(vf16 x, vf16 y) { return (vf16){vf_mul(x.low, y.low), vf_mul(x.high, y.high)}; }
+INLINE vf16 prelu16(vf16 v, vf16 less, vf16 knee) {
+    return (vf16){vf_prelu(v.low, less.low, knee.low), vf_prelu(v.high, less.high, knee.high)};
 }
 
 /* 16 channels from c on. mask[r]: the signs of row r, if there are any. dots: x is i16, else f32 or i32. Floats are written, though
@@ -89,12 +96,13 @@ INLINE void rows_tile(uint8x16_t mask[8], const operands *o, const rows8 *t, uin
     vf16 p[BVT_EP_THRESHOLD0];
     for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++) p[i] = set >> i & 1 ? load16(o->param[i] + c) : none;
     const vf one = vf_set(1);
-    if (set >> BVT_EP_SLOPE & 1) p[BVT_EP_SLOPE] = (vf16){vf_sub(p[BVT_EP_SLOPE].low, one), vf_sub(p[BVT_EP_SLOPE].high, one)};
+    if (HAS(BVT_EP_SLOPE)) p[BVT_EP_SLOPE] = (vf16){vf_sub(p[BVT_EP_SLOPE].low, one), vf_sub(p[BVT_EP_SLOPE].high, one)};
     /* A multiply-add overwrites its addend, so that is read anew for every row where the vector pipes are the busy ones: a load is
-     * cheaper than a move there. The empty asm keeps GCC from keeping it, and the conversion's constants from being loaded for every
+     * cheaper than a move there. The empty asm keeps GCC from keeping it, and the conversion's constant from being loaded for every
      * row. */
-    const bool busy = sign || set >> BVT_EP_SLOPE & 1, reads = busy && set >> BVT_EP_SHIFT & 1, reads2 = busy && set >> BVT_EP_SHIFT2 & 1;
-    const float *shift = reads ? o->param[BVT_EP_SHIFT] + c : NULL, *shift2 = reads2 ? o->param[BVT_EP_SHIFT2] + c : NULL;
+    const bool again = sign || HAS(BVT_EP_SLOPE);
+    const float *shift = HAS(BVT_EP_SHIFT) ? o->param[BVT_EP_SHIFT] + c : NULL;
+    const float *shift2 = HAS(BVT_EP_SHIFT2) ? o->param[BVT_EP_SHIFT2] + c : NULL;
     float32x4_t base = vdupq_n_f32(VF_I16_BASE);
     __asm__("" : "+w"(base));
     const unsigned rows = t->rows;
@@ -110,16 +118,20 @@ INLINE void rows_tile(uint8x16_t mask[8], const operands *o, const rows8 *t, uin
         else if (wide_dots) v = (vf16){vf_load_i32((const int32_t *)x + c), vf_load_i32((const int32_t *)x + c + 8)};
         else v = load16((const float *)x + c);
         __asm__ volatile("" ::: "memory");
-        v = affine16(set, BVT_EP_SCALE, v, p[BVT_EP_SCALE], reads ? load16(shift) : p[BVT_EP_SHIFT]);
-        /* Slots by hand: in a loop that is not unrolled the set is no constant. */
-#define RESIDUAL(slot) \
-    if (set >> (BVT_EP_RES0 + (slot)) & 1) v = add16(v, load16((const float *)t->res[slot][r] + at[slot]));
-        RESIDUAL(0) RESIDUAL(1) RESIDUAL(2)
-        if (set >> BVT_EP_SLOPE & 1) v = (vf16){vf_prelu(v.low, p[BVT_EP_SLOPE].low), vf_prelu(v.high, p[BVT_EP_SLOPE].high)};
-        if (set >> BVT_EP_POST & 1) v = add16(v, p[BVT_EP_POST]);
-        v = affine16(set, BVT_EP_SCALE2, v, p[BVT_EP_SCALE2], reads2 ? load16(shift2) : p[BVT_EP_SHIFT2]);
-        RESIDUAL(3) RESIDUAL(4) RESIDUAL(5)
+#define PARAM(operand) \
+    (again && (operand) == BVT_EP_SHIFT ? load16(shift) : again && (operand) == BVT_EP_SHIFT2 ? load16(shift2) : p[operand])
+#define RESIDUAL(slot) load16_alone((const float *)t->res[slot][r] + at[slot])
+#define MULTIPLY_ADD multiply_add16
+#define MULTIPLY multiply16
+#define ADD add16
+#define PRELU(v) prelu16(v, p[BVT_EP_SLOPE], p[BVT_EP_KNEE])
+        EPILOGUE_STEPS(v)
 #undef RESIDUAL
+#undef PARAM
+#undef MULTIPLY_ADD
+#undef MULTIPLY
+#undef ADD
+#undef PRELU
         vf_store(out + to, v.low), vf_store(out + to + 8, v.high);
         if (sign) mask[r] = not_less16(v, threshold);
     }
@@ -179,15 +191,20 @@ INLINE void half_signs(signs *out, const tile *t, const unsigned half, unsigned 
     size_t at[BVT_EP_RESIDUALS];
     for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) at[slot] = t->at[slot] + c;
     for (unsigned r = t->rows; r-- > 0; x -= t->x_stride) {
-        vf v = affine(set, BVT_EP_SCALE, load_x(x, x_dtype), p[BVT_EP_SCALE], p[BVT_EP_SHIFT]);
-#define RESIDUAL(slot) \
-    if (set >> (BVT_EP_RES0 + (slot)) & 1) v = vf_add(v, vf_load((const float *)t->res[slot][r] + at[slot]));
-        RESIDUAL(0) RESIDUAL(1) RESIDUAL(2)
-        if (set >> BVT_EP_SLOPE & 1) v = vf_prelu(v, p[BVT_EP_SLOPE]);
-        if (set >> BVT_EP_POST & 1) v = vf_add(v, p[BVT_EP_POST]);
-        v = affine(set, BVT_EP_SCALE2, v, p[BVT_EP_SCALE2], p[BVT_EP_SHIFT2]);
-        RESIDUAL(3) RESIDUAL(4) RESIDUAL(5)
+        vf v = load_x(x, x_dtype);
+#define PARAM(operand) p[operand]
+#define RESIDUAL(slot) vf_load((const float *)t->res[slot][r] + at[slot])
+#define MULTIPLY_ADD vf_fma
+#define MULTIPLY vf_mul
+#define ADD vf_add
+#define PRELU(v) vf_prelu(v, p[BVT_EP_SLOPE], p[BVT_EP_KNEE])
+        EPILOGUE_STEPS(v)
 #undef RESIDUAL
+#undef PARAM
+#undef MULTIPLY_ADD
+#undef MULTIPLY
+#undef ADD
+#undef PRELU
         if (to) {
             vf_store(to, v);
             to = (float *)(void *)((uint8_t *)to - t->out_stride);
@@ -290,31 +307,30 @@ static void run_any(const operands *o, uint32_t row0, uint32_t row1, uint32_t fi
 /* The forms that compiled models have much of, which have code of their own: the set, whether x is dots in i16, whether there is a sign.
  * A layer ends in a sign; a sum of branches goes into a norm; what attention makes comes in i32. */
 enum { DOTS = 1u << 30, SIGN = 1u << 31 };
-#define FORMS(X)                                                         \
-    X(RES0)                                                              \
-    X(RES0 | SIGN)                                                       \
-    X(SCALE)                                                             \
-    X(SCALE | RES0)                                                      \
-    X(SCALE | RES0 | SIGN)                                               \
-    X(AFFINE)                                                            \
-    X(AFFINE | SIGN)                                                     \
-    X(AFFINE | RES0)                                                     \
-    X(AFFINE | RES0 | RES1 | SLOPE | SIGN)                               \
-    X(AFFINE | RES0 | RES1 | RES2 | SLOPE | POST)                        \
-    X(SCALE | DOTS)                                                      \
-    X(SCALE | RES0 | DOTS)                                               \
-    X(AFFINE | DOTS)                                                     \
-    X(AFFINE | SIGN | DOTS)                                              \
-    X(AFFINE | RES0 | DOTS)                                              \
-    X(AFFINE | RES0 | SIGN | DOTS)                                       \
-    X(AFFINE | SLOPE | POST | DOTS)                                      \
-    X(AFFINE | SLOPE | POST_RES0 | POST_RES1 | DOTS)                     \
-    X(AFFINE | RES0 | SLOPE | DOTS)                                      \
-    X(AFFINE | RES0 | SLOPE | SIGN | DOTS)                               \
-    X(AFFINE | RES0 | SLOPE | POST | SIGN | DOTS)                        \
-    X(AFFINE | RES0 | SLOPE | POST_RES0 | DOTS)                          \
-    X(AFFINE | RES0 | SLOPE | AFFINE2 | POST_RES0 | DOTS)                \
-    X(AFFINE | RES0 | SLOPE | AFFINE2 | POST_RES0 | POST_RES1 | DOTS)
+#define FORMS(X)                                              \
+    X(RES0)                                                   \
+    X(RES0 | SIGN)                                            \
+    X(SCALE)                                                  \
+    X(SCALE | RES0)                                           \
+    X(SCALE | RES0 | SIGN)                                    \
+    X(AFFINE)                                                 \
+    X(AFFINE | SIGN)                                          \
+    X(AFFINE | RES0)                                          \
+    X(SCALE | RES0 | RES1 | BENT | SIGN)                      \
+    X(SCALE | RES0 | RES1 | RES2 | BENT | POST)               \
+    X(SCALE | DOTS)                                           \
+    X(SCALE | RES0 | DOTS)                                    \
+    X(SCALE | RES0 | SIGN | DOTS)                             \
+    X(AFFINE | DOTS)                                          \
+    X(AFFINE | SIGN | DOTS)                                   \
+    X(AFFINE | RES0 | DOTS)                                   \
+    X(AFFINE | SLOPE | DOTS)                                  \
+    X(AFFINE | SLOPE | POST_RES0 | POST_RES1 | DOTS)          \
+    X(SCALE | RES0 | BENT | DOTS)                             \
+    X(SCALE | RES0 | BENT | SIGN | DOTS)                      \
+    X(SCALE | RES0 | BENT | POST_RES0 | DOTS)                 \
+    X(SCALE | RES0 | BENT | SCALE2 | POST_RES0 | DOTS)        \
+    X(SCALE | RES0 | BENT | SCALE2 | POST_RES0 | POST_RES1 | DOTS)
 
 /* ---- Signs of what is there: of bare dots, of floats that were written ------------------------------------------------------ */
 

@@ -44,18 +44,10 @@ static __attribute__((noinline)) vf load_circle(const float *row, uint32_t cols,
     return vf_load(x);
 }
 
-/* Adds channels c .. c+n-1 of a residual, if the set has it; `at` is c mod its columns. */
-VF_INLINE vf add_residual(const rows8 *b, const unsigned set, const unsigned slot, unsigned r, uint32_t c, uint32_t at,
-                          const unsigned n, vf v) {
-    if (!(set >> (BVT_EP_RES0 + slot) & 1)) return v;
+/* Channels c .. c+n-1 of a residual; `at` is c mod its columns. */
+VF_INLINE vf load_residual(const rows8 *b, const unsigned slot, unsigned r, uint32_t c, uint32_t at, const unsigned n) {
     const float *row = b->res[slot].row[r];
-    return vf_add(v, at + n <= b->res[slot].cols ? vf_load_n(row + at, n) : load_circle(row, b->res[slot].cols, c, n));
-}
-
-VF_INLINE vf affine(const unsigned set, const unsigned scale, vf v, vf factor, vf offset) {
-    const bool has_scale = set >> scale & 1, has_shift = set >> (scale + 1) & 1;
-    if (has_scale) return has_shift ? vf_fma(v, factor, offset) : vf_mul(v, factor);
-    return has_shift ? vf_add(v, offset) : v;
+    return at + n <= b->res[slot].cols ? vf_load_n(row + at, n) : load_circle(row, b->res[slot].cols, c, n);
 }
 
 /* Bits of one row's n channels from c on, in layout ROWS. */
@@ -86,25 +78,26 @@ VF_INLINE vf load_x(const rows8 *b, unsigned r, uint32_t c, const unsigned n) {
     }
 }
 
+#define HAS(operand) (set >> (operand)&1)
+#define PARAM(operand) p[operand]
+#define RESIDUAL(slot) load_residual(b, slot, r, c, at[slot], n)
+#define MULTIPLY_ADD vf_fma
+#define MULTIPLY vf_mul
+#define ADD vf_add
+#define PRELU(v) vf_prelu(v, p[BVT_EP_SLOPE], p[BVT_EP_KNEE])
 /* Channels c .. c+n-1 of 8 rows. */
 VF_INLINE void chunk(const rows8 *b, uint32_t c, const unsigned n, const unsigned set) {
     vf p[BVT_EP_THRESHOLD0], first_threshold = vf_set(0);
     uint32_t at[BVT_EP_RESIDUALS] = {0}; /* c mod cols of the residual */
     uint64_t signs[2 * BVT_EP_BITS][VF_LANES / 8] = {{0}};
     for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++) p[i] = set >> i & 1 ? vf_load_n(b->param[i] + c, n) : vf_set(0);
-    p[BVT_EP_SLOPE] = vf_sub(p[BVT_EP_SLOPE], vf_set(1));
+    p[BVT_EP_SLOPE] = vf_factor(vf_sub(p[BVT_EP_SLOPE], vf_set(1)), p[BVT_EP_KNEE]);
     for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
         if (set >> (BVT_EP_RES0 + slot) & 1) at[slot] = b->res[slot].cols == b->cols ? c : c % b->res[slot].cols;
     if (b->n_bits) first_threshold = vf_load_n(b->threshold[0] + c, n);
     for (unsigned r = 0; r < b->rows; r++) {
-        vf v = affine(set, BVT_EP_SCALE, load_x(b, r, c, n), p[BVT_EP_SCALE], p[BVT_EP_SHIFT]);
-#define RESIDUAL(slot) v = add_residual(b, set, slot, r, c, at[slot], n, v); /* no loop: in one the set may be no constant */
-        RESIDUAL(0) RESIDUAL(1) RESIDUAL(2)
-        if (set >> BVT_EP_SLOPE & 1) v = vf_prelu(v, p[BVT_EP_SLOPE]);
-        if (set >> BVT_EP_POST & 1) v = vf_add(v, p[BVT_EP_POST]);
-        v = affine(set, BVT_EP_SCALE2, v, p[BVT_EP_SCALE2], p[BVT_EP_SHIFT2]);
-        RESIDUAL(3) RESIDUAL(4) RESIDUAL(5)
-#undef RESIDUAL
+        vf v = load_x(b, r, c, n);
+        EPILOGUE_STEPS(v)
         if (b->real) vf_store_n(b->out[r] + c, v, n);
         if (b->n_bits) {
             const unsigned mask = vf_ge(v, first_threshold);

@@ -64,6 +64,18 @@ INLINE half32 load32(const uint16_t *p) {
     EACH(x, load(p + 8 * i));
     return x;
 }
+INLINE half32 add32(half32 x, half32 y) {
+    EACH(x, vaddq_f16(x.v[i], y.v[i]));
+    return x;
+}
+INLINE half32 multiply32(half32 x, half32 y) {
+    EACH(x, vmulq_f16(x.v[i], y.v[i]));
+    return x;
+}
+INLINE half32 multiply_add32(half32 x, half32 y, half32 z) {
+    EACH(z, vfmaq_f16(z.v[i], x.v[i], y.v[i]));
+    return z;
+}
 INLINE half8 small_dots(int16x8_t x) {
     return vsubq_f16(vreinterpretq_f16_s16(vaddq_s16(x, vdupq_n_s16(0x6600))), vreinterpretq_f16_u16(vdupq_n_u16(0x6600)));
 }
@@ -91,31 +103,23 @@ INLINE void rows_tile(const operands *o, rows8 *t, uint32_t c, const void *x, si
     const unsigned set = o->set, rows = t->rows;
 #define HAS(role) (always >> (role) & 1 || (maybe >> (role) & 1 && set >> (role) & 1))
     const half8 zero = vreinterpretq_f16_u16(vdupq_n_u16(0)), one = vreinterpretq_f16_u16(vdupq_n_u16(0x3C00));
-    half32 scale, less, threshold;
+    half32 scale, less, knee, threshold;
     EACH(scale, zero);
-    less = threshold = scale;
+    less = knee = threshold = scale;
     if (HAS(BVT_EP_SCALE)) scale = load32(o->param[BVT_EP_SCALE] + c);
     if (HAS(BVT_EP_SLOPE)) {
         less = load32(o->param[BVT_EP_SLOPE] + c);
         EACH(less, vsubq_f16(less.v[i], one));
+        if (HAS(BVT_EP_KNEE)) knee = load32(o->param[BVT_EP_KNEE] + c);
     }
     if (sign) threshold = load32(o->threshold + c);
     const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u));
     /* A multiply-add overwrites its addend, so that is read anew for every row: a load is cheaper than a move. To the empty asm the
      * pointer is another one in every row. */
-#define OF(role) load(of_##role + 8 * i)
-#define ADDRESS(role) const uint16_t *of_##role = HAS(role) ? o->param[role] + c : NULL;
-    ADDRESS(BVT_EP_SHIFT) ADDRESS(BVT_EP_POST) ADDRESS(BVT_EP_SCALE2) ADDRESS(BVT_EP_SHIFT2)
+#define ADDRESS(operand) (HAS(operand) ? o->param[operand] + c : NULL)
+    const uint16_t *shift = ADDRESS(BVT_EP_SHIFT), *post = ADDRESS(BVT_EP_POST);
+    const uint16_t *scale2 = ADDRESS(BVT_EP_SCALE2), *shift2 = ADDRESS(BVT_EP_SHIFT2);
 #undef ADDRESS
-#define RESIDUAL(slot)                                                                        \
-    if (HAS(BVT_EP_RES0 + (slot))) {                                                          \
-        const uint16_t *row = (const uint16_t *)t->res[slot][r] + at[slot];                   \
-        EACH(v, vaddq_f16(v.v[i], load(row + 8 * i)));                                        \
-    }
-#define AFFINE_OF(scale, shift, factors)                                              \
-    if (HAS(scale) && HAS(shift)) EACH(v, vfmaq_f16(OF(shift), v.v[i], factors)); \
-    else if (HAS(scale)) EACH(v, vmulq_f16(v.v[i], factors));                     \
-    else if (HAS(shift)) EACH(v, vaddq_f16(v.v[i], OF(shift)));
     uint32_t at[BVT_EP_RESIDUALS];
 #pragma GCC unroll 6
     for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) at[slot] = HAS(BVT_EP_RES0 + slot) ? t->at[slot] : 0;
@@ -130,19 +134,24 @@ INLINE void rows_tile(const operands *o, rows8 *t, uint32_t c, const void *x, si
 #undef X
         }
         x = (const uint8_t *)x + x_stride;
-        __asm__("" : "+r"(of_BVT_EP_SHIFT), "+r"(of_BVT_EP_POST), "+r"(of_BVT_EP_SCALE2), "+r"(of_BVT_EP_SHIFT2));
-        AFFINE_OF(BVT_EP_SCALE, BVT_EP_SHIFT, scale.v[i])
-        RESIDUAL(0)
-        if (always & RES1 || (maybe & (RES1 | RES2) && set & (RES1 | RES2))) {
-            RESIDUAL(1) RESIDUAL(2)
-        }
-        /* FMIN takes -0 of two zeros, and a NaN. */
-        if (HAS(BVT_EP_SLOPE)) EACH(v, vfmaq_f16(v.v[i], vminq_f16(v.v[i], zero), less.v[i]));
-        if (HAS(BVT_EP_POST)) EACH(v, vaddq_f16(v.v[i], OF(BVT_EP_POST)));
+        __asm__("" : "+r"(shift), "+r"(post), "+r"(scale2), "+r"(shift2));
+#define PARAM(operand) \
+    ((operand) == BVT_EP_SCALE ? scale : load32((operand) == BVT_EP_SHIFT ? shift : (operand) == BVT_EP_SCALE2 ? scale2 : shift2))
+#define MULTIPLY_ADD multiply_add32
+#define MULTIPLY multiply32
+#define ADD add32
+#define RESIDUAL(slot) load32((const uint16_t *)t->res[slot][r] + at[slot])
+        EPILOGUE_AFFINE(v, BVT_EP_SCALE, 0)
+        if (HAS(BVT_EP_SLOPE)) EACH(v, vfmaq_f16(v.v[i], vminq_f16(v.v[i], knee.v[i]), less.v[i])); /* as vf_prelu */
+        if (HAS(BVT_EP_POST)) v = add32(v, load32(post));
         if (always & AFTER || (maybe & AFTER && set & AFTER)) {
-            AFFINE_OF(BVT_EP_SCALE2, BVT_EP_SHIFT2, OF(BVT_EP_SCALE2))
-            RESIDUAL(3) RESIDUAL(4) RESIDUAL(5)
+            EPILOGUE_AFFINE(v, BVT_EP_SCALE2, 3)
         }
+#undef PARAM
+#undef MULTIPLY_ADD
+#undef MULTIPLY
+#undef ADD
+#undef RESIDUAL
         if (store_out) {
 #pragma GCC unroll 4
             for (unsigned i = 0; i < 4; i++) store((uint16_t *)out + 8 * i, v.v[i]);
@@ -155,9 +164,6 @@ INLINE void rows_tile(const operands *o, rows8 *t, uint32_t c, const void *x, si
 #undef REACHES
         }
     }
-#undef AFFINE_OF
-#undef RESIDUAL
-#undef OF
 #undef HAS
 }
 
@@ -293,14 +299,13 @@ INLINE void common_rows(const operands *o, rows8 *t, bool whole_rows, const unsi
     }
 /* A binary layer with its shortcut; one with a sum of branches behind it. */
 enum {
-    LAYER = AFFINE | RES0 | SLOPE,
-    BRANCH = LAYER | 1 << BVT_EP_SCALE2 | POST_RES0,
+    LAYER = SCALE | RES0 | BENT,
+    BRANCH = LAYER | SCALE2 | POST_RES0,
     MAYBE_BRANCH = 1 << BVT_EP_SHIFT2 | POST_RES1,
 };
 COMMON(layer, SMALL_I16, LAYER, 0, true, true)
-COMMON(moved_layer, SMALL_I16, LAYER | POST, 0, true, true)
 COMMON(branch, o->x_kind == SMALL_I16 ? SMALL_I16 : ANY_I16, BRANCH, MAYBE_BRANCH, false, true)
-COMMON(attention, SMALL_I32, LAYER | RES1, POST, true, true)
+COMMON(attention, SMALL_I32, LAYER | RES1, 0, true, true)
 COMMON(norm, REAL_F16, AFFINE, 0, true, true)
 COMMON(sign, REAL_F16, 0, 0, true, false)
 #undef COMMON
@@ -328,8 +333,7 @@ static void run(operands *o, uint32_t row0, uint32_t row1) {
     if (!o->even || o->cols % TILE) {
     } else if (o->threshold && half_out) {
         if (o->set == LAYER && o->x_kind == SMALL_I16) rows = layer_rows;
-        if (o->set == (LAYER | POST) && o->x_kind == SMALL_I16) rows = moved_layer_rows;
-        if ((o->set & ~(unsigned)POST) == (LAYER | RES1) && o->x_kind == SMALL_I32) rows = attention_rows;
+        if (o->set == (LAYER | RES1) && o->x_kind == SMALL_I32) rows = attention_rows;
         if (o->set == AFFINE && o->x_kind == REAL_F16) rows = norm_rows;
     } else if (half_out) {
         if ((o->set & ~(unsigned)MAYBE_BRANCH) == BRANCH && (o->x_kind == SMALL_I16 || o->x_kind == ANY_I16)) rows = branch_rows;

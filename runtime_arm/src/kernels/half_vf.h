@@ -77,27 +77,27 @@ HALF_HELPER vf load_x(const bvt_view *x, uint32_t r, uint32_t c, unsigned n) {
     }
 }
 
-/* Adds the residuals of 3 slots. */
-HALF_HELPER vf add_residuals(const bvt_call *call, unsigned first_slot, uint32_t r, uint32_t c, unsigned n, vf v) {
-    for (unsigned slot = first_slot; slot < first_slot + 3; slot++) {
-        const bvt_view *res = &call->in[BVT_EP_RES0 + slot];
-        if (!res->base) continue;
-        const uint16_t *row = bvt_epilogue_residual(call, slot, r);
-        const uint32_t at = res->cols == call->in[BVT_EP_X].cols ? c : c % res->cols;
-        uint16_t x[VF_LANES] = {0};
-        if (at + n <= res->cols) {
-            v = add(v, vf_load_half_n(row + at, n));
-        } else { /* it begins anew */
-            for (unsigned i = 0; i < n; i++) x[i] = row[(at + i) % res->cols];
-            v = add(v, vf_load_half(x));
-        }
-    }
-    return v;
+HALF_HELPER vf load_residual(const bvt_call *call, unsigned slot, uint32_t r, uint32_t c, unsigned n) {
+    const bvt_view *res = &call->in[BVT_EP_RES0 + slot];
+    const uint16_t *row = bvt_epilogue_residual(call, slot, r);
+    const uint32_t at = res->cols == call->in[BVT_EP_X].cols ? c : c % res->cols;
+    uint16_t x[VF_LANES] = {0};
+    if (at + n <= res->cols) return vf_load_half_n(row + at, n);
+    for (unsigned i = 0; i < n; i++) x[i] = row[(at + i) % res->cols]; /* it begins anew */
+    return vf_load_half(x);
 }
 
-VF_INLINE vf affine(const bvt_call *call, unsigned scale, const vf *p, vf v) {
-    if (!call->in[scale].base) return call->in[scale + 1].base ? add(v, p[scale + 1]) : v;
-    return call->in[scale + 1].base ? multiply_add(v, p[scale], p[scale + 1]) : multiply(v, p[scale]);
+/* A scale and a shift, and the residual sums of the 3 slots from `first` on that follow them. */
+HALF_HELPER vf affine(const bvt_call *call, unsigned scale, unsigned first, const vf *p, uint32_t r, uint32_t c, unsigned n, vf v) {
+    const bool has_scale = call->in[scale].base, has_shift = call->in[scale + 1].base;
+    unsigned slot = first;
+    if (has_scale && has_shift) v = multiply_add(v, p[scale], p[scale + 1]);
+    else if (has_scale && call->in[BVT_EP_RES0 + slot].base) v = multiply_add(v, p[scale], load_residual(call, slot++, r, c, n));
+    else if (has_scale) v = multiply(v, p[scale]);
+    else if (has_shift) v = add(v, p[scale + 1]);
+    for (; slot < first + 3; slot++)
+        if (call->in[BVT_EP_RES0 + slot].base) v = add(v, load_residual(call, slot, r, c, n));
+    return v;
 }
 
 /* Writes the codes of n channels from c on, bit i of `mask` channel c+i, into the plane at `plane`. */
@@ -114,13 +114,13 @@ void VF_KERNEL(epilogue_half)(const bvt_call *call, uint32_t row0, uint32_t row1
         vf p[BVT_EP_THRESHOLD0];
         for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++)
             p[i] = call->in[i].base ? vf_load_half_n(bvt_row_f16(&call->in[i], 0) + c, n) : vf_set(0);
-        p[BVT_EP_SLOPE] = add(p[BVT_EP_SLOPE], vf_set(-1));
+        p[BVT_EP_SLOPE] = vf_factor(add(p[BVT_EP_SLOPE], vf_set(-1)), p[BVT_EP_KNEE]);
         for (uint32_t r = row0; r < row1; r++) {
-            vf v = affine(call, BVT_EP_SCALE, p, load_x(x, r, c, n));
-            v = add_residuals(call, 0, r, c, n, v);
-            if (call->in[BVT_EP_SLOPE].base) v = multiply_add(vf_if_lt(vf_set(0), v, vf_set(0), v), p[BVT_EP_SLOPE], v);
+            const vf knee = p[BVT_EP_KNEE];
+            vf v = affine(call, BVT_EP_SCALE, 0, p, r, c, n, load_x(x, r, c, n));
+            if (call->in[BVT_EP_SLOPE].base) v = multiply_add(vf_least(v, knee), p[BVT_EP_SLOPE], v);
             if (call->in[BVT_EP_POST].base) v = add(v, p[BVT_EP_POST]);
-            v = add_residuals(call, 3, r, c, n, affine(call, BVT_EP_SCALE2, p, v));
+            v = affine(call, BVT_EP_SCALE2, 3, p, r, c, n, v);
             if (real->base && real->dtype == BVT_DTYPE_F16) vf_store_half_n((uint16_t *)bvt_row(real, r) + c, v, n);
             else if (real->base) vf_store_n((float *)bvt_row(real, r) + c, v, n);
             for (unsigned i = 0; i < BVT_EP_BITS; i++) {

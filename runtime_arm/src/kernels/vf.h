@@ -28,7 +28,8 @@ VF_INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
 VF_INLINE vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
 VF_INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 VF_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
-VF_INLINE vf vf_prelu(vf v, vf less) { return _mm512_fmadd_ps(_mm512_min_ps(_mm512_setzero_ps(), v), less, v); }
+VF_INLINE vf vf_least(vf v, vf knee) { return _mm512_min_ps(knee, v); }
+VF_INLINE vf vf_factor(vf less, vf knee) { return _mm512_mask_mov_ps(less, _mm512_cmp_ps_mask(knee, knee, _CMP_UNORD_Q), knee); }
 VF_INLINE unsigned vf_ge(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
 VF_INLINE unsigned vf_gt(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
 VF_INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
@@ -57,8 +58,10 @@ VF_INLINE vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
 VF_INLINE vf vf_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
 VF_INLINE vf vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
 VF_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
-/* (0 < v ? 0 : v) * less + v: PReLU with less = slope - 1. Of a NaN, and of two zeros, minps takes the second. */
-VF_INLINE vf vf_prelu(vf v, vf less) { return _mm256_fmadd_ps(_mm256_min_ps(_mm256_setzero_ps(), v), less, v); }
+/* v <= knee ? v : knee, for a PReLU, fma(that, slope - 1, v), which is NaN where one of them is. Minps takes v where one is NaN and of two
+ * zeros; so vf_factor makes NaN of slope - 1 where knee is. */
+VF_INLINE vf vf_least(vf v, vf knee) { return _mm256_min_ps(knee, v); }
+VF_INLINE vf vf_factor(vf less, vf knee) { return _mm256_blendv_ps(less, knee, _mm256_cmp_ps(knee, knee, _CMP_UNORD_Q)); }
 /* Bit i: a >= b in lane i. */
 VF_INLINE unsigned vf_ge(vf a, vf b) { return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ)); }
 /* Bit i: a > b in lane i. */
@@ -92,11 +95,14 @@ typedef struct {
 
 VF_INLINE vf vf_load(const float *p) { return (vf){vld1q_f32(p), vld1q_f32(p + 4)}; }
 VF_INLINE vf vf_load_i32(const int32_t *p) { return (vf){vcvtq_f32_s32(vld1q_s32(p)), vcvtq_f32_s32(vld1q_s32(p + 4))}; }
-/* SCVTF runs at half the rate of other instructions: x + 2^15 below 0x4B00 is the float 2^23 + 2^15 + x. `base` is VF_I16_BASE. */
-#define VF_I16_BASE (0x1p23f + 0x1p15f)
+/* SCVTF runs at half the rate of other instructions. The last bit of `base`, which is VF_I16_BASE, counts 1: its bits + x are those of
+ * the float base + x. */
+#define VF_I16_BASE 0x1.8p23f
 VF_INLINE vf vf_from_i16(const int16_t *p, float32x4_t base) {
-    const uint16x8_t x = veorq_u16(vreinterpretq_u16_s16(vld1q_s16(p)), vdupq_n_u16(0x8000)), top = vdupq_n_u16(0x4B00);
-    return (vf){vsubq_f32(vreinterpretq_f32_u16(vzip1q_u16(x, top)), base), vsubq_f32(vreinterpretq_f32_u16(vzip2q_u16(x, top)), base)};
+    const int16x8_t x = vld1q_s16(p);
+    const int32x4_t bits = vreinterpretq_s32_f32(base);
+    return (vf){vsubq_f32(vreinterpretq_f32_s32(vaddw_s16(bits, vget_low_s16(x))), base),
+                vsubq_f32(vreinterpretq_f32_s32(vaddw_high_s16(bits, x)), base)};
 }
 VF_INLINE vf vf_load_i16(const int16_t *p) { return vf_from_i16(p, vdupq_n_f32(VF_I16_BASE)); }
 VF_INLINE void vf_store(float *p, vf v) { vst1q_f32(p, v.a), vst1q_f32(p + 4, v.b); }
@@ -105,9 +111,11 @@ VF_INLINE vf vf_add(vf a, vf b) { return (vf){vaddq_f32(a.a, b.a), vaddq_f32(a.b
 VF_INLINE vf vf_sub(vf a, vf b) { return (vf){vsubq_f32(a.a, b.a), vsubq_f32(a.b, b.b)}; }
 VF_INLINE vf vf_mul(vf a, vf b) { return (vf){vmulq_f32(a.a, b.a), vmulq_f32(a.b, b.b)}; }
 VF_INLINE vf vf_fma(vf a, vf b, vf c) { return (vf){vfmaq_f32(c.a, a.a, b.a), vfmaq_f32(c.b, a.b, b.b)}; }
-VF_INLINE vf vf_prelu(vf v, vf less) { /* FMIN takes -0 of two zeros, and a NaN */
-    const float32x4_t zero = vdupq_n_f32(0);
-    return (vf){vfmaq_f32(v.a, vminq_f32(v.a, zero), less.a), vfmaq_f32(v.b, vminq_f32(v.b, zero), less.b)};
+/* FMIN takes NaN, and of two zeros -0: where v is the other one, what is added to +0 is a zero of either sign, and +0 comes out. */
+VF_INLINE vf vf_least(vf v, vf knee) { return (vf){vminq_f32(v.a, knee.a), vminq_f32(v.b, knee.b)}; }
+VF_INLINE vf vf_factor(vf less, vf knee) {
+    (void)knee;
+    return less;
 }
 VF_INLINE unsigned vf_ge(vf a, vf b) {
     static const uint8_t weight[8] = {1, 2, 4, 8, 16, 32, 64, 128};
@@ -141,6 +149,9 @@ VF_INLINE vf vf_add_pairs(vf a, vf b) { return (vf){vpaddq_f32(a.a, a.b), vpaddq
 #elif defined(__arm__)
 #include "vf_armv7.h"
 #endif
+
+/* PReLU: factor is vf_factor(slope - 1, knee). */
+VF_INLINE vf vf_prelu(vf v, vf factor, vf knee) { return vf_fma(vf_least(v, knee), factor, v); }
 
 /* The same for the first n lanes, 1 <= n <= VF_LANES; other lanes are read as 0 and not written. */
 #if VF_LANES == 16

@@ -70,8 +70,12 @@ VF_INLINE vf vf_fma(vf p, vf q, vf r) {
     return VF_MAP(X);
 #undef X
 }
-VF_INLINE vf vf_prelu(vf v, vf less) {
-#define X(l, i) bvt_fma(0 < v.l ? 0 : v.l, less.l, v.l)
+VF_INLINE vf vf_factor(vf less, vf knee) {
+    (void)knee;
+    return less;
+}
+VF_INLINE vf vf_least(vf v, vf knee) {
+#define X(l, i) v.l <= knee.l ? v.l : knee.l
     return VF_MAP(X);
 #undef X
 }

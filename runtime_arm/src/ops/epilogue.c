@@ -1,9 +1,10 @@
 /* epilogue: everything elementwise that follows a product, in one pass, up to the sign bits of the next binary layers.
  *
  *     v = float(x)
- *     v = fma(v, scale[c], shift[c])            scale alone: v * scale[c]; shift alone: v + shift[c]
+ *     v = fma(v, scale[c], shift[c])            shift alone: v + shift[c]; scale alone: fma(v, scale[c], res_0[..]), which is not
+ *                                               added again, or, without a residual 0, v * scale[c]
  *     v = v + res_j[row_j(r)][c mod cols_j]     j = 0, 1, 2
- *     v = fma(0 < v ? 0 : v, slope[c] - 1, v)   PReLU
+ *     v = fma(v <= knee[c] ? v : knee[c], slope[c] - 1, v)     PReLU; no knee: 0
  *     v = v + post[c]
  *     v = fma(v, scale2[c], shift2[c])          likewise
  *     v = v + post_res_j[row_j(r)][c mod cols_j]
@@ -22,7 +23,7 @@
 #include "attention.h"
 #include "bits.h"
 
-_Static_assert(BVT_EP_INPUTS == 18, "the roles of bvtdeploy/ops/epilogue.py");
+_Static_assert(BVT_EP_INPUTS == 19, "the roles of bvtdeploy/ops/epilogue.py");
 
 static int check_residual(bvt_check *c, unsigned slot, const bvt_rec_value *x, int real) {
     const bvt_rec_value *v = bvt_in(c, BVT_EP_RES0 + slot);
@@ -82,6 +83,7 @@ int bvt_check_epilogue(bvt_check *c) {
         if (bvt_in(c, i)) BVT_TRY(bvt_check_value(c, bvt_in(c, i), real, BVT_LAYOUT_ROWS, 1, x->cols, "a parameter"));
         c->whole |= 1u << i;
     }
+    BVT_TRY(bvt_expect(c, !bvt_in(c, BVT_EP_KNEE) || bvt_in(c, BVT_EP_SLOPE), "a knee without a slope"));
     bool any = false;
     if (bvt_out(c, 0)) {
         any = true;
@@ -129,24 +131,32 @@ static float param(const bvt_call *call, unsigned role, uint32_t row, uint32_t c
 static float add(float a, float b, bool half) { return bvt_rounded(a + b, half); }
 static float multiply_add(float a, float b, float c, bool half) { return half ? bvt_half_fma(a, b, c) : bvt_fma(a, b, c); }
 
-static float affine(const bvt_call *call, unsigned scale, uint32_t c, float v, bool half) {
-    const unsigned shift = scale + 1;
-    if (call->in[scale].base) {
-        const float factor = param(call, scale, 0, c, half);
-        if (call->in[shift].base) return multiply_add(v, factor, param(call, shift, 0, c, half), half);
-        v = bvt_rounded(v * factor, half);
-    }
-    return call->in[shift].base ? add(v, param(call, shift, 0, c, half), half) : v;
+static float residual(const bvt_call *call, unsigned slot, uint32_t r, uint32_t c, bool half) {
+    return bvt_get_real(bvt_epilogue_residual(call, slot, r), c % call->in[BVT_EP_RES0 + slot].cols, half);
 }
 
-static float add_residuals(const bvt_call *call, unsigned first_slot, uint32_t r, uint32_t c, float v, bool half) {
-    for (unsigned slot = first_slot; slot < first_slot + 3; slot++)
-        if (call->in[BVT_EP_RES0 + slot].base)
-            v = add(v, bvt_get_real(bvt_epilogue_residual(call, slot, r), c % call->in[BVT_EP_RES0 + slot].cols, half), half);
+/* A scale and a shift, and the residual sums of the 3 slots from `first` on that follow them. */
+static float affine(const bvt_call *call, unsigned scale, unsigned first, uint32_t r, uint32_t c, float v, bool half) {
+    const unsigned shift = scale + 1;
+    unsigned slot = first;
+    if (call->in[scale].base) {
+        const float factor = param(call, scale, 0, c, half);
+        if (call->in[shift].base) v = multiply_add(v, factor, param(call, shift, 0, c, half), half);
+        else if (call->in[BVT_EP_RES0 + slot].base) v = multiply_add(v, factor, residual(call, slot++, r, c, half), half);
+        else v = bvt_rounded(v * factor, half);
+    } else if (call->in[shift].base) {
+        v = add(v, param(call, shift, 0, c, half), half);
+    }
+    for (; slot < first + 3; slot++)
+        if (call->in[BVT_EP_RES0 + slot].base) v = add(v, residual(call, slot, r, c, half), half);
     return v;
 }
 
-static float prelu(float v, float slope, bool half) { return multiply_add(0 < v ? 0 : v, bvt_rounded(slope - 1, half), v, half); }
+static float prelu(const bvt_call *call, uint32_t c, float v, bool half) {
+    const float knee = call->in[BVT_EP_KNEE].base ? param(call, BVT_EP_KNEE, 0, c, half) : 0;
+    const float less = bvt_rounded(param(call, BVT_EP_SLOPE, 0, c, half) - 1, half);
+    return multiply_add(v <= knee ? v : knee, less, v, half);
+}
 
 /* One code of bits output `i`. */
 static void put_code(const bvt_call *call, unsigned i, uint32_t r, uint32_t c, float v, bool half) {
@@ -175,12 +185,10 @@ void bvt_epilogue_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
     for (unsigned i = 0; i < BVT_EP_INPUTS; i++) half = half || call->in[i].dtype == BVT_DTYPE_F16;
     for (uint32_t r = row0; r < row1; r++) {
         for (uint32_t c = 0; c < x->cols; c++) {
-            float v = affine(call, BVT_EP_SCALE, c, bvt_rounded(load_x(x, r, c), half), half);
-            v = add_residuals(call, 0, r, c, v, half);
-            if (call->in[BVT_EP_SLOPE].base) v = prelu(v, param(call, BVT_EP_SLOPE, 0, c, half), half);
+            float v = affine(call, BVT_EP_SCALE, 0, r, c, bvt_rounded(load_x(x, r, c), half), half);
+            if (call->in[BVT_EP_SLOPE].base) v = prelu(call, c, v, half);
             if (call->in[BVT_EP_POST].base) v = add(v, param(call, BVT_EP_POST, 0, c, half), half);
-            v = affine(call, BVT_EP_SCALE2, c, v, half);
-            v = add_residuals(call, 3, r, c, v, half);
+            v = affine(call, BVT_EP_SCALE2, 3, r, c, v, half);
             if (out->base) bvt_put_real(bvt_row(out, r), c, v, half && out->dtype == BVT_DTYPE_F16);
             for (unsigned i = 0; i < BVT_EP_BITS; i++)
                 if (call->out[1 + i].base) put_code(call, i, r, c, v, half);

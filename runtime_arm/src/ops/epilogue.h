@@ -11,6 +11,7 @@ enum {
     BVT_EP_SCALE = BVT_EP_POST_RES0 + 3,
     BVT_EP_SHIFT,
     BVT_EP_SLOPE,
+    BVT_EP_KNEE,
     BVT_EP_POST,
     BVT_EP_SCALE2,
     BVT_EP_SHIFT2,
