@@ -352,7 +352,8 @@ def _attrs(kind: str, op: Record, outputs: Sequence[Record], inputs: Sequence[Re
         roles = tuple(role for role, i in zip(ROLES, op["inputs"], strict=False) if i != spec.NONE)
         factors = tuple(f for role, f in zip(RESIDUALS, a[1:7], strict=True) if role in roles)
         results = tuple(_key(spec.DTYPES, v["dtype"]).lower() for v in outputs)
-        return {"roles": roles, "factors": factors, "width": a[0], "results": results, "packed": packed}
+        pool = {"pool": a[8]} if a[8] else {}
+        return {"roles": roles, "factors": factors, "width": a[0], "results": results, "packed": packed, **pool}
     return {}
 
 

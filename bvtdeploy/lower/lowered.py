@@ -110,7 +110,7 @@ def _stencil(op: Op) -> list[int]:
 
 def _epilogue(op: Op) -> list[int]:
     present = dict(zip([r for r in op.attrs["roles"] if r in RESIDUALS], op.attrs["factors"], strict=True))
-    return [op.attrs["width"], *(present.get(r, 1) for r in RESIDUALS), *([1] if small_dots(op) else [])]
+    return [op.attrs["width"], *(present.get(r, 1) for r in RESIDUALS), int(small_dots(op)), op.attrs.get("pool", 0)]
 
 
 # Attributes of each op record, as its file in bvtdeploy/ops/ says.
@@ -340,7 +340,7 @@ class _Lowering:
     def _overwritten(self, lives: dict[Value, tuple[int, int]]) -> dict[Value, Value]:
         """Result -> the operand of the same group in whose very place it may be written: of equal shape and rows, read for the last
         time here, only at the row that is being produced, and by ops that are through with the row before it is written (an
-        epilogue is while it writes: it reads an element before it writes it)."""
+        epilogue is while it writes, unless it pools: it reads an element before it writes it)."""
         taken: dict[Value, Value] = {}
         for g, group in enumerate(self.groups):
             step = {op: i for i, op in enumerate(group.ops)}
@@ -353,7 +353,8 @@ class _Lowering:
                 for v in ends:
                     same = v.type == out.type and is_real(out.type) and v not in taken.values()
                     readers = [step[user] for user in v.users if user in step]
-                    if same and (max(readers) < at or (max(readers) == at and out.producer.kind == "epilogue")):
+                    while_it_reads = out.producer.kind == "epilogue" and "pool" not in out.producer.attrs
+                    if same and (max(readers) < at or (max(readers) == at and while_it_reads)):
                         taken[out] = v
                         break
         return taken

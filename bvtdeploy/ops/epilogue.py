@@ -11,7 +11,8 @@
     v = v + post[c]                                    if there
     v = fma(v, scale2[c], shift2[c])                   same rule as scale/shift, with post_res_0
     v = v + post_res_j[row_j(r)][c mod cols_j]         for j = 0, 1, 2
-    f32 output:  v                                     if asked for
+    f32 output:  v                                     if asked for; with attrs["pool"] = g the means of g consecutive channels, as
+                                                       channel_pool makes them: [N x C/g]; g is 2, 4 or 8
     bits output i: v >= threshold_i[c] ? +1 : -1       up to 4; NaN gives -1. sign(v + move) with 0 -> +1 is threshold = -move: the
                                                        fp32 sum v + move is 0 only if v == -move (gradual underflow), so the
                                                        compare is exact
@@ -31,6 +32,7 @@ the packed axis: 1 (layout ROWS) or 0 (layout COLS).
 record: inputs[i] = the value whose role is ROLES[i], or NONE; outputs[0] = f32 or NONE, outputs[1..4] = bits or trits;
         attr[0] = W, attr[1+j] = factor of residual slot j (0..2 res, 3..5 post_res), 1 where unused;
         attr[7] = 1 in fp16 where no dot of x can be beyond +-512 (`small_dots`): such dots need no conversion
+        attr[8] = g, or 0 where nothing is pooled
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ import numpy as np
 from bvtdeploy.ir.graph import Op
 from bvtdeploy.ir.types import BIPOLAR, DTYPES, TERNARY, Type, bits, i32
 from bvtdeploy.ops.base import Array, Attrs, OpDef, as_f32, expect, register
+from bvtdeploy.ops.channel_pool import pool_channels
 from bvtdeploy.ops.numerics import fma, fma16
 
 RESIDUALS: Final = ("res0", "res1", "res2", "post_res0", "post_res1", "post_res2")
@@ -50,6 +53,7 @@ PARAMETERS: Final = ("scale", "shift", "slope", "knee", "post", "scale2", "shift
 THRESHOLDS: Final = ("threshold0", "threshold1", "threshold2", "threshold3")
 ROLES: Final = ("x", *RESIDUALS, *PARAMETERS, *THRESHOLDS, "rows")
 MOST_SMALL: Final = 512
+POOLS: Final = (2, 4, 8)
 
 
 def _infer(inputs: Sequence[Type], attrs: Attrs) -> list[Type]:
@@ -82,9 +86,11 @@ def _infer(inputs: Sequence[Type], attrs: Attrs) -> list[Type]:
             expect(t == Type(real, (1, c)), f"epilogue: {role} is {t}, not one row of {c}")
     expect(bool(by_table) == ("rows" in roles), "epilogue: rows belongs to residuals of factor 0")
     expect("knee" not in roles or "slope" in roles, "epilogue: a knee belongs to a slope")
+    pool = attrs.get("pool", 1)
+    expect(pool == 1 or (pool in POOLS and c % pool == 0 and len(codes) < len(results)), f"epilogue: pool {pool} of {c} channels")
     packed = iter(attrs["packed"])
     alphabets = {"bits": BIPOLAR, "trits": TERNARY}
-    return [bits(n, c, alphabet=alphabets[r], packed=next(packed)) if r in codes else Type(r, (n, c)) for r in results]
+    return [bits(n, c, alphabet=alphabets[r], packed=next(packed)) if r in codes else Type(r, (n, c // pool)) for r in results]
 
 
 def small_dots(op: Op) -> bool:
@@ -147,7 +153,7 @@ def _reference(attrs: Attrs, inputs: Sequence[Array]) -> list[Array]:
     for kind, t in zip(kinds, [at[t] for t in THRESHOLDS if t in at], strict=True):
         below = np.where(v < t[0], -1, 0) if kind == "trits" else -1
         codes.append(np.where(v >= t[-1], 1, below).astype(np.int8))
-    real = [v.astype(DTYPES[r]) for r in attrs["results"][:1] if r in ("f32", "f16")]
+    real = [pool_channels(v, attrs.get("pool", 1)).astype(DTYPES[r]) for r in attrs["results"][:1] if r in ("f32", "f16")]
     return [*real, *codes]
 
 

@@ -577,8 +577,11 @@ static void case_epilogue(test_case *t, uint32_t size) {
         add_out(t, 1 + i, trits ? BVT_DTYPE_TRITS : BVT_DTYPE_BITS, coin() ? BVT_LAYOUT_ROWS : BVT_LAYOUT_COLS, n, c);
     }
     const bool wide = half && (usual ? below(4) == 0 : coin());
-    if (!any || (usual ? set != 0 : coin())) add_out(t, 0, wide ? BVT_DTYPE_F32 : real, BVT_LAYOUT_ROWS, n, c);
-    snprintf(t->text, sizeof t->text, "N %u C %u set %x", n, c, set);
+    const bool has_real = !any || (usual ? set != 0 : coin());
+    const uint32_t pool = 1u << (usual ? 2 + below(2) : below(4)), group = has_real && c % pool == 0 && below(3) == 0 ? pool : 1;
+    t->op.attr[BVT_EP_POOL] = group > 1 ? (int32_t)group : 0;
+    if (has_real) add_out(t, 0, wide ? BVT_DTYPE_F32 : real, BVT_LAYOUT_ROWS, n, c / group);
+    snprintf(t->text, sizeof t->text, "N %u C %u set %x pool %u", n, c, set, group);
 }
 
 static void (*const makers[])(test_case *, uint32_t) = {NULL,

@@ -213,7 +213,7 @@ static const struct {
     [BVT_OP_PATCHES] = {make_patches, 5, 0, 1, 0},
     [BVT_OP_DENSE] = {make_dense, 0, 0, 3, 0},
     [BVT_OP_BGEMM] = {make_bgemm, 1, 0, 3, 1},       /* x of bits */
-    [BVT_OP_EPILOGUE] = {make_epilogue, 8, 0, 1, 6}, /* x of f32; residuals of other shapes; layouts */
+    [BVT_OP_EPILOGUE] = {make_epilogue, 9, 0, 1, 6}, /* x of f32; residuals of other shapes; layouts */
     [BVT_OP_ROW_PATCHES] = {make_row_patches, 7, 0, 1, 1}, /* trits */
     [BVT_OP_AVG_POOL] = {make_avg_pool, 5, 0, 1, 0},
     [BVT_OP_STENCIL] = {make_stencil, 20, 0, 3, 0},
@@ -692,10 +692,16 @@ static void test_epilogue(void) {
     REFUSED(epilogue, "do not pair up", in(16, F32, ROWS, 1, 6));
     REFUSED(epilogue, "an input too many", in(BVT_EP_INPUTS, F32, ROWS, 1, 6));
     REFUSED(epilogue, "an output too many", out(5, F32, ROWS, 16, 6));
-    REFUSED(epilogue, "unused attribute", OP->attr[8] = 1);
+    REFUSED(epilogue, "unused attribute", OP->attr[9] = 1);
     /* 2^22 + 1 rows with a factor of 2^5: modulo 2^32 they make 2^10. */
     REFUSED(epilogue, "rows and factor do not fit", OP->attr[1] = 1, OP->inputs[1] = OP->inputs[BVT_EP_ROWS] = BVT_NONE,
             OP->attr[0] = OP->attr[2] = 32, IN(2)->rows = (1 << 22) + 1, IN(0)->rows = s->groups[0].rows = 1024);
+    REFUSED(epilogue, "a number of channels to pool", OP->attr[BVT_EP_POOL] = 3);
+    REFUSED(epilogue, "a number of channels to pool", OP->attr[BVT_EP_POOL] = INT_MIN);
+    REFUSED(epilogue, "the channels to pool do not divide", OP->attr[BVT_EP_POOL] = 4);
+    REFUSED(epilogue, "the real output has the wrong", OP->attr[BVT_EP_POOL] = 2);
+    REFUSED(epilogue, "it pools what it does not write", OP->attr[BVT_EP_POOL] = 2, OP->outputs[0] = BVT_NONE);
+    ACCEPTED(epilogue, OP->attr[BVT_EP_POOL] = 2, out(0, F32, ROWS, 16, 3));
     REFUSED(epilogue, "a knee without a slope", OP->inputs[BVT_EP_SLOPE] = BVT_NONE);
     REFUSED(epilogue, "a parameter has the wrong", in(BVT_EP_KNEE, F32, ROWS, 1, 5));
 }

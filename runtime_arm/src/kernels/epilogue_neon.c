@@ -13,7 +13,7 @@ typedef struct {
     const bvt_view *x, *out; /* out: or NULL */
     uint32_t cols;
     int x_dtype;
-    unsigned n_signs;
+    unsigned n_signs, pool;
     sign_target target[MOST_SIGNS];
     const float *threshold[MOST_SIGNS], *below[MOST_SIGNS]; /* below: NULL, or a sign is also set where v is less */
     const float *param[BVT_EP_THRESHOLD0];
@@ -87,10 +87,28 @@ INLINE vf16 prelu16(vf16 v, vf16 less, vf16 knee) {
     return (vf16){vf_prelu(v.low, less.low, knee.low), vf_prelu(v.high, less.high, knee.high)};
 }
 
+INLINE float32x4_t add_pairs(float32x4_t x, float32x4_t y) { return vpaddq_f32(x, y); }
+/* Writes 16 channels, or the means of every `pool` of them. */
+INLINE void put_real16(float *to, vf16 v, const unsigned pool, const float32x4_t reciprocal) {
+    if (pool == 1) {
+        vf_store(to, v.low), vf_store(to + 8, v.high);
+        return;
+    }
+    const float32x4_t low = add_pairs(v.low.a, v.low.b), high = add_pairs(v.high.a, v.high.b);
+    if (pool == 2) {
+        vst1q_f32(to, vmulq_f32(low, reciprocal)), vst1q_f32(to + 4, vmulq_f32(high, reciprocal));
+    } else if (pool == 4) {
+        vst1q_f32(to, vmulq_f32(add_pairs(low, high), reciprocal));
+    } else {
+        const float32x4_t fours = add_pairs(low, high);
+        vst1_f32(to, vmul_f32(vpadd_f32(vget_low_f32(fours), vget_high_f32(fours)), vget_low_f32(reciprocal)));
+    }
+}
+
 /* 16 channels from c on. mask[r]: the signs of row r, if there are any. dots: x is i16, else f32 or i32. Floats are written, though
  * it may be to where nobody reads them, which is cheaper than to ask in every row. */
 INLINE void rows_tile(uint8x16_t mask[8], const operands *o, const rows8 *t, uint32_t c, const unsigned set, const bool dots,
-                      const bool sign) {
+                      const bool sign, const unsigned pool) {
     const vf16 none = {vf_set(0), vf_set(0)}, threshold = sign ? load16(o->threshold[0] + c) : none;
     const bool wide_dots = !dots && o->x_dtype == BVT_DTYPE_I32;
     vf16 p[BVT_EP_THRESHOLD0];
@@ -106,7 +124,9 @@ INLINE void rows_tile(uint8x16_t mask[8], const operands *o, const rows8 *t, uin
     float32x4_t base = vdupq_n_f32(VF_I16_BASE);
     __asm__("" : "+w"(base));
     const unsigned rows = t->rows;
-    const uint32_t to = o->out ? c : 0;
+    const uint32_t to = o->out ? c / pool : 0;
+    float32x4_t reciprocal = vdupq_n_f32(1 / (float)pool);
+    if (pool > 1) __asm__("" : "+w"(reciprocal));
     size_t at[BVT_EP_RESIDUALS];
     for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) at[slot] = set >> (BVT_EP_RES0 + slot) & 1 ? t->at[slot] : 0;
 #pragma GCC unroll 1
@@ -132,14 +152,15 @@ INLINE void rows_tile(uint8x16_t mask[8], const operands *o, const rows8 *t, uin
 #undef MULTIPLY
 #undef ADD
 #undef PRELU
-        vf_store(out + to, v.low), vf_store(out + to + 8, v.high);
+        put_real16(out + to, v, pool, reciprocal);
         if (sign) mask[r] = not_less16(v, threshold);
     }
 }
 
 static __attribute__((noinline)) void run_any(const operands *o, uint32_t row0, uint32_t row1, uint32_t first_col, unsigned set);
 
-INLINE void run(const operands *o, uint32_t row0, uint32_t row1, const unsigned set, const bool dots, const bool sign) {
+INLINE void run(const operands *o, uint32_t row0, uint32_t row1, const unsigned set, const bool dots, const bool sign,
+                const unsigned pool) {
     const uint32_t whole = o->cols & ~15u;
     uint8x16_t mask[8];
     for (unsigned r = 0; r < 8; r++) mask[r] = vdupq_n_u8(0);
@@ -150,7 +171,7 @@ INLINE void run(const operands *o, uint32_t row0, uint32_t row1, const unsigned 
         const bool whole_rows = sign && t.rows == 8 && !o->target[0].view->by_cols;
         uint8_t *line = whole_rows ? line_of(&o->target[0], r0) : NULL;
         for (uint32_t c = 0; c < whole; c += 16) {
-            rows_tile(mask, o, &t, c, set, dots, sign);
+            rows_tile(mask, o, &t, c, set, dots, sign, pool);
             for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
                 if (set >> (BVT_EP_RES0 + slot) & 1) t.at[slot] = t.at[slot] + 16 == o->res_cols[slot] ? 0 : t.at[slot] + 16;
             if (whole_rows) put_words(line + c / 8, o->target[0].view->stride, words_of(mask));
@@ -164,7 +185,7 @@ INLINE void run(const operands *o, uint32_t row0, uint32_t row1, const unsigned 
 
 /* Up to 8 rows x 16 channels of the operands; pointers are at the first row and channel. */
 typedef struct {
-    unsigned rows, n_signs;
+    unsigned rows, n_signs, pool;
     int x_dtype;
     const uint8_t *x;
     float *out; /* or NULL */
@@ -175,13 +196,26 @@ typedef struct {
     const float *threshold[MOST_SIGNS], *below[MOST_SIGNS]; /* below: NULL, or a sign is also set where v is less */
 } tile;
 
+/* Writes 8 channels, or the means of every `pool` of them. */
+INLINE void put_real8(float *to, vf v, unsigned pool) {
+    if (pool == 1) {
+        vf_store(to, v);
+        return;
+    }
+    const float32x4_t twos = add_pairs(v.a, v.b);
+    const float32x2_t fours = vpadd_f32(vget_low_f32(twos), vget_high_f32(twos));
+    if (pool == 2) vst1q_f32(to, vmulq_n_f32(twos, 0.5f));
+    else if (pool == 4) vst1_f32(to, vmul_n_f32(fours, 0.25f));
+    else *to = vpadds_f32(fours) * 0.125f;
+}
+
 /* Channels 8*half .. of a tile. Rows in falling order, as signs want them. */
 INLINE void half_signs(signs *out, const tile *t, const unsigned half, unsigned set) {
     const int x_dtype = t->x_dtype;
     const uint32_t c = 8 * half;
     const unsigned n_signs = t->n_signs;
     const uint8_t *x = t->x + (t->rows - 1) * t->x_stride + c * (x_dtype == BVT_DTYPE_I16 ? 2 : 4);
-    float *to = t->out ? (float *)(void *)((uint8_t *)t->out + (t->rows - 1) * t->out_stride) + c : NULL;
+    float *to = t->out ? (float *)(void *)((uint8_t *)t->out + (t->rows - 1) * t->out_stride) + c / t->pool : NULL;
     const vf threshold = n_signs ? vf_load(t->threshold[0] + c) : vf_set(0);
     vf p[BVT_EP_THRESHOLD0];
     for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++) p[i] = set >> i & 1 ? vf_load(t->param[i] + c) : vf_set(0);
@@ -206,7 +240,7 @@ INLINE void half_signs(signs *out, const tile *t, const unsigned half, unsigned 
 #undef ADD
 #undef PRELU
         if (to) {
-            vf_store(to, v);
+            put_real8(to, v, t->pool);
             to = (float *)(void *)((uint8_t *)to - t->out_stride);
         }
         if (n_signs) first = add_row(first, not_less(v, threshold));
@@ -256,7 +290,8 @@ static __attribute__((noinline)) void copied_tile(tile *t, copies *own, const op
 }
 
 static void copy_back(const operands *o, const copies *own, uint32_t r0, unsigned rows, uint32_t c, unsigned n) {
-    for (unsigned r = 0; r < rows; r++) memcpy((float *)bvt_row(o->out, r0 + r) + c, own->out[r], n * sizeof(float));
+    for (unsigned r = 0; r < rows; r++)
+        memcpy((float *)bvt_row(o->out, r0 + r) + c / o->pool, own->out[r], n / o->pool * sizeof(float));
 }
 
 /* From channel first_col on, a multiple of 16. */
@@ -265,7 +300,7 @@ static void run_any(const operands *o, uint32_t row0, uint32_t row1, uint32_t fi
     for (uint32_t r0 = row0; r0 < row1; r0 += 8) {
         const void *res[BVT_EP_RESIDUALS][8];
         uint32_t at[BVT_EP_RESIDUALS] = {0}; /* c mod the residual's columns */
-        tile t = {.rows = bvt_min_u32(row1 - r0, 8), .n_signs = o->n_signs, .x_dtype = o->x_dtype};
+        tile t = {.rows = bvt_min_u32(row1 - r0, 8), .n_signs = o->n_signs, .pool = o->pool, .x_dtype = o->x_dtype};
         for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) {
             if (!(set >> (BVT_EP_RES0 + slot) & 1)) continue;
             bvt_epilogue_residual_rows(o->call, slot, r0, t.rows, res[slot]);
@@ -276,7 +311,7 @@ static void run_any(const operands *o, uint32_t row0, uint32_t row1, uint32_t fi
             signs s[MOST_SIGNS];
             bool whole = n == 16;
             t.x = bvt_row_bits(x, r0) + c * bvt_epilogue_x_bytes(x), t.x_stride = x->stride;
-            t.out = out ? (float *)bvt_row(out, r0) + c : NULL, t.out_stride = out ? out->stride : 0;
+            t.out = out ? (float *)bvt_row(out, r0) + c / o->pool : NULL, t.out_stride = out ? out->stride : 0;
             t.res = res;
             for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) {
                 if (!(set >> (BVT_EP_RES0 + slot) & 1)) continue;
@@ -306,7 +341,7 @@ static void run_any(const operands *o, uint32_t row0, uint32_t row1, uint32_t fi
 
 /* The forms that compiled models have much of, which have code of their own: the set, whether x is dots in i16, whether there is a sign.
  * A layer ends in a sign; a sum of branches goes into a norm; what attention makes comes in i32. */
-enum { DOTS = 1u << 30, SIGN = 1u << 31 };
+enum { POOL_4 = 1u << 28, POOL_8 = 1u << 29, DOTS = 1u << 30, SIGN = 1u << 31, FLAGS = POOL_4 | POOL_8 | DOTS | SIGN };
 #define FORMS(X)                                              \
     X(RES0)                                                   \
     X(RES0 | SIGN)                                            \
@@ -328,6 +363,8 @@ enum { DOTS = 1u << 30, SIGN = 1u << 31 };
     X(AFFINE | SLOPE | POST_RES0 | POST_RES1 | DOTS)          \
     X(SCALE | RES0 | BENT | DOTS)                             \
     X(SCALE | RES0 | BENT | SIGN | DOTS)                      \
+    X(SCALE | RES0 | BENT | SIGN | DOTS | POOL_4)             \
+    X(SCALE | RES0 | BENT | SIGN | DOTS | POOL_8)             \
     X(SCALE | RES0 | BENT | POST_RES0 | DOTS)                 \
     X(SCALE | RES0 | BENT | SCALE2 | POST_RES0 | DOTS)        \
     X(SCALE | RES0 | BENT | SCALE2 | POST_RES0 | POST_RES1 | DOTS)
@@ -506,10 +543,14 @@ static __attribute__((noinline)) void run_one(const operands *o, uint32_t row0, 
     bool whole = true; /* no residual begins anew within 16 channels */
     for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
         if (set >> (BVT_EP_RES0 + slot) & 1) whole = whole && (o->res_cols[slot] == o->cols || o->res_cols[slot] % 16 == 0);
-    switch (whole ? set | (o->x_dtype == BVT_DTYPE_I16 ? DOTS : 0u) | (o->n_signs ? SIGN : 0u) : 0u) {
-#define X(form)                                                                                                        \
-    case (unsigned)(form):                                                                                             \
-        run(o, row0, row1, (unsigned)(form) & ~(unsigned)(DOTS | SIGN), ((form) & DOTS) != 0, ((form) & SIGN) != 0); \
+    whole = whole && o->pool != 2;
+    const unsigned flags = (o->x_dtype == BVT_DTYPE_I16 ? DOTS : 0u) | (o->n_signs ? SIGN : 0u) | (o->pool == 4 ? POOL_4 : 0u) |
+                           (o->pool == 8 ? POOL_8 : 0u);
+    switch (whole ? set | flags : 0u) {
+#define X(form)                                                                                                   \
+    case (unsigned)(form):                                                                                        \
+        run(o, row0, row1, (unsigned)(form) & ~(unsigned)FLAGS, ((form) & DOTS) != 0, ((form) & SIGN) != 0,       \
+            (form) & POOL_4 ? 4 : (form) & POOL_8 ? 8 : 1);                                                       \
         break;
         FORMS(X)
 #undef X
@@ -532,6 +573,7 @@ static void run_several(const operands *o, uint32_t row0, uint32_t row1, unsigne
 void bvt_epilogue_neon(const bvt_call *call, uint32_t row0, uint32_t row1) {
     const bvt_view *x = &call->in[BVT_EP_X];
     operands o = {.call = call, .x = x, .out = call->out[0].base ? &call->out[0] : NULL, .cols = x->cols, .x_dtype = x->dtype};
+    o.pool = bvt_epilogue_pool(call);
     unsigned set = 0;
     bool trits = false;
     for (unsigned i = BVT_EP_RES0; i < BVT_EP_THRESHOLD0; i++) set |= (unsigned)(call->in[i].base != NULL) << i;
@@ -550,7 +592,7 @@ void bvt_epilogue_neon(const bvt_call *call, uint32_t row0, uint32_t row1) {
     }
     if (!set && o.x_dtype != BVT_DTYPE_F32 && !o.out) run_dots(&o, row0, row1);
     else if (o.n_signs <= 1) run_one(&o, row0, row1, set);
-    else if (o.out && !trits) run_several(&o, row0, row1, set);
+    else if (o.out && !trits && o.pool == 1) run_several(&o, row0, row1, set);
     else run_any(&o, row0, row1, 0, set);
     for (unsigned i = 0; i < BVT_EP_BITS; i++) {
         const bvt_view *out = &call->out[1 + i];

@@ -22,6 +22,7 @@ typedef struct {
     unsigned rows, n_bits;
     uint8_t x_dtype;
     bool real; /* there is an f32 output */
+    unsigned pool;
     const uint8_t *in[8];
     float *out[8];
     struct {
@@ -85,6 +86,16 @@ VF_INLINE vf load_x(const rows8 *b, unsigned r, uint32_t c, const unsigned n) {
 #define MULTIPLY vf_mul
 #define ADD vf_add
 #define PRELU(v) vf_prelu(v, p[BVT_EP_SLOPE], p[BVT_EP_KNEE])
+/* Writes n channels of a row of out[0] from c on, or the means of every `pool` of them: n is a multiple of pool, or pool is 1. */
+VF_INLINE void put_real(float *row, uint32_t c, const unsigned n, const unsigned pool, vf v) {
+    if (pool == 1) {
+        vf_store_n(row + c, v, n);
+        return;
+    }
+    for (unsigned left = pool; left > 1; left /= 2) v = vf_add_pairs(v, v);
+    vf_store_n(row + c / pool, vf_mul(v, vf_set(bvt_reciprocal(pool))), n / pool);
+}
+
 /* Channels c .. c+n-1 of 8 rows. */
 VF_INLINE void chunk(const rows8 *b, uint32_t c, const unsigned n, const unsigned set) {
     vf p[BVT_EP_THRESHOLD0], first_threshold = vf_set(0);
@@ -98,7 +109,7 @@ VF_INLINE void chunk(const rows8 *b, uint32_t c, const unsigned n, const unsigne
     for (unsigned r = 0; r < b->rows; r++) {
         vf v = load_x(b, r, c, n);
         EPILOGUE_STEPS(v)
-        if (b->real) vf_store_n(b->out[r] + c, v, n);
+        if (b->real) put_real(b->out[r], c, n, b->pool, v);
         if (b->n_bits) {
             const unsigned mask = vf_ge(v, first_threshold);
             if (b->by_cols[0]) add_signs(signs[0], mask, r);
@@ -188,6 +199,7 @@ static void threshold_rows(rows8 *b, uint32_t row0, uint32_t row1) {
 void VF_KERNEL(epilogue)(const bvt_call *call, uint32_t row0, uint32_t row1) {
     const bvt_view *x = &call->in[BVT_EP_X];
     rows8 b = {.call = call, .cols = x->cols, .x_dtype = x->dtype, .real = call->out[0].base != NULL};
+    b.pool = bvt_epilogue_pool(call);
     unsigned set = 0;
     for (unsigned i = BVT_EP_RES0; i < BVT_EP_THRESHOLD0; i++) set |= (unsigned)(call->in[i].base != NULL) << i;
     for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++) b.param[i] = call->in[i].base ? bvt_row_f32(&call->in[i], 0) : NULL;

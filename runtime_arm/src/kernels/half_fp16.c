@@ -30,7 +30,7 @@ typedef struct {
     unsigned set; /* which operands there are */
     bool even; /* no residual's columns begin anew within a tile */
     const bvt_view *x, *out; /* out: or NULL */
-    unsigned x_kind, x_bytes;
+    unsigned x_kind, x_bytes, pool;
     const uint16_t *param[BVT_EP_THRESHOLD0], *threshold; /* or NULL: no sign */
     sign_target target;
     uint32_t res_cols[BVT_EP_RESIDUALS];
@@ -96,10 +96,27 @@ INLINE half8 load_x(const uint8_t *x, unsigned i, const unsigned kind) {
     }
 }
 
+/* Writes 32 channels, or the means of every 4 or 8 of them. */
+INLINE void put_real(uint16_t *to, half32 v, const unsigned pool) {
+    if (pool == 1) {
+#pragma GCC unroll 4
+        for (unsigned i = 0; i < 4; i++) store(to + 8 * i, v.v[i]);
+        return;
+    }
+    const half8 fours = vpaddq_f16(vpaddq_f16(v.v[0], v.v[1]), vpaddq_f16(v.v[2], v.v[3]));
+    if (pool == 4) {
+        store(to, vmulq_n_f16(fours, (float16_t)0.25f));
+        return;
+    }
+    const float16x4_t eights = vpadd_f16(vget_low_f16(fours), vget_high_f16(fours));
+    vst1_u16(to, vreinterpret_u16_f16(vmul_n_f16(eights, (float16_t)0.125f)));
+}
+
 /* Channels c .. c+31 of the rows, written as F16 (store_out) and as t->sums (sign). An operand is there if it is `always`, or `maybe`
  * and in the op's set, which is tested in every row: 32 channels keep the vector pipes busy meanwhile. */
 INLINE void rows_tile(const operands *o, rows8 *t, uint32_t c, const void *x, size_t x_stride, const unsigned kind, void *out,
-                      size_t out_stride, const unsigned always, const unsigned maybe, const bool sign, const bool store_out) {
+                      size_t out_stride, const unsigned always, const unsigned maybe, const bool sign, const bool store_out,
+                      const unsigned pool) {
     const unsigned set = o->set, rows = t->rows;
 #define HAS(role) (always >> (role) & 1 || (maybe >> (role) & 1 && set >> (role) & 1))
     const half8 zero = vreinterpretq_f16_u16(vdupq_n_u16(0)), one = vreinterpretq_f16_u16(vdupq_n_u16(0x3C00));
@@ -153,8 +170,7 @@ INLINE void rows_tile(const operands *o, rows8 *t, uint32_t c, const void *x, si
 #undef ADD
 #undef RESIDUAL
         if (store_out) {
-#pragma GCC unroll 4
-            for (unsigned i = 0; i < 4; i++) store((uint16_t *)out + 8 * i, v.v[i]);
+            put_real(out, v, pool);
             out = (uint8_t *)out + out_stride;
         }
         if (sign) {
@@ -251,7 +267,7 @@ static __attribute__((noinline)) void any_tile(const operands *o, rows8 *t, uint
     const size_t x_stride = x_copied ? sizeof t->x_copy[0] : o->x->stride;
     const size_t out_stride = out_copied ? sizeof t->out_copy[0] : o->out->stride;
     const unsigned kind = !x_copied && o->x_kind == SMALL_I16 ? SMALL_I16 : REAL_F16, maybe = (1u << BVT_EP_THRESHOLD0) - 2;
-    rows_tile(o, t, at, x, x_stride, kind, out, out_stride, 0, maybe, o->threshold != NULL, true);
+    rows_tile(o, t, at, x, x_stride, kind, out, out_stride, 0, maybe, o->threshold != NULL, true, 1);
     if (out_copied) put_copy(o, t, c, n);
 }
 
@@ -285,18 +301,19 @@ INLINE void next_tile(const operands *o, rows8 *t, unsigned set) {
 
 /* A form that is common enough to have its own code: whole tiles, no copies. */
 INLINE void common_rows(const operands *o, rows8 *t, bool whole_rows, const unsigned kind, const unsigned always,
-                        const unsigned maybe, const bool sign, const bool store_out) {
+                        const unsigned maybe, const bool sign, const bool store_out, const unsigned pool) {
     for (uint32_t c = 0; c < o->cols; c += TILE) {
-        rows_tile(o, t, c, t->x + c * (kind == SMALL_I32 ? 4 : 2), o->x->stride, kind, store_out ? t->out + c * 2 : NULL,
-                  store_out ? o->out->stride : 0, always, maybe, sign, store_out);
+        rows_tile(o, t, c, t->x + c * (kind == SMALL_I32 ? 4 : 2), o->x->stride, kind,
+                  store_out ? t->out + c / pool * 2 : NULL, store_out ? o->out->stride : 0, always, maybe, sign, store_out, pool);
         next_tile(o, t, always | maybe);
         if (sign) put_signs(o, t, c, TILE, whole_rows);
     }
 }
-#define COMMON(name, kind, always, maybe, sign, store_out)                                            \
+#define COMMON_POOLED(name, kind, always, maybe, sign, store_out, pool)                               \
     static __attribute__((noinline)) void name##_rows(const operands *o, rows8 *t, bool whole_rows) { \
-        common_rows(o, t, whole_rows, kind, always, maybe, sign, store_out);                          \
+        common_rows(o, t, whole_rows, kind, always, maybe, sign, store_out, pool);                    \
     }
+#define COMMON(name, kind, always, maybe, sign, store_out) COMMON_POOLED(name, kind, always, maybe, sign, store_out, 1)
 /* A binary layer with its shortcut; one with a sum of branches behind it. */
 enum {
     LAYER = SCALE | RES0 | BENT,
@@ -304,11 +321,14 @@ enum {
     MAYBE_BRANCH = 1 << BVT_EP_SHIFT2 | POST_RES1,
 };
 COMMON(layer, SMALL_I16, LAYER, 0, true, true)
+COMMON_POOLED(pooled_4, SMALL_I16, LAYER, 0, true, true, 4)
+COMMON_POOLED(pooled_8, SMALL_I16, LAYER, 0, true, true, 8)
 COMMON(branch, o->x_kind == SMALL_I16 ? SMALL_I16 : ANY_I16, BRANCH, MAYBE_BRANCH, false, true)
 COMMON(attention, SMALL_I32, LAYER | RES1, 0, true, true)
 COMMON(norm, REAL_F16, AFFINE, 0, true, true)
 COMMON(sign, REAL_F16, 0, 0, true, false)
 #undef COMMON
+#undef COMMON_POOLED
 
 static __attribute__((noinline)) void any_rows(const operands *o, rows8 *t, bool whole_rows) {
     for (uint32_t c = 0; c < o->cols; c += TILE) {
@@ -318,6 +338,13 @@ static __attribute__((noinline)) void any_rows(const operands *o, rows8 *t, bool
         next_tile(o, t, o->set);
         if (o->threshold) put_signs(o, t, c, n, whole_rows && n == TILE);
     }
+}
+
+/* Has a pooled result code of its own? */
+static bool has_pool(const operands *o) {
+    const uint32_t cols = o->res_cols[0];
+    return o->set == LAYER && o->x_kind == SMALL_I16 && o->pool != 2 && o->out->dtype == BVT_DTYPE_F16 && o->cols % TILE == 0 &&
+           (cols == o->cols || cols % TILE == 0);
 }
 
 /* Up to one sign. */
@@ -332,7 +359,7 @@ static void run(operands *o, uint32_t row0, uint32_t row1) {
     }
     if (!o->even || o->cols % TILE) {
     } else if (o->threshold && half_out) {
-        if (o->set == LAYER && o->x_kind == SMALL_I16) rows = layer_rows;
+        if (o->set == LAYER && o->x_kind == SMALL_I16) rows = o->pool == 4 ? pooled_4_rows : o->pool == 8 ? pooled_8_rows : layer_rows;
         if (o->set == (LAYER | RES1) && o->x_kind == SMALL_I32) rows = attention_rows;
         if (o->set == AFFINE && o->x_kind == REAL_F16) rows = norm_rows;
     } else if (half_out) {
@@ -367,7 +394,7 @@ static __attribute__((noinline)) void pad(const bvt_view *out, uint32_t row0, ui
 void bvt_epilogue_half_fp16(const bvt_call *call, uint32_t row0, uint32_t row1) {
     const bvt_view *x = &call->in[BVT_EP_X], *real = call->out[0].base ? &call->out[0] : NULL;
     const bool small = call->op->attr[BVT_EP_SMALL] == 1;
-    operands o = {.call = call, .cols = x->cols, .x = x, .out = real, .x_bytes = 2};
+    operands o = {.call = call, .cols = x->cols, .x = x, .out = real, .x_bytes = 2, .pool = bvt_epilogue_pool(call)};
     switch (x->dtype) {
     case BVT_DTYPE_I16: o.x_kind = small ? SMALL_I16 : ANY_I16; break;
     case BVT_DTYPE_I32: o.x_kind = small ? SMALL_I32 : ANY_I32, o.x_bytes = 4; break;
@@ -388,20 +415,24 @@ void bvt_epilogue_half_fp16(const bvt_call *call, uint32_t row0, uint32_t row1) 
         o.set |= (unsigned)(call->in[i].base != NULL) << i;
         o.param[i] = (const uint16_t *)(const void *)call->in[i].base; /* one row */
     }
-    bool first = true;
+    unsigned signs = 0;
+    for (unsigned i = 0; i < BVT_EP_BITS; i++) signs += call->out[1 + i].base != NULL;
+    if (o.pool > 1 && (signs != 1 || !has_pool(&o))) {
+        bvt_epilogue_half_neon(call, row0, row1);
+        return;
+    }
     for (unsigned i = 0; i < BVT_EP_BITS; i++) {
         const bvt_view *out = &call->out[1 + i];
         if (!out->base) continue;
         o.threshold = bvt_row_f16(&call->in[BVT_EP_THRESHOLD0 + i], 0), o.target = (sign_target){out, 0};
         run(&o, row0, row1);
-        first = false;
         pad(out, row0, row1);
-        if (!real) continue;
+        if (!real || signs == 1) continue;
         /* The other signs are thresholds on what was just written. */
         o.x = real, o.x_kind = real->dtype == BVT_DTYPE_F16 ? REAL_F16 : REAL_F32, o.x_bytes = o.x_kind == REAL_F16 ? 2 : 4;
         o.out = NULL, o.set = 0;
     }
-    if (first) run(&o, row0, row1);
+    if (!signs) run(&o, row0, row1);
 }
 
 /* ---- stencil ----------------------------------------------------------------------------------------------------------------- */

@@ -107,8 +107,15 @@ HALF_HELPER void put_codes(const bvt_view *out, uint32_t r, uint32_t c, size_t p
     else ((uint8_t *)bvt_row(out, r))[plane + c / 8] = (uint8_t)(mask & 0xFFu >> (8 - n));
 }
 
+/* The means of every `pool` channels of n in the first lanes. */
+HALF_HELPER vf pooled(vf v, unsigned pool) {
+    for (unsigned left = pool; left > 1; left /= 2) v = vf_round_half(vf_add_pairs(v, v));
+    return pool == 1 ? v : multiply(v, vf_set(bvt_rounded(bvt_reciprocal(pool), true)));
+}
+
 void VF_KERNEL(epilogue_half)(const bvt_call *call, uint32_t row0, uint32_t row1) {
     const bvt_view *x = &call->in[BVT_EP_X], *real = &call->out[0];
+    const unsigned pool = bvt_epilogue_pool(call);
     for (uint32_t c = 0; c < x->cols; c += VF_LANES) {
         const unsigned n = vf_min(x->cols - c);
         vf p[BVT_EP_THRESHOLD0];
@@ -121,8 +128,9 @@ void VF_KERNEL(epilogue_half)(const bvt_call *call, uint32_t row0, uint32_t row1
             if (call->in[BVT_EP_SLOPE].base) v = multiply_add(vf_least(v, knee), p[BVT_EP_SLOPE], v);
             if (call->in[BVT_EP_POST].base) v = add(v, p[BVT_EP_POST]);
             v = affine(call, BVT_EP_SCALE2, 3, p, r, c, n, v);
-            if (real->base && real->dtype == BVT_DTYPE_F16) vf_store_half_n((uint16_t *)bvt_row(real, r) + c, v, n);
-            else if (real->base) vf_store_n((float *)bvt_row(real, r) + c, v, n);
+            if (real->base && real->dtype == BVT_DTYPE_F16)
+                vf_store_half_n((uint16_t *)bvt_row(real, r) + c / pool, pooled(v, pool), n / pool);
+            else if (real->base) vf_store_n((float *)bvt_row(real, r) + c / pool, pooled(v, pool), n / pool);
             for (unsigned i = 0; i < BVT_EP_BITS; i++) {
                 const bvt_view *out = &call->out[1 + i], *threshold = &call->in[BVT_EP_THRESHOLD0 + i];
                 if (!out->base) continue;

@@ -9,12 +9,14 @@
  *     v = fma(v, scale2[c], shift2[c])          likewise
  *     v = v + post_res_j[row_j(r)][c mod cols_j]
  *     out[0] = v; out[1+i] = bit v >= threshold_i[c], or trit v >= threshold_i[1][c] ? +1 : v < threshold_i[0][c] ? -1 : 0
+ *     pooled, out[0] has the means of every g consecutive channels of v instead, made as channel_pool makes them
  *     inputs: epilogue.h; attr[0] = W, attr[1+j] = factor of residual slot j; 0: row_j(r) = rows[0][r], a constant table;
- *     attr[7]: 1: no dot of x is beyond +-512
+ *     attr[7]: 1: no dot of x is beyond +-512; attr[8] = g: 2, 4 or 8, or 0: nothing is pooled
  *     in fp16 (an operand is F16, then all are but dots, x and out[0], which may be f32) v is rounded to binary16 at every `=`,
  *     once, and so is slope[c] - 1
  *
- * out[0] may be the very memory of x, or of a residual that has its shape: every kernel reads element (r, c) before it writes it.
+ * out[0], not pooled, may be the very memory of x, or of a residual that has its shape: every kernel reads element (r, c) before it
+ * writes it.
  */
 #include "epilogue.h"
 
@@ -67,7 +69,10 @@ static int check_small(bvt_check *c) {
 int bvt_check_epilogue(bvt_check *c) {
     const uint32_t all_in = (1u << BVT_EP_INPUTS) - 1, all_out = (1u << (1 + BVT_EP_BITS)) - 1;
     BVT_TRY(bvt_check_operands(c, 1, all_in, 0, all_out));
-    BVT_TRY(bvt_check_attrs_end(c, 1 + BVT_EP_SMALL));
+    BVT_TRY(bvt_check_attrs_end(c, 1 + BVT_EP_POOL));
+    const int32_t pool = c->op->attr[BVT_EP_POOL];
+    BVT_TRY(bvt_expect(c, pool == 0 || pool == 2 || pool == 4 || pool == 8, "a number of channels to pool that no kernel has"));
+    BVT_TRY(bvt_expect(c, pool == 0 || bvt_out(c, 0), "it pools what it does not write"));
     BVT_TRY(bvt_expect(c, c->op->attr[0] >= 0, "the grid's width is negative"));
     const bvt_rec_value *x = bvt_in(c, BVT_EP_X);
     const int real = bvt_real_dtype(c);
@@ -88,7 +93,9 @@ int bvt_check_epilogue(bvt_check *c) {
     if (bvt_out(c, 0)) {
         any = true;
         const int dtype = bvt_out(c, 0)->dtype == real ? real : BVT_DTYPE_F32;
-        BVT_TRY(bvt_check_value(c, bvt_out(c, 0), dtype, BVT_LAYOUT_ROWS, x->rows, x->cols, "the real output"));
+        const uint32_t group = pool ? (uint32_t)pool : 1;
+        BVT_TRY(bvt_expect(c, x->cols % group == 0, "the channels to pool do not divide x's"));
+        BVT_TRY(bvt_check_value(c, bvt_out(c, 0), dtype, BVT_LAYOUT_ROWS, x->rows, x->cols / group, "the real output"));
     }
     for (unsigned i = 0; i < BVT_EP_BITS; i++) {
         const bvt_rec_value *bits = bvt_out(c, 1 + i);
@@ -158,6 +165,13 @@ static float prelu(const bvt_call *call, uint32_t c, float v, bool half) {
     return multiply_add(v <= knee ? v : knee, less, v, half);
 }
 
+/* Of 1, 2, 4 or 8 values, which it overwrites, in the order of bvt_pairs_sum. */
+static float mean(float *v, unsigned n, bool half) {
+    for (unsigned left = n / 2; left; left /= 2)
+        for (unsigned i = 0; i < left; i++) v[i] = add(v[2 * i], v[2 * i + 1], half);
+    return n == 1 ? v[0] : bvt_rounded(v[0] * bvt_rounded(bvt_reciprocal(n), half), half);
+}
+
 /* One code of bits output `i`. */
 static void put_code(const bvt_call *call, unsigned i, uint32_t r, uint32_t c, float v, bool half) {
     const bvt_view *out = &call->out[1 + i];
@@ -181,6 +195,8 @@ static float load_x(const bvt_view *x, uint32_t r, uint32_t c) {
 
 void bvt_epilogue_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
     const bvt_view *x = &call->in[BVT_EP_X], *out = &call->out[0];
+    const unsigned pool = bvt_epilogue_pool(call);
+    float group[8]; /* of channels to pool */
     bool half = out->dtype == BVT_DTYPE_F16;
     for (unsigned i = 0; i < BVT_EP_INPUTS; i++) half = half || call->in[i].dtype == BVT_DTYPE_F16;
     for (uint32_t r = row0; r < row1; r++) {
@@ -189,7 +205,9 @@ void bvt_epilogue_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
             if (call->in[BVT_EP_SLOPE].base) v = prelu(call, c, v, half);
             if (call->in[BVT_EP_POST].base) v = add(v, param(call, BVT_EP_POST, 0, c, half), half);
             v = affine(call, BVT_EP_SCALE2, 3, r, c, v, half);
-            if (out->base) bvt_put_real(bvt_row(out, r), c, v, half && out->dtype == BVT_DTYPE_F16);
+            group[c % pool] = v;
+            if (out->base && c % pool == pool - 1)
+                bvt_put_real(bvt_row(out, r), c / pool, mean(group, pool, half), half && out->dtype == BVT_DTYPE_F16);
             for (unsigned i = 0; i < BVT_EP_BITS; i++)
                 if (call->out[1 + i].base) put_code(call, i, r, c, v, half);
         }

@@ -24,6 +24,13 @@ enum { BVT_EP_RESIDUALS = 6, BVT_EP_BITS = 4 };
 /* attr[BVT_EP_SMALL] is 1 where no dot of x is beyond BVT_EP_MOST_SMALL: 1536 + x is then an fp16 number whose last bit counts 1. */
 enum { BVT_EP_SMALL = 1 + BVT_EP_RESIDUALS, BVT_EP_MOST_SMALL = 512 };
 
+/* attr[BVT_EP_POOL]: out[0] has the means of so many channels, 2, 4 or 8; 0: v itself. */
+enum { BVT_EP_POOL = BVT_EP_SMALL + 1 };
+static inline unsigned bvt_epilogue_pool(const bvt_call *call) {
+    const int32_t pool = call->op->attr[BVT_EP_POOL];
+    return pool ? (unsigned)pool : 1;
+}
+
 /* Bytes of an element of x: f32, or dots in i32 or i16. */
 static inline size_t bvt_epilogue_x_bytes(const bvt_view *x) { return x->dtype == BVT_DTYPE_I16 ? 2 : 4; }
 
