@@ -8,6 +8,12 @@
 
 #define ROWS 32u /* of a tile */
 
+#if defined(__clang__)
+#define ALONE static __attribute__((noinline))
+#else
+#define ALONE static __attribute__((noinline, noclone)) /* GCC would make a copy for each form of the arguments: 7 KB */
+#endif
+
 /* ---- Tables ---------------------------------------------------------------------------------------------------------------- */
 
 /* Bytes at .. at+7 of 16 rows, by byte: lane r is row r. */
@@ -248,7 +254,7 @@ INLINE void put_tile(uint8_t *y, size_t stride, const int16_t *bias, const int m
 }
 
 /* Adds 256 to the counts of 8 channels, at `y`, that are larger than a signed byte holds: few columns are then not equal. */
-static __attribute__((noinline, noclone)) void add_wrapped(const part *p, uint32_t channel, uint8_t *y, size_t stride) {
+ALONE void add_wrapped(const part *p, uint32_t channel, uint8_t *y, size_t stride) {
     const bvt_view *x = &p->call->in[0], *weight = &p->call->in[1];
     const uint32_t few = (uint32_t)((int32_t)p->cols - p->start - 128), end = bvt_min_u32(channel + BVT_LUT_CHANNELS, weight->rows);
     for (uint32_t r = 0; r < p->rows; r++, y += stride)
@@ -283,18 +289,16 @@ INLINE void channels(const part *p, const uint8_t *words, uint32_t channel, uint
     }
 }
 
-static __attribute__((noinline, noclone)) void channels_wide(const part *p, const uint8_t *words, uint32_t channel, uint32_t end, uint8_t *y,
-                                                    size_t stride) {
+ALONE void channels_wide(const part *p, const uint8_t *words, uint32_t channel, uint32_t end, uint8_t *y, size_t stride) {
     channels(p, words, channel, end, y, stride, false);
 }
 
-static __attribute__((noinline, noclone)) void channels_narrow(const part *p, const uint8_t *words, uint32_t channel, uint32_t end, uint8_t *y,
-                                                      size_t stride) {
+ALONE void channels_narrow(const part *p, const uint8_t *words, uint32_t channel, uint32_t end, uint8_t *y, size_t stride) {
     channels(p, words, channel, end, y, stride, true);
 }
 
 /* Codes of a row of trits that are not 0, of some of its bytes. */
-static __attribute__((noinline, noclone)) int32_t present(const bvt_view *x, uint32_t row, uint32_t from, uint32_t bytes) {
+ALONE int32_t present(const bvt_view *x, uint32_t row, uint32_t from, uint32_t bytes) {
     return count_some(bvt_row_bits(x, row) + bvt_plane(x->cols) + from, bytes);
 }
 

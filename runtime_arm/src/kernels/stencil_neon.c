@@ -192,14 +192,15 @@ __attribute__((noinline)) static uint32_t tile(const bvt_call *call, const tap *
             for (unsigned i = 0; i < TOKENS; i++) sum[i][v] = begin;
         }
         for (unsigned t = 0; t < n; t++) {
-            const float *from = s[t].source[0] + c;
             float32x4_t w[4];
             for (unsigned v = 0; v < 4; v++) w[v] = vld1q_f32(s[t].weight + c + 4 * v);
-            if (s[t].inside)
+            if (s[t].inside) {
+                const float *from = s[t].source[0] + c;
                 for (unsigned i = 0; i < TOKENS; i++, from += apart) add_tap(sum[i], from, w);
-            else
+            } else {
                 for (unsigned i = 0; i < TOKENS; i++)
                     if (s[t].source[i]) add_tap(sum[i], s[t].source[i] + c, w);
+            }
         }
         for (unsigned i = 0; i < TOKENS; i++, out += stride)
             for (unsigned v = 0; v < 4; v++) vst1q_f32(out + 4 * v, sum[i][v]);
