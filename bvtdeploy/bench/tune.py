@@ -117,7 +117,9 @@ def load_tuning(path: Path) -> dict[Product, str]:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError("the tuning file cannot be read", where=str(path), why=str(error), fix=fix) from error
+        raise UserError(
+            "the tuning file cannot be read", where=str(path), why=getattr(error, "strerror", None) or str(error), fix=fix
+        ) from error
     if data.get("format") != FORMAT:
         raise UserError(
             "this is no tuning file that this version reads", where=str(path), why=f"it needs format = {FORMAT}", fix=fix
@@ -161,9 +163,8 @@ def tune(
     say = progress or (lambda _: None)
     if device.emulated:
         why = "its times say nothing about a board"
-        raise UserError(
-            "an emulated device cannot be tuned for", where=device.name, why=why, fix="run it on the board: --device local"
-        )
+        fix = "give the board, for example --device pi@raspberrypi.local"
+        raise UserError("an emulated device cannot be tuned for", where=device.name, why=why, fix=fix)
     if not output.parent.is_dir():
         raise UserError("there is no such folder", where=str(output.parent), fix="make it, or give another")
     before = read_environment(device)
