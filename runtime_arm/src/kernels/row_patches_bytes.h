@@ -1,6 +1,6 @@
-/* row_patches of whole bytes. The forms that networks have are loops of their own, in which nothing is asked on the way: patches side by
- * side, whose lines are copied, and 3 x 3 of bits in four groups. Codes that fill no whole bytes go to the reference. Compiled once an
- * ISA, whose instructions the copies are; the including file gives the name.
+/* row_patches of whole bytes. The forms that networks have are loops of their own, in which nothing is asked on the way: patches
+ * side by side, whose lines are copied, and 3 x 3 of bits in four groups. Codes that fill no whole bytes go to the reference.
+ * Compiled once an ISA, whose instructions the copies are; the including file gives the name.
  */
 #include "../ops/bits.h"
 

@@ -22,8 +22,8 @@ static inline void bvt_zero_bytes(uint8_t *to, size_t n) {
     else if (n) *to = 0;
 }
 
-/* What follows the bits of a line (a row of ROWS, a column of COLS): `bytes` bytes from `at` on, and in trits the same of every plane,
- * `plane` bytes further on. None of them holds a bit: bytes of a column that do may be another thread's. */
+/* What follows the bits of a line (a row of ROWS, a column of COLS): `bytes` bytes from `at` on, and in trits the same of every
+ * plane, `plane` bytes further on. None of them holds a bit: bytes of a column that do may be another thread's. */
 typedef struct {
     size_t at, bytes, plane;
 } bvt_padding;
