@@ -521,7 +521,7 @@ def tune(
     Args:
         source: what `compile` takes.
         output: the file to write (TOML).
-        device: "local", or an open device that is not emulated.
+        device: "local", "user@host" or the name of a device, or an open one; none that is emulated.
         threads: with how many threads.
         rounds: how often every layout is timed, in turn; None: 5.
         trust_pickle, example_input, model_output: as for `compile`.
@@ -818,5 +818,5 @@ def _artifact(path: StrPath) -> Path:
     if not found.is_file():
         near = sorted(p.name for p in found.parent.glob("*.bvt")) if found.parent.is_dir() else []
         fix = f"in that folder: {', '.join(near[:5])}" if near else "`bvtdeploy compile MODEL -o OUT.bvt` makes one"
-        raise UserError("there is no such artifact", where=str(found), fix=fix)
+        raise UserError("there is no such artifact", where=str(found), why="it is a folder" if found.is_dir() else "", fix=fix)
     return found

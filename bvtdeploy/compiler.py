@@ -80,7 +80,9 @@ class CompileReport:
             "bytes": d["bytes"],
             "board": d["board"],
             "source": {
-                "kind": c.imported.kind, "parameters": c.imported.parameters, "bytes": c.imported.bytes,
+                "kind": c.imported.kind,
+                "parameters": c.imported.parameters,
+                "bytes": c.imported.bytes,
                 "tensor_bytes": sum(c.source_storage.values()),
             },
             "layers": {"binary": c.report.binary_layers, "mixed": c.report.mixed_layers, "float": c.report.float_layers},
@@ -336,9 +338,7 @@ def compile_model(
     return report
 
 
-def _meta(
-    imported: Any, compiled: Compiled, board: str, model_output: str | int | None
-) -> dict[str, int | float | str | bytes]:
+def _meta(imported: Any, compiled: Compiled, board: str, model_output: str | int | None) -> dict[str, int | float | str | bytes]:
     chosen = {} if model_output is None else {"source.output": model_output}
     return {
         **chosen,

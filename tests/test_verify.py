@@ -113,9 +113,11 @@ def test_bisect_names_the_first_op(checkpoint: Path, artifact: Path, monkeypatch
     ("content", "words"),
     [
         (None, "no such file"),
-        ({"pixels": np.zeros((1, 28, 28), np.uint8)}, "images"),
+        ({"pixels": np.zeros((1, 28, 28), np.uint8)}, "why: images is not a file in the archive"),
         ({"images": np.zeros((1, 28, 28), np.float32)}, "float32"),
-        ({"images": np.zeros((2, 28, 28), np.uint8), "labels": np.zeros(3)}, "labels"),
+        ({"images": np.zeros((2, 28, 28), np.uint8), "labels": np.zeros(3)}, "labels of shape [3] for 2 images"),
+        ({"images": np.zeros((2, 28, 28), np.uint8), "labels": np.array([3, 10])}, "labels from 3 to 10 for 10 classes"),
+        ({"images": np.zeros((2, 28, 28), np.uint8), "labels": np.array([-1, 9])}, "labels from -1 to 9 for 10 classes"),
         ({"images": np.zeros((0, 28, 28), np.uint8)}, "no images"),
     ],
 )
@@ -126,6 +128,8 @@ def test_image_sets_that_are_none(artifact: Path, tmp_path: Path, content: dict[
     with pytest.raises(UserError) as caught:
         verifier.load_images(reader.read(artifact), path, None, None)
     assert words in str(caught.value)
+    assert caught.value.where == str(path)
+    assert caught.value.fix
 
 
 def test_a_folder_of_images(artifact: Path) -> None:

@@ -119,7 +119,8 @@ def read(path: Path | str) -> Artifact:
 def _parse(path: str, data: bytes) -> Artifact:
     size = spec.STRUCTS["header"][1]
     if data[:8] != spec.MAGIC:
-        raise _broken(path, "it does not begin with the .bvt magic")
+        fix = "give a file that `bvtdeploy compile` wrote; if it was copied, copy it in binary mode"
+        raise UserError("this is no .bvt artifact", where=path, why="it does not begin with the .bvt magic", fix=fix)
     if len(data) < size:
         raise _broken(path, f"it ends within the header, after {len(data)} bytes")
     (header,) = _unpack("header", data[:size])

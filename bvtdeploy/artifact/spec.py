@@ -117,16 +117,16 @@ STRUCTS: Final = {
 }
 
 SECTIONS: Final = {
-    "META": 1,  # typed key-values: u32 count, then count x {u32 key bytes, key, u32 type, u32 value bytes, value}, no padding
-    "VALUES": 2,  # value records
-    "OPS": 3,  # op records
-    "GROUPS": 4,  # group records
-    "CONSTANTS": 5,  # constant data, each value 64-byte aligned
-    "NAMES": 6,  # NUL-terminated UTF-8 strings; offset 0 is the empty string
-    "GOLDEN": 7,  # count golden records, then of each in order: a STORED input (f32, rows*cols of the INPUT value), the output
-    "LABELS": 8,  # class names: count NUL-terminated UTF-8 strings; may be absent
+    "META": 1,        # typed key-values: u32 count, then count x {u32 key bytes, key, u32 type, u32 value bytes, value}, no padding
+    "VALUES": 2,      # value records
+    "OPS": 3,         # op records
+    "GROUPS": 4,      # group records
+    "CONSTANTS": 5,   # constant data, each value 64-byte aligned
+    "NAMES": 6,       # NUL-terminated UTF-8 strings; offset 0 is the empty string
+    "GOLDEN": 7,      # count golden records, then of each in order: a STORED input (f32, rows*cols of the INPUT value), the output
+    "LABELS": 8,      # class names: count NUL-terminated UTF-8 strings; may be absent
     "PREPROCESS": 9,  # one preprocess record; may be absent
-}
+}  # fmt: skip
 META_TYPES: Final = {"U64": 1, "F64": 2, "STR": 3, "BYTES": 4}
 DTYPES: Final = {"F32": 1, "I32": 2, "BITS": 3, "U64": 4, "F64": 5, "TRITS": 6, "I16": 7, "I8": 8, "F16": 9}
 STORAGES: Final = {"CONST": 1, "ARENA": 2, "TILE": 3, "INPUT": 4, "OUTPUT": 5}
@@ -134,30 +134,30 @@ STORAGES: Final = {"CONST": 1, "ARENA": 2, "TILE": 3, "INPUT": 4, "OUTPUT": 5}
 # F16 is IEEE 754 binary16, layout ROWS: what element-wise ops compute with after `compile --elementwise fp16` (passes/half.py).
 # TRITS are codes -1, 0, +1 in two planes of bits: plane 1 has the bits of the codes +1, plane 2 those of the codes that are not 0.
 LAYOUTS: Final = {
-    "ROWS": 1,  # row after row; of BITS: column c of a row is bit c%8 of byte c/8, the row's last bytes zeros up to the stride;
-    # of TRITS: plane 1 as BITS in P = align8(ceil(cols/8)) bytes, then plane 2; the stride is 2*P
-    "COLS": 2,  # BITS and TRITS only: column after column; row r of a column is bit r%8 of byte r/8, zero-padded to the stride;
-    # of TRITS: two planes of P = align8(ceil(rows/8)) bytes, the stride is 2*P
-    # Of weights (BITS constants of +-1; rows = output channels): tiles of 16, 32 or 64 channels, `stride` bytes apart. Channels and
+    "ROWS": 1,     # row after row; of BITS: column c of a row is bit c%8 of byte c/8, the row's last bytes zeros up to the stride;
+                   # of TRITS: plane 1 as BITS in P = align8(ceil(cols/8)) bytes, then plane 2; the stride is 2*P
+    "COLS": 2,     # BITS and TRITS only: column after column; row r of a column is bit r%8 of byte r/8, zero-padded to the stride;
+                   # of TRITS: two planes of P = align8(ceil(rows/8)) bytes, the stride is 2*P
+    # Of weights (BITS constants of +-1; rows = output channels): tiles of 8 to 64 channels, `stride` bytes apart. Channels and
     # columns that are not there count as zero bits. runtime_arm/KERNELS.md says what each is for.
     "LANES16": 3,  # [ceil(rows/16)] tiles of [ceil(cols/8)] steps of 16 bytes: byte lane = channel, bit b of step s = column 8*s+b
-    "CSA": 4,  # [ceil(rows/32)] tiles of [ceil(cols/16)*2] steps of 32 bytes: byte lane = channel; the XOR of the bytes that
-    # LANES16 has in steps 60*(s/60) .. s; where s%4 is 1, complemented
-    "TBL2": 5,  # [ceil(rows/64)] tiles of [ceil(cols/5)] groups of 64 bytes: byte lane = channel, bit b = column 5*group+b
-    "LUT": 8,      # [ceil(rows/8)] tiles of steps of 64 bytes: 8 channels' words of 64 bits. Of G = ceil(cols/5) groups of 5
-                   # columns each of P = ceil(G/52) parts has 4*ceil(G/(4*P)), the last one the rest. A part of n groups has words
-                   # for its first n - n%12, 12 groups a word from bit 0 on; before them, unless n%12 is 0, a word for the rest, of
-                   # which the first n%3 begin at bit 0, and the others end at bit 60. (6 was an older layout of this name.)
+    "CSA": 4,      # [ceil(rows/32)] tiles of [ceil(cols/16)*2] steps of 32 bytes: byte lane = channel; the XOR of the bytes that
+                   # LANES16 has in steps 60*(s/60) .. s; where s%4 is 1, complemented
+    "TBL2": 5,     # [ceil(rows/64)] tiles of [ceil(cols/5)] groups of 64 bytes: byte lane = channel, bit b = column 5*group+b
+    "LUT": 8,      # [ceil(rows/8)] tiles of steps of 64 bytes: a word of 64 bits of each of 8 channels. The G = ceil(cols/5) groups
+                   # of 5 columns are cut into P = ceil(G/52) parts of 4*ceil(G/(4*P)) groups, the last one of what is left. A part
+                   # of n groups begins, unless n%12 is 0, with its last n%12 as a word: n%3 of them from bit 0 on, the others up to
+                   # bit 60; then come the rest, 12 groups a word from bit 0 on. (6 was an older layout of this name.)
     # Of weights of dense_i8 (I8 constants; rows = output channels), and of nothing else. What is not there is 0.
-    "QUADS": 7,  # [ceil(rows/16)] tiles of [ceil(cols/8)*2] steps of 64 bytes: byte 4*c + j of step s = column 4*s+j of channel c
-}
+    "QUADS": 7,    # [ceil(rows/16)] tiles of [ceil(cols/8)*2] steps of 64 bytes: byte 4*c + j of step s = column 4*s+j of channel c
+}  # fmt: skip
 # How CONSTANTS holds an f32 constant. Everything but AS_IS is widened to dense f32 when a file is opened, value after value in the
 # order of the table: each begins in the widened memory at the next multiple of 64, and in CONSTANTS behind the one before it.
 STORED: Final = {
-    "AS_IS": 0,  # as dtype and layout say
-    "F16": 1,  # rows*cols IEEE 754 binary16, row after row
-    "I8": 2,  # cols f32 scales, then rows*cols int8, row after row; an element is float(code) * scale[column] in fp32
-}
+    "AS_IS": 0,    # as dtype and layout say
+    "F16": 1,      # rows*cols IEEE 754 binary16, row after row
+    "I8": 2,       # cols f32 scales, then rows*cols int8, row after row; an element is float(code) * scale[column] in fp32
+}  # fmt: skip
 GOLDENS: Final = {"STORED": 0, "GENERATED": 1}
 COLOURS: Final = {"GRAY": 0, "RGB": 1, "BGR": 2}
 RESIZES: Final = {"STRETCH": 0, "SHORT_CROP": 1}
@@ -165,25 +165,25 @@ FILTERS: Final = {"BILINEAR": 0, "BICUBIC": 1, "NEAREST": 2}
 
 # Append only. The semantics of each is defined by its file in bvtdeploy/ops/ (numpy reference) and runtime_arm/src/ops/.
 OPCODES: Final = {
-    "patches": 1,  # image -> rows of flattened patches
-    "dense": 2,  # f32 rows x f32 weights (+ bias)
-    "bgemm": 3,  # +-1 or {-1,0,+1} rows x +-1 weights -> i16 dots; i32 beyond 32766 columns
-    "epilogue": 4,  # scale/shift, residuals, RPReLU, scale/shift, residuals -> f32, sign bits, trits
-    "row_patches": 5,  # rows on a grid, packed or f32 -> rows of k x k neighbourhoods
-    "avg_pool": 6,  # f32 rows on a grid -> rows on the smaller grid
-    "stencil": 7,  # per-channel taps on the grid
-    "attention": 8,  # binary attention with a table softmax and an integer threshold a row
-    "mean_rows": 9,  # mean over the rows, or over groups of rows
-    "channel_pool": 10,  # mean of consecutive channels
+    "patches": 1,           # image -> rows of flattened patches
+    "dense": 2,             # f32 rows x f32 weights (+ bias)
+    "bgemm": 3,             # +-1 or {-1,0,+1} rows x +-1 weights -> i16 dots; i32 beyond 32766 columns
+    "epilogue": 4,          # scale/shift, residuals, RPReLU, scale/shift, residuals -> f32, sign bits, trits
+    "row_patches": 5,       # rows on a grid, packed or f32 -> rows of k x k neighbourhoods
+    "avg_pool": 6,          # f32 rows on a grid -> rows on the smaller grid
+    "stencil": 7,           # per-channel taps on the grid
+    "attention": 8,         # binary attention with a table softmax and an integer threshold a row
+    "mean_rows": 9,         # mean over the rows, or over groups of rows
+    "channel_pool": 10,     # mean of consecutive channels
     "layer_norm_rows": 11,  # LayerNorm over the channels, or groups of channels
-    "norm_sign": 12,  # LayerNorm -> sign bits
-    "gather": 13,  # rows picked by a constant table
-    "mixed_gemm": 14,  # f32 rows x +-1 weights
-    "max_pool": 15,  # f32 rows on a grid -> rows on the smaller grid
-    "activation": 16,  # GELU or clamp, elementwise
-    "multiply": 17,  # elementwise product of two values
-    "dense_i8": 18,  # f32 rows, quantised, x i8 weights -> f32
-}
+    "norm_sign": 12,        # LayerNorm -> sign bits
+    "gather": 13,           # rows picked by a constant table
+    "mixed_gemm": 14,       # f32 rows x +-1 weights
+    "max_pool": 15,         # f32 rows on a grid -> rows on the smaller grid
+    "activation": 16,       # GELU or clamp, elementwise
+    "multiply": 17,         # elementwise product of two values
+    "dense_i8": 18,         # f32 rows, quantised, x i8 weights -> f32
+}  # fmt: skip
 
 _C_TYPES = {"B": "uint8_t", "I": "uint32_t", "Q": "uint64_t", "i": "int32_t", "f": "float"}
 _SIZES = {"B": 1, "I": 4, "Q": 8, "i": 4, "f": 4}

@@ -186,9 +186,7 @@ def _assemble(sections: Sequence[tuple[str, bytes, int]], low: Lowered) -> bytes
         gap = _pad(at)
         body += bytes(gap) + data
         at += gap
-        table += _record(
-            "section", kind=spec.SECTIONS[name], crc=zlib.crc32(data), offset=at, bytes=len(data), count=count
-        )
+        table += _record("section", kind=spec.SECTIONS[name], crc=zlib.crc32(data), offset=at, bytes=len(data), count=count)
         at += len(data)
     body += bytes(_pad(at))
     head = _record(

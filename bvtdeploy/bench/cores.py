@@ -73,7 +73,11 @@ def find_core(name: str) -> Core:
     taken = alias["core"] if alias else name
     if taken not in table["cores"]:
         known = ", ".join(sorted([*table["cores"], *table["stands_for"]]))
-        raise UserError(f"there is no model of the core '{name}'", fix=f"take a board with one of: {known}")
+        raise UserError(
+            f"there is no model of the core '{name}'",
+            why="times are modelled from published rates, and bvtdeploy/bench/cores.toml has none of this core",
+            fix=f"take a board with one of: {known}",
+        )
     row = table["cores"][taken]
     needs = {}
     for kind, entry in row["classes"].items():

@@ -2,6 +2,7 @@
 
 The model is compiled once with each layout, the artifacts run on the device in turn, op by op, and the fastest layout of each shape
 goes into a small file that `bvtdeploy compile --tuning` reads. Layouts never change results; every run compares the golden outputs.
+Only 64-bit ARM has kernels for all of them: elsewhere weights are laid out anew when a file is opened, and the default is chosen.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ import tempfile
 import tomllib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
 from bvtdeploy.artifact import spec
 from bvtdeploy.artifact.reader import Artifact, read
+from bvtdeploy.boards import load_board
 from bvtdeploy.build.files import write_whole
 from bvtdeploy.device import Device, RunOptions
 from bvtdeploy.errors import UserError
@@ -117,7 +119,9 @@ def load_tuning(path: Path) -> dict[Product, str]:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError("the tuning file cannot be read", where=str(path), why=str(error), fix=fix) from error
+        raise UserError(
+            "the tuning file cannot be read", where=str(path), why=getattr(error, "strerror", None) or str(error), fix=fix
+        ) from error
     if data.get("format") != FORMAT:
         raise UserError(
             "this is no tuning file that this version reads", where=str(path), why=f"it needs format = {FORMAT}", fix=fix
@@ -161,9 +165,8 @@ def tune(
     say = progress or (lambda _: None)
     if device.emulated:
         why = "its times say nothing about a board"
-        raise UserError(
-            "an emulated device cannot be tuned for", where=device.name, why=why, fix="run it on the board: --device local"
-        )
+        fix = "give the board, for example --device pi@raspberrypi.local"
+        raise UserError("an emulated device cannot be tuned for", where=device.name, why=why, fix=fix)
     if not output.parent.is_dir():
         raise UserError("there is no such folder", where=str(output.parent), fix="make it, or give another")
     before = read_environment(device)
@@ -202,7 +205,13 @@ def tune(
                 else:
                     runs[layout] = max(3, min(500, round(1e6 * VISIT_MS / max(median(done.samples_ns), 1))))
     after = read_environment(device)
-    choices = choose_layouts(made, samples)
+    choices, reasons = choose_layouts(made, samples), doubts(before, after)
+    if load_board(device.board).machine != "aarch64":
+        choices = [replace(choice, layout=DEFAULT) for choice in choices]
+        reasons = [
+            *reasons,
+            f"here all layouts become {DEFAULT.lower()} when a file is opened, so that their times differ by chance",
+        ]
     if not choices:
         raise UserError("there is nothing to tune", where=str(source), why="no product of this model has a choice of layouts")
     ours = sum(choice.ops * choice.ns[choice.layout] for choice in choices)
@@ -219,7 +228,7 @@ def tune(
         gain=sum(choice.ops * choice.ns[DEFAULT] for choice in choices) / ours,
         before=before,
         after=after,
-        unstable_because=tuple(doubts(before, after)),
+        unstable_because=tuple(reasons),
     )
     write_whole(output, tuning.as_toml())
     return tuning

@@ -215,7 +215,12 @@ def bench_command(
 @cli.command("tune")
 @click.argument("source", type=path_type())
 @click.option("-o", "--output", required=True, type=path_type(), metavar="FILE", help="The tuning file to write (TOML).")
-@click.option("--device", default="local", show_default=True, help="local: this machine.")
+@click.option(
+    "--device",
+    default="local",
+    show_default=True,
+    help="local (this machine), user@host or the name of a device; none that is emulated.",
+)
 @click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True)
 @click.option("--rounds", type=click.IntRange(1), metavar="N", help="How often every layout is timed; default 5.")
 @click.option("--trust-pickle", is_flag=True, help="Run the code that a pickled module brings. Only for files you trust.")

@@ -83,7 +83,8 @@ def import_model(
     Args:
         source: a checkpoint (`.pt`, `.pth`), an exported program (`.pt2`) or an ONNX graph (`.onnx`), told apart by content; a
             module; a program.
-        example_input: a tensor [1, C, H, W], or that shape. Needed for modules that do not know their input shape.
+        example_input: a tensor [1, C, H, W], or that shape. Needed for modules that do not know their input shape; a program or a
+            graph has one, and takes no other.
         trust_pickle: load files that can only be read by running code from them.
         overrides: configuration entries of a checkpoint's model, which win over what the file says.
         output: which of several outputs the logits are: a name ("logits", "0", "hidden_states.1") or a position among all float
@@ -95,7 +96,8 @@ def import_model(
     """
     if isinstance(source, ExportedProgram):
         digest, size = _digest(source.state_dict)
-        return _from_program(source, "pt2", "the exported program", digest, size, "model", output=output)
+        where = "the exported program"
+        return _of_shape(_from_program(source, "pt2", where, digest, size, "model", output=output), example_input, where)
     if isinstance(source, nn.Module):
         digest, size = _digest(source.state_dict())
         return _from_module(source, example_input, "module", type(source).__name__, digest, size, output)
@@ -108,9 +110,11 @@ def import_model(
         from bvtdeploy.frontend.onnx_import import load_onnx
 
         model = load_onnx(path, output)
-        return _from_program(model.program, "onnx", str(path), model.sha256, model.bytes, path.stem, module=model.module)
+        imported = _from_program(model.program, "onnx", str(path), model.sha256, model.bytes, path.stem, module=model.module)
+        return _of_shape(imported, example_input, str(path))
     if content == "pt2":
-        return _from_program(_load_program(path, trust_pickle), "pt2", str(path), digest, size, path.stem, output=output)
+        imported = _from_program(_load_program(path, trust_pickle), "pt2", str(path), digest, size, path.stem, output=output)
+        return _of_shape(imported, example_input, str(path))
     return _from_checkpoint(path, content, example_input, trust_pickle, overrides, digest, size, output)
 
 
@@ -288,6 +292,19 @@ def _screen_program(archive: zipfile.ZipFile, path: Path, trust_pickle: bool) ->
             foreign.append(short)
     if foreign and not trust_pickle:
         raise _refuse_pickle(path, foreign)
+
+
+def _of_shape(imported: Imported, given: Tensor | Sequence[int] | None, where: str) -> Imported:
+    """The imported program, whose input has one shape. Raises UserError where another one was asked for."""
+    told = imported.graph.inputs[0].type.shape
+    asked = told if given is None else tuple(given.shape if isinstance(given, Tensor) else given)
+    if asked != told:
+        raise UserError(
+            f"the model takes an input of shape {list(told)}, not {list(asked)}", where=where,
+            why="an exported program and an ONNX graph are of one input shape",
+            fix="leave --input-shape (example_input=) out, or export the model for that shape",
+        )  # fmt: skip
+    return imported
 
 
 def _strings(node: Any) -> list[tuple[str, str]]:

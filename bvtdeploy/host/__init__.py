@@ -273,6 +273,7 @@ def read_image(path: str | os.PathLike[str]) -> Pixels:
             "there is no such image" if isinstance(error, FileNotFoundError) else "the image cannot be read",
             where=str(path),
             why=error.strerror or "",
+            fix="check the path",
         ) from error
     decoded: Pixels | str = native.decode_image(data)
     return _pillow_pixels(data, str(path), decoded) if isinstance(decoded, str) else decoded

@@ -145,7 +145,7 @@ def read_profiles(path: Path) -> list[Record]:
     try:
         payload = json.loads(path.read_bytes(), parse_constant=_number, parse_float=_number, parse_int=_whole)
     except OSError as error:
-        raise UserError("the profile cannot be read", where=str(path), why=error.strerror or str(error)) from error
+        raise UserError("the profile cannot be read", where=str(path), why=error.strerror or str(error), fix=_FIX) from error
     except (ValueError, RecursionError) as error:
         raise UserError("this is no profile", where=str(path), why=f"not JSON that can be read: {error}", fix=_FIX) from error
     try:

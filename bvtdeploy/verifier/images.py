@@ -37,10 +37,17 @@ def load_images(artifact: Artifact, source: Path | None, random: int | None, lim
         x = np.random.Generator(np.random.PCG64(0)).standard_normal((n, c, h, w), np.float32)
         return ImageSet(x, None, f"{n} random inputs")
     pixels, labels = _read_npz(source) if source.suffix == ".npz" else (_read_files(source), None)
+    classes = artifact.output["rows"] * artifact.output["cols"]
+    if labels is not None and ((labels < 0) | (labels >= classes)).any():
+        raise UserError(
+            f"labels from {labels.min()} to {labels.max()} for {classes} classes",
+            where=str(source),
+            fix=f"give numbers of classes, 0 to {classes - 1}",
+        )
     if limit is not None:
         pixels, labels = pixels[:limit], None if labels is None else labels[:limit]
     if not pixels:
-        raise UserError(f"no images in {source}", where=str(source), fix=f"give an .npz, or files ending in {', '.join(SUFFIXES)}")
+        raise UserError("there are no images", where=str(source), fix=f"give an .npz, or files ending in {', '.join(SUFFIXES)}")
     if artifact.preprocess is None:
         raise UserError(
             "the artifact does not say how an image becomes its input",
@@ -57,22 +64,33 @@ def _read_npz(path: Path) -> tuple[list[npt.NDArray[np.uint8]], npt.NDArray[np.i
             images = data["images"]
             labels = data["labels"].astype(np.int64) if "labels" in data else None
     except FileNotFoundError as error:
-        raise UserError(f"cannot read {path}", why="no such file", fix="check the path of --images") from error
+        raise _no_file(path, "no such file") from error
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"{path} is not a set of images", why=str(error), fix="an .npz needs `images` (uint8 N,H,W[,C]) and may have `labels`"
+            "the file is not a set of images",
+            where=str(path),
+            why=str(error.args[0]) if isinstance(error, KeyError) else str(error),
+            fix="an .npz needs `images` (uint8 N,H,W[,C]) and may have `labels`",
         ) from error
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
-        raise UserError(f"{path}: images are {images.dtype} {images.shape}", fix="give uint8 [N,H,W], [N,H,W,1] or [N,H,W,3]")
+        raise UserError(
+            f"images are {images.dtype} {list(images.shape)}", where=str(path), fix="give uint8 [N,H,W], [N,H,W,1] or [N,H,W,3]"
+        )
     if labels is not None and labels.shape != images.shape[:1]:
-        raise UserError(f"{path}: {labels.shape} labels for {images.shape[0]} images", fix="give one label an image")
+        raise UserError(
+            f"labels of shape {list(labels.shape)} for {images.shape[0]} images", where=str(path), fix="give one label an image"
+        )
     return list(images), labels
+
+
+def _no_file(path: Path, why: str) -> UserError:
+    return UserError("the images cannot be read", where=str(path), why=why, fix="check the path of --images")
 
 
 def _read_files(path: Path) -> list[npt.NDArray[np.uint8]]:
     from bvtdeploy.host import read_image
 
     if not path.exists():
-        raise UserError(f"cannot read {path}", why="no such file or folder", fix="check the path of --images")
+        raise _no_file(path, "no such file or folder")
     files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
     return [read_image(file) for file in files]

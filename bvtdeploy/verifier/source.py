@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -26,9 +25,11 @@ class TorchSide:
     """
 
     def __init__(self, source: Any, artifact: Artifact, trust_pickle: bool, example_input: Any, output: str | int | None) -> None:
+        from torch import nn
+
         from bvtdeploy.frontend import import_model
 
-        if example_input is None and not isinstance(source, (str, Path)):
+        if example_input is None and isinstance(source, nn.Module):
             example_input = (1, *(int(artifact.meta[f"input.{n}"]) for n in ("channels", "height", "width")))
         chosen = artifact.meta.get("source.output") if output is None else output
         output = chosen if isinstance(chosen, (str, int)) else None

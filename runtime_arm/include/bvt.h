@@ -53,8 +53,9 @@ typedef struct {
 
 typedef struct bvt_model bvt_model;
 
-/* Opens and checks a file (mapped, not read into memory; constants stored as fp16 or int8 are widened here, once, and
- * weights laid out for another machine are laid out anew). `*out` is to be closed with bvt_close. The file must not be changed while it is open. */
+/* Opens and checks a file (mapped, not read into memory; constants stored as fp16 or int8 are widened here, once, and weights
+ * laid out for another machine are laid out anew). `*out` is to be closed with bvt_close. The file must not be changed while it
+ * is open. */
 int bvt_open(const char *path, bvt_model **out, bvt_error *err);
 
 /* The same from memory. Memory that is aligned to 64 bytes is used in place and must outlive the model; other memory is copied. */
@@ -161,8 +162,9 @@ typedef void (*bvt_observer)(void *user, uint32_t op, uint32_t output, uint32_t 
                              size_t stride);
 
 /* Binds the calling thread to cores; threads that it starts later, those of a session among them, inherit that. `cpus` is a list
- * such as "0-3,6", "all", or of a big.LITTLE processor "fast" or "slow": its fastest or slowest cores, as many kinds of them as are
- * enough for `threads` threads. Results do not depend on it. BVT_E_ARGUMENT: no list, or not all of its cores are this process's; BVT_E_UNSUPPORTED: not on this system. */
+ * such as "0-3,6", "all", or of a big.LITTLE processor "fast" or "slow": its fastest or slowest cores, as many kinds of them as
+ * are enough for `threads` threads. Results do not depend on it. BVT_E_ARGUMENT: no list, or not all of its cores are this
+ * process's; BVT_E_UNSUPPORTED: not on this system. */
 int bvt_use_cpus(const char *cpus, uint32_t threads, bvt_error *err);
 
 typedef struct {
@@ -211,8 +213,8 @@ typedef struct {
 size_t bvt_profile_spans(const bvt_session *session, bvt_span *spans, size_t room);
 
 /* CRC-32 (zlib's) of the last run's outputs of every op (option `op_crc`, else zeros): n_ops * BVT_MAX_OUTPUTS entries, 0 where
- * an op has no such output. Over the logical bytes in row order: f32, i32 and i16 (as i32) cols*4 bytes a row (a NaN counts as 0x7FC00000);
- * bits in layout "rows" ceil(cols/8) bytes a row; bits in layout "cols" ceil(rows/8) bytes a column. */
+ * an op has no such output. Over the logical bytes in row order: f32, i32 and i16 (as i32) cols*4 bytes a row (a NaN counts as
+ * 0x7FC00000); bits in layout "rows" ceil(cols/8) bytes a row; bits in layout "cols" ceil(rows/8) bytes a column. */
 const uint32_t *bvt_op_crcs(const bvt_session *session);
 
 /* ---- This runtime and this CPU ------------------------------------------------------------------------------------------- */

@@ -64,10 +64,10 @@ static inline uint16_t bvt_to_half(float x) {
 /* x as a step of fp16 or of fp32 arithmetic leaves it. */
 static inline float bvt_rounded(float x, bool half) { return half ? bvt_from_half(bvt_to_half(x)) : x; }
 
-/* a*b + c of fp16 numbers, rounded to binary16 once. The product is exact in fp32 (22 bits), and TwoSum (Knuth) has the exact error
- * of the sum s. Where there is one, s is rounded to odd: to that of the two fp32 numbers around the exact sum whose last bit is 1.
- * Such an s, of more than 11 + 2 bits, rounds to binary16 as the exact sum does (Boldo & Melquiond 2008, theorem 3). Where p or c is
- * infinite or NaN, the error is NaN, and s stays. */
+/* a*b + c of fp16 numbers, rounded to binary16 once. The product is exact in fp32 (22 bits), and TwoSum (Knuth) has the exact
+ * error of the sum s. Where there is one, s is rounded to odd: to that of the two fp32 numbers around the exact sum whose last
+ * bit is 1. Such an s, of more than 11 + 2 bits, rounds to binary16 as the exact sum does (Boldo & Melquiond 2008, theorem 3).
+ * Where p or c is infinite or NaN, the error is NaN, and s stays. */
 static inline float bvt_half_fma(float a, float b, float c) {
     const float p = a * b, t = (p + c) - p, error = (p - ((p + c) - t)) + (c - t);
     float s = p + c;

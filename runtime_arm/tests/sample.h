@@ -1,4 +1,5 @@
-/* A small complete model, made in memory: every op, storage and layout, upsampled and tiled residuals. Tests load it, break it, and run it. */
+/* A small complete model, made in memory: every op, storage and layout, upsampled and tiled residuals. Tests load it, break it,
+ * and run it. */
 #ifndef SAMPLE_H
 #define SAMPLE_H
 #include <stdlib.h>

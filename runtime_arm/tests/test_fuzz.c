@@ -1,5 +1,5 @@
-/* Thousands of damaged files, with checksums switched off (load.c is compiled with BVT_FUZZ_WITHOUT_CRC for this program): the loader
- * must refuse them or the runtime must run them, and the sanitizers must stay silent. */
+/* Thousands of damaged files, with checksums switched off (load.c is compiled with BVT_FUZZ_WITHOUT_CRC for this program): the
+ * loader must refuse them or the runtime must run them, and the sanitizers must stay silent. */
 #include "../fuzz/fuzz_load.h"
 
 #include "sample.h"

@@ -1,4 +1,5 @@
-/* Sessions: the output does not depend on threads, blocks, ISA or memory; options are checked; the observer and checksums see all. */
+/* Sessions: the output does not depend on threads, blocks, ISA or memory; options are checked; the observer and checksums see
+ * all. */
 #include <fenv.h>
 #include <sched.h>
 #include <sys/stat.h>

@@ -217,7 +217,8 @@ static void json_model(const bvt_model *m, bool full) {
     printf("}");
 }
 
-/* The rate of the CPU's own timer; 0 where a program cannot ask for it. A board's is its crystal's, an emulator has one of its own. */
+/* The rate of the CPU's own timer; 0 where a program cannot ask for it. A board's is its crystal's, an emulator has one of its
+ * own. */
 static uint64_t timer_hz(void) {
     uint64_t hz = 0;
 #if defined(__aarch64__)

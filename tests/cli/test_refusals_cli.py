@@ -106,6 +106,21 @@ def test_dynamic_shapes(tmp_path: Path) -> None:
     assert "3, 8, 8]: no number for s" in row["why"]
 
 
+def test_another_input_shape(tmp_path: Path) -> None:
+    """A program tells its shape: one that contradicts it is no wish that could be met."""
+    program, output = save(Net(nn.Conv2d(3, 3, 2, 2)), tmp_path / "m.pt2"), tmp_path / "out.bvt"
+    error = call_json("compile", program, "-o", output, "--input-shape", "3,16,16", code=2)["error"]
+    assert error["what"] == "the model takes an input of shape [1, 3, 8, 8], not [1, 3, 16, 16]"
+    assert error["where"] == str(program)
+    assert "--input-shape" in error["fix"]
+    assert not output.exists()
+    exported = torch.export.load(program)
+    with pytest.raises(UserError, match="not \\[1, 3, 16, 16\\]"):
+        api.compile(exported, output, example_input=torch.zeros(1, 3, 16, 16))
+    with pytest.raises(UserError, match="nothing in this model is binary"):
+        api.compile(exported, output, example_input=(1, 3, 8, 8))
+
+
 def test_control_flow(tmp_path: Path) -> None:
     (row,) = refused(save(Net(Branch()), tmp_path / "m.pt2"))
     assert (row["what"], row["module"], row["line"]) == ("cond", "blocks.0", line(Branch))

@@ -1,5 +1,6 @@
-/* bgemm for NEON as 32-bit ARM has it: the kernel of bgemm_neon.c with half the registers, for layout LANES16, which every other layout becomes
- * when a file is opened here. A tile is 4 rows x 2 weight tiles of 16 channels: 8 counters, 2 weights, and the rows' next 8 bytes.
+/* bgemm for NEON as 32-bit ARM has it: the kernel of bgemm_neon.c with half the registers, for layout LANES16, which every other
+ * layout becomes when a file is opened here. A tile is 4 rows x 2 weight tiles of 16 channels: 8 counters, 2 weights, and the rows'
+ * next 8 bytes.
  *
  * Only integers: NEON of 32-bit ARM flushes subnormal floats to zero whatever the FPSCR says, so that floats are for VFP alone.
  */

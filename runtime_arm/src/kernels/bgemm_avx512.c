@@ -1,6 +1,6 @@
 /* bgemm for AVX-512 with VPOPCNTDQ and VBMI. A 32-bit lane is an output channel: four steps of a weight tile (64 bytes, 4 x 16
- * channels) become one register of 16 channels x 32 bits by a byte permutation, an activation's 4 bytes are broadcast from memory, and
- * xor, popcount and addition are three instructions for 512 bits. Counters have 32 bits and never need emptying.
+ * channels) become one register of 16 channels x 32 bits by a byte permutation, an activation's 4 bytes are broadcast from memory,
+ * and xor, popcount and addition are three instructions for 512 bits. Counters have 32 bits and never need emptying.
  *
  * A tile of R rows x T weight tiles keeps its counters in registers; the permutation is done once for R rows.
  */
@@ -26,8 +26,8 @@ INLINE __m512i load_bytes(const uint8_t *p, uint32_t n) {
     return _mm512_set1_epi32((int)word);
 }
 
-/* Rows row .. row+R-1 and T weight tiles from `tile` on, of which n channels are there (n > 16*(T-1)). all: K, or of trits how many of
- * a row's codes are not 0. */
+/* Rows row .. row+R-1 and T weight tiles from `tile` on, of which n channels are there (n > 16*(T-1)). all: K, or of trits how
+ * many of a row's codes are not 0. */
 INLINE void bgemm_tile(const bvt_call *call, uint32_t row, uint32_t tile, uint32_t n, const unsigned R, const unsigned T,
                         const int32_t *all, const bool trits) {
     const uint32_t k = call->in[1].cols, steps = (k + 7) / 8, words = steps / 4, rest = steps % 4;

@@ -1,6 +1,6 @@
-/* bgemm for NEON, layout LANES16: what 64-bit and 32-bit ARM share. A byte lane is an output channel: an activation byte is broadcast,
- * xor and cnt give the differing bits of 16 channels, and no sum ever crosses lanes. Counters are u8 and hold up to 255, so at the
- * latest after 31 steps (248 bits) they go into the output.
+/* bgemm for NEON, layout LANES16: what 64-bit and 32-bit ARM share. A byte lane is an output channel: an activation byte is
+ * broadcast, xor and cnt give the differing bits of 16 channels, and no sum ever crosses lanes. Counters are u8 and hold up to 255,
+ * so at the latest after 31 steps (248 bits) they go into the output.
  *
  * The including file makes WIDE tiles of 16 channels at a time, as many as its registers hold: bgemm_wide of 4 rows, and
  * bgemm_trits_wide of 2.

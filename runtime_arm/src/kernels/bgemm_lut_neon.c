@@ -1,12 +1,18 @@
 /* bgemm for NEON, layout LUT: tables of the rows, looked up with the bits of the weights (KERNELS.md, "lut").
  *
- * Of 5 columns and 32 rows a table has 32 vectors: at the index of a channel's 5 bits the equal bits of 32 rows, two a byte. A look-up
- * is a load and does 160 products; the tables of a part of the columns are built in scratch and used by all channels. Sums of nibbles
- * are kept as in bgemm_tbl2_neon.c. Of up to 16 rows only the lower 8 bytes of each vector are used.
+ * Of 5 columns and 32 rows a table has 32 vectors: at the index of a channel's 5 bits the equal bits of 32 rows, two a byte. A
+ * look-up is a load and does 160 products; the tables of a part of the columns are built in scratch and used by all channels. Sums
+ * of nibbles are kept as in bgemm_tbl2_neon.c. Of up to 16 rows only the lower 8 bytes of each vector are used.
  */
 #include "bgemm_neon.h"
 
 #define ROWS 32u /* of a tile */
+
+#if defined(__clang__)
+#define ALONE static __attribute__((noinline))
+#else
+#define ALONE static __attribute__((noinline, noclone)) /* GCC would make a copy for each form of the arguments: 7 KB */
+#endif
 
 /* ---- Tables ---------------------------------------------------------------------------------------------------------------- */
 
@@ -28,7 +34,7 @@ INLINE void transpose(uint8x16_t by_byte[8], const uint8_t *rows, size_t stride)
 
 /* Rows `row` .. at bytes `from` .. `from + bytes - 1` as vectors of 4 columns: bit b of the low nibble of lane r is that
  * column of row r, of the high nibble of row r + half. What a row has not is 0; where rows are missing, the last one stands in. */
-static void spread(uint8_t *to, const bvt_view *x, size_t plane, uint32_t row, uint32_t rows, uint32_t from, uint32_t bytes) {
+static void lut_spread(uint8_t *to, const bvt_view *x, size_t plane, uint32_t row, uint32_t rows, uint32_t from, uint32_t bytes) {
     const uint32_t own = (x->cols + 7) / 8;
     const bool narrow = rows <= ROWS / 2;
     uint8_t copy[ROWS][8];
@@ -74,22 +80,23 @@ INLINE void build(uint8_t *to, const uint8x16_t one[5], const uint8x16_t some[5]
 
 /* Tables of `groups` groups, rounded up to 4: 5 vectors of 4 columns. The empty asm keeps GCC from unpacking all columns first, for
  * which there are not enough registers. */
-static void build_tables(uint8_t *to, const uint8_t *ones, const uint8_t *somes, uint32_t groups) {
+static void lut_tables(uint8_t *to, const uint8_t *ones, const uint8_t *somes, uint32_t groups) {
     for (uint32_t g = 0; g < groups; g += 4, ones += 80, somes += 80, to += 4 * BVT_LUT_TABLE) {
         const uint8x16_t both = vdupq_n_u8(0x11);
-#define COLUMN(of, c) vandq_u8((c) % 4 ? vshrq_n_u8(vld1q_u8(of + (c) / 4 * 16), (c) % 4 ? (c) % 4 : 1) : vld1q_u8(of + (c) / 4 * 16), both)
-#define GROUP(i)                                                                                                                     \
-    {                                                                                                                                \
-        const uint8x16_t some[5] = {COLUMN(somes, 5 * (i)), COLUMN(somes, 5 * (i) + 1), COLUMN(somes, 5 * (i) + 2),                   \
-                                    COLUMN(somes, 5 * (i) + 3), COLUMN(somes, 5 * (i) + 4)};                                          \
-        const uint8x16_t one[5] = {COLUMN(ones, 5 * (i)), COLUMN(ones, 5 * (i) + 1), COLUMN(ones, 5 * (i) + 2),                       \
-                                   COLUMN(ones, 5 * (i) + 3), COLUMN(ones, 5 * (i) + 4)};                                             \
-        build(to + (i) * BVT_LUT_TABLE, one, some);                                                                                  \
-        __asm__ volatile("" ::: "memory");                                                                                           \
+#define VECTOR(of, c) vld1q_u8(of + (c) / 4 * 16)
+#define COLUMN(of, c) vandq_u8((c) % 4 ? vshrq_n_u8(VECTOR(of, c), (c) % 4 ? (c) % 4 : 1) : VECTOR(of, c), both)
+#define COLUMNS(of, c) {COLUMN(of, c), COLUMN(of, (c) + 1), COLUMN(of, (c) + 2), COLUMN(of, (c) + 3), COLUMN(of, (c) + 4)}
+#define GROUP(i)                                                                                       \
+    {                                                                                                  \
+        const uint8x16_t some[5] = COLUMNS(somes, 5 * (i)), one[5] = COLUMNS(ones, 5 * (i));           \
+        build(to + (i) * BVT_LUT_TABLE, one, some);                                                    \
+        __asm__ volatile("" ::: "memory");                                                             \
     }
         GROUP(0) GROUP(1) GROUP(2) GROUP(3)
 #undef GROUP
+#undef COLUMNS
 #undef COLUMN
+#undef VECTOR
     }
 }
 
@@ -209,8 +216,8 @@ typedef struct {
 } part;
 
 /* Twice the counts of 8 rows x 8 channels, which lie by pairs of channels; returns y of the next row. */
-INLINE uint8_t *put(uint8_t *y, size_t stride, const int16_t *biases, const int mode, uint8x16_t c04, uint8x16_t c15, uint8x16_t c26,
-                    uint8x16_t c37) {
+INLINE uint8_t *put(uint8_t *y, size_t stride, const int16_t *biases, const int mode, uint8x16_t c04, uint8x16_t c15,
+                    uint8x16_t c26, uint8x16_t c37) {
     const uint8x16_t e0 = vzip1q_u8(c04, c26), e1 = vzip2q_u8(c04, c26), o0 = vzip1q_u8(c15, c37), o1 = vzip2q_u8(c15, c37);
     const int8x16_t by_row[4] = {vreinterpretq_s8_u8(vzip1q_u8(e0, o0)), vreinterpretq_s8_u8(vzip2q_u8(e0, o0)),
                                  vreinterpretq_s8_u8(vzip1q_u8(e1, o1)), vreinterpretq_s8_u8(vzip2q_u8(e1, o1))};
@@ -237,9 +244,10 @@ INLINE uint8_t *put(uint8_t *y, size_t stride, const int16_t *biases, const int 
 }
 
 /* All rows of a tile; low and high nibbles of 16 rows each, of narrow tables 8. */
-INLINE void put_tile(uint8_t *y, size_t stride, const int16_t *bias, const int mode, const uint8x16_t low[8], const uint8x16_t high[8],
-                     const bool narrow) {
-#define HALF(zip, c, from) y = put(y, stride, bias + (from), mode, zip(c[0], c[4]), zip(c[1], c[5]), zip(c[2], c[6]), zip(c[3], c[7]));
+INLINE void put_tile(uint8_t *y, size_t stride, const int16_t *bias, const int mode, const uint8x16_t low[8],
+                     const uint8x16_t high[8], const bool narrow) {
+#define HALF(zip, c, from) \
+    y = put(y, stride, bias + (from), mode, zip(c[0], c[4]), zip(c[1], c[5]), zip(c[2], c[6]), zip(c[3], c[7]));
     HALF(vzip1q_u8, low, 0)
     if (!narrow) HALF(vzip2q_u8, low, 8)
     HALF(vzip1q_u8, high, narrow ? 8 : 16)
@@ -248,7 +256,7 @@ INLINE void put_tile(uint8_t *y, size_t stride, const int16_t *bias, const int m
 }
 
 /* Adds 256 to the counts of 8 channels, at `y`, that are larger than a signed byte holds: few columns are then not equal. */
-static __attribute__((noinline, noclone)) void add_wrapped(const part *p, uint32_t channel, uint8_t *y, size_t stride) {
+ALONE void add_wrapped(const part *p, uint32_t channel, uint8_t *y, size_t stride) {
     const bvt_view *x = &p->call->in[0], *weight = &p->call->in[1];
     const uint32_t few = (uint32_t)((int32_t)p->cols - p->start - 128), end = bvt_min_u32(channel + BVT_LUT_CHANNELS, weight->rows);
     for (uint32_t r = 0; r < p->rows; r++, y += stride)
@@ -264,7 +272,8 @@ static __attribute__((noinline, noclone)) void add_wrapped(const part *p, uint32
 }
 
 /* All rows of a tile and the channels channel .. end-1; y: where the first of them go. */
-INLINE void channels(const part *p, const uint8_t *words, uint32_t channel, uint32_t end, uint8_t *y, size_t stride, const bool narrow) {
+INLINE void lut_channels(const part *p, const uint8_t *words, uint32_t channel, uint32_t end, uint8_t *y, size_t stride,
+                         const bool narrow) {
     const size_t next = p->call->in[1].stride;
     for (; channel < end; channel += BVT_LUT_CHANNELS, words += next, y += 2 * BVT_LUT_CHANNELS) {
         uint8x16_t low[8], high[8];
@@ -283,25 +292,23 @@ INLINE void channels(const part *p, const uint8_t *words, uint32_t channel, uint
     }
 }
 
-static __attribute__((noinline, noclone)) void channels_wide(const part *p, const uint8_t *words, uint32_t channel, uint32_t end, uint8_t *y,
-                                                    size_t stride) {
-    channels(p, words, channel, end, y, stride, false);
+ALONE void lut_channels_wide(const part *p, const uint8_t *words, uint32_t channel, uint32_t end, uint8_t *y, size_t stride) {
+    lut_channels(p, words, channel, end, y, stride, false);
 }
 
-static __attribute__((noinline, noclone)) void channels_narrow(const part *p, const uint8_t *words, uint32_t channel, uint32_t end, uint8_t *y,
-                                                      size_t stride) {
-    channels(p, words, channel, end, y, stride, true);
+ALONE void lut_channels_narrow(const part *p, const uint8_t *words, uint32_t channel, uint32_t end, uint8_t *y, size_t stride) {
+    lut_channels(p, words, channel, end, y, stride, true);
 }
 
 /* Codes of a row of trits that are not 0, of some of its bytes. */
-static __attribute__((noinline, noclone)) int32_t present(const bvt_view *x, uint32_t row, uint32_t from, uint32_t bytes) {
+ALONE int32_t present(const bvt_view *x, uint32_t row, uint32_t from, uint32_t bytes) {
     return count_some(bvt_row_bits(x, row) + bvt_plane(x->cols) + from, bytes);
 }
 
 /* ---- A tile ---------------------------------------------------------------------------------------------------------------- */
 
 /* Up to 32 rows of all channels. */
-static void tile(const bvt_call *call, uint32_t row, uint32_t rows) {
+static void lut_tile(const bvt_call *call, uint32_t row, uint32_t rows) {
     const bvt_view *x = &call->in[0], *weight = &call->in[1], *y = &call->out[0];
     const bool trits = x->dtype == BVT_DTYPE_TRITS, narrow = rows <= ROWS / 2;
     const uint32_t k = weight->cols, groups = bvt_groups(k), parts = bvt_lut_parts(groups), most = bvt_lut_part(groups);
@@ -324,12 +331,12 @@ static void tile(const bvt_call *call, uint32_t row, uint32_t rows) {
         const int32_t start = (int32_t)bvt_min_u32(half * (i + 1) / parts - half * i / parts, 128);
         part p = {call, row, rows, col0, cols, tables, odd / 3 * 4 + odd % 3, whole, start, 0, bias, (int32_t)cols - start > 127};
         p.mode = i ? MORE : biased ? BIASED : PLAIN;
-        spread(ones, x, 0, row, rows, byte0, bytes);
+        lut_spread(ones, x, 0, row, rows, byte0, bytes);
         memset(ones + 16 * written, 0, 16 * (BVT_LUT_NIBBLES - written));
         if (trits) {
-            spread(somes, x, bvt_plane(x->cols), row, rows, byte0, bytes);
+            lut_spread(somes, x, bvt_plane(x->cols), row, rows, byte0, bytes);
             memset(somes + 16 * written, 0, 16 * (BVT_LUT_NIBBLES - written));
-            for (uint32_t v = 0; v < written; v++) vst1q_u8(ones + 16 * v, vandq_u8(vld1q_u8(ones + 16 * v), vld1q_u8(somes + 16 * v)));
+            for (uint32_t v = 0; v < 16 * written; v += 16) vst1q_u8(ones + v, vandq_u8(vld1q_u8(ones + v), vld1q_u8(somes + v)));
             bool many = false;
             for (uint32_t r = 0; p.wraps && r < rows; r++)
                 many = many || present(x, row + r, byte0, bytes) > start + 127;
@@ -341,20 +348,20 @@ static void tile(const bvt_call *call, uint32_t row, uint32_t rows) {
             memset(somes + end / 4 * 16, ((1 << end % 4) - 1) * 0x11, 16);
         }
         /* The first may write over 3 tables after its own, which come second. */
-        build_tables(tables, ones + 16 * after, somes + 16 * after, odd);
-        build_tables(tables + odd * BVT_LUT_TABLE, ones + 16 * skip, somes + 16 * skip, whole * BVT_WORD_GROUPS);
+        lut_tables(tables, ones + 16 * after, somes + 16 * after, odd);
+        lut_tables(tables + odd * BVT_LUT_TABLE, ones + 16 * skip, somes + 16 * skip, whole * BVT_WORD_GROUPS);
         const bool missing = rows % (ROWS / 2);
         const uint32_t direct = missing ? 0 : y->cols / BVT_LUT_CHANNELS * BVT_LUT_CHANNELS;
-        if (narrow) channels_narrow(&p, w, 0, direct, bvt_row(y, row), y->stride);
-        else channels_wide(&p, w, 0, direct, bvt_row(y, row), y->stride);
+        if (narrow) lut_channels_narrow(&p, w, 0, direct, bvt_row(y, row), y->stride);
+        else lut_channels_wide(&p, w, 0, direct, bvt_row(y, row), y->stride);
         /* Where rows or channels are missing, a whole tile is made in a copy. */
         for (uint32_t col = direct; col < y->cols; col += BVT_LUT_CHANNELS) {
             const size_t bytes_here = 2 * bvt_min_u32(y->cols - col, BVT_LUT_CHANNELS);
             const uint8_t *words = w + col / BVT_LUT_CHANNELS * weight->stride;
             uint8_t copy[ROWS][2 * BVT_LUT_CHANNELS] __attribute__((aligned(16)));
             for (uint32_t r = 0; i && r < rows; r++) memcpy(copy[r], bvt_row(y, row + r) + 2 * (size_t)col, bytes_here);
-            if (narrow) channels_narrow(&p, words, col, col + 1, copy[0], sizeof copy[0]);
-            else channels_wide(&p, words, col, col + 1, copy[0], sizeof copy[0]);
+            if (narrow) lut_channels_narrow(&p, words, col, col + 1, copy[0], sizeof copy[0]);
+            else lut_channels_wide(&p, words, col, col + 1, copy[0], sizeof copy[0]);
             for (uint32_t r = 0; r < rows; r++) memcpy(bvt_row(y, row + r) + 2 * (size_t)col, copy[r], bytes_here);
         }
         w += (n + BVT_WORD_GROUPS - 1) / BVT_WORD_GROUPS * 8 * BVT_LUT_CHANNELS;
@@ -391,7 +398,7 @@ static uint32_t line_words(uint64_t *to, size_t step, const uint8_t *line, uint3
     return words;
 }
 
-static void few_rows(const bvt_call *call, uint32_t row, uint32_t rows) {
+static void lut_few_rows(const bvt_call *call, uint32_t row, uint32_t rows) {
     const bvt_view *x = &call->in[0], *weight = &call->in[1], *y = &call->out[0];
     const bool trits = x->dtype == BVT_DTYPE_TRITS;
     const uint32_t k = weight->cols;
@@ -456,10 +463,10 @@ void bvt_bgemm_lut(const bvt_call *call, uint32_t row0, uint32_t row1) {
         uint32_t rows = bvt_min_u32(row1 - row0, ROWS);
         if (rows > ROWS / 2 && rows <= ROWS / 2 + FEW) rows = ROWS / 2;
         if (rows > FEW) {
-            tile(call, row0, rows);
+            lut_tile(call, row0, rows);
         } else {
             rows = bvt_min_u32(rows, PAIR);
-            few_rows(call, row0, rows);
+            lut_few_rows(call, row0, rows);
         }
         row0 += rows;
     }

@@ -1,4 +1,4 @@
-/* What the NEON kernels of bgemm share: reading rows as words, and adding counts to the output. */
+/* What the NEON kernels of bgemm share: counting codes, and adding counts to the output. */
 #ifndef BVT_KERNELS_BGEMM_NEON_H
 #define BVT_KERNELS_BGEMM_NEON_H
 #include <arm_neon.h>
@@ -16,16 +16,6 @@ void bvt_bgemm_csa(const bvt_call *call, uint32_t row0, uint32_t row1);
 void bvt_bgemm_csa_in_order(const bvt_call *call, uint32_t row0, uint32_t row1);
 void bvt_bgemm_tbl2(const bvt_call *call, uint32_t row0, uint32_t row1);
 void bvt_bgemm_lut(const bvt_call *call, uint32_t row0, uint32_t row1);
-
-/* Word i of a row of `bytes` bytes: its columns 60*i .. 60*i+59, zero beyond its end; the 4 highest bits may be anything. */
-static inline uint64_t bvt_word(const uint8_t *row, size_t bytes, size_t i) {
-    const size_t at = i * BVT_WORD / 8;
-    uint64_t word = 0;
-    if (at + 8 <= bytes) memcpy(&word, row + at, 8);
-    else
-        for (size_t n = bytes; n-- > at;) word = word << 8 | row[n];
-    return word >> i * BVT_WORD % 8;
-}
 
 /* How many codes of a segment of `bytes` bytes are not 0. */
 INLINE int32_t count_some(const uint8_t *some, uint32_t bytes) {

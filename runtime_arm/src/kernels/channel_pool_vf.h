@@ -1,4 +1,5 @@
-/* channel_pool of 2, 4 or 8 channels: neighbours are added as they lie in memory, and their sums likewise. Others: the reference. */
+/* channel_pool of 2, 4 or 8 channels: neighbours are added as they lie in memory, and their sums likewise. Others: the
+ * reference. */
 #include "../ops/channel_pool.h"
 #include "vf.h"
 

@@ -1,5 +1,5 @@
-/* dense_i8 over AVX2: codes and weights are widened to 16 bits, VPMADDWD multiplies 4 columns of 4 channels and adds pairs. Codes lie
- * in scratch with 16 bits each; rows are quantised 8 at a time and meet the weights in tiles of 2 rows x 16 channels. */
+/* dense_i8 over AVX2: codes and weights are widened to 16 bits, VPMADDWD multiplies 4 columns of 4 channels and adds pairs.
+ * Codes lie in scratch with 16 bits each; rows are quantised 8 at a time and meet the weights in tiles of 2 rows x 16 channels. */
 #include <immintrin.h>
 
 #include "../ops/dense_i8.h"

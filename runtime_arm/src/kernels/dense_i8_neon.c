@@ -1,7 +1,7 @@
-/* dense_i8 by SMULL, SMLAL and SADALP, which every core has: 3 operations for 16 products. A 16-bit lane takes two products before it
- * is added to 32 bits (2 * 127 * 128 < 2^15), one of each step of a pair; so a lane of 32 bits holds half a channel, and an ADDP at
- * the end makes it whole. Operands have 64 bits: loads of those take one slot of an A72 instead of two. Codes lie twice in scratch,
- * since a register holds the same 4 columns of two channels. */
+/* dense_i8 by SMULL, SMLAL and SADALP, which every core has: 3 operations for 16 products. A 16-bit lane takes two products
+ * before it is added to 32 bits (2 * 127 * 128 < 2^15), one of each step of a pair; so a lane of 32 bits holds half a channel,
+ * and an ADDP at the end makes it whole. Operands have 64 bits: loads of those take one slot of an A72 instead of two. Codes lie
+ * twice in scratch, since a register holds the same 4 columns of two channels. */
 #define I8_COPIES 2u
 #define I8_ROWS 8u
 #define I8_CHANNELS 8u

@@ -1,5 +1,5 @@
-/* norm_sign for AVX2, eight rows at a time, with bits along the rows: eight channels are a byte. Groups of broken bytes and layout COLS
- * are left to the reference. */
+/* norm_sign for AVX2, eight rows at a time, with bits along the rows: eight channels are a byte. Groups of broken bytes and
+ * layout COLS are left to the reference. */
 #include "norm_avx2.h"
 
 /* Rows row .. row+7, of which `rows` are there. */

@@ -1,5 +1,5 @@
-/* norm_sign over vectors of channels, with bits along the rows: eight channels are a byte. Groups of broken bytes and layout COLS are
- * left to the reference. */
+/* norm_sign over vectors of channels, with bits along the rows: eight channels are a byte. Groups of broken bytes and layout
+ * COLS are left to the reference. */
 #include "norm_vf.h"
 
 /* R rows from `row` on. */

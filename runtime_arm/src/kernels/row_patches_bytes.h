@@ -1,6 +1,6 @@
-/* row_patches of whole bytes. The forms that networks have are loops of their own, in which nothing is asked on the way: patches side by
- * side, whose lines are copied, and 3 x 3 of bits in four groups. Codes that fill no whole bytes go to the reference. Compiled once an
- * ISA, whose instructions the copies are; the including file gives the name.
+/* row_patches of whole bytes. The forms that networks have are loops of their own, in which nothing is asked on the way: patches
+ * side by side, whose lines are copied, and 3 x 3 of bits in four groups. Codes that fill no whole bytes go to the reference.
+ * Compiled once an ISA, whose instructions the copies are; the including file gives the name.
  */
 #include "../ops/bits.h"
 
@@ -112,10 +112,9 @@ void ROW_PATCHES_KERNEL(const bvt_call *call, uint32_t row0, uint32_t row1) {
     p.stride = taps * p.bytes;
     if (out->dtype == BVT_DTYPE_TRITS) p.plane = bvt_plane(out->cols);
     if (in->dtype == BVT_DTYPE_TRITS) p.in_plane = bvt_plane(in->cols);
-    const size_t used = groups * p.stride, stride = out->stride, plane = p.plane;
+    const size_t used = groups * p.stride, stride = out->stride, plane = p.plane, padding = (plane ? plane : stride) - used;
     const bool four = k == K && groups == 4 && !p.in_plane && (p.bytes == 2 || p.bytes == 4);
-    const bool padded = used < (plane ? plane : stride) || (plane && 2 * plane < stride);
-    if (groups == 1 && d == 1 && !pad && !plane && !padded && p.bytes == p.pixel && p.bytes % 8 == 0) {
+    if (groups == 1 && d == 1 && !pad && !plane && !padding && p.bytes == p.pixel && p.bytes % 8 == 0) {
         const size_t line = (size_t)k * p.bytes;
         if (line == 16) lines(&p, out, row0, row1, out_w, s, 16);
         else lines(&p, out, row0, row1, out_w, s, line);
@@ -129,10 +128,9 @@ void ROW_PATCHES_KERNEL(const bvt_call *call, uint32_t row0, uint32_t row1) {
         if (four && p.bytes == 4) four_groups(&p, to, top, left, 4);
         else if (four) four_groups(&p, to, top, left, 2);
         else any_groups(&p, to, top, left);
-        if (padded) {
-            if (plane) memset(to + used, 0, plane - used);
-            memset(to + plane + used, 0, (plane ? plane : stride) - used);
-            if (plane) memset(to + 2 * plane, 0, stride - 2 * plane);
+        if (padding) {
+            memset(to + used, 0, padding);
+            if (plane) memset(to + plane + used, 0, padding);
         }
         if (++x == out_w) x = 0, top += s;
     }

@@ -1,6 +1,6 @@
-/* Signs of 8 rows x 16 channels, for the kernels that end in bits, in one of two forms: masks, a row each, of which a byte is 255 or 0;
- * or `signs`, a 16-bit lane a channel whose bit r is row r: its low byte is a byte of layout COLS, and an 8 x 8 bit transpose makes
- * those of layout ROWS.
+/* Signs of 8 rows x 16 channels, for the kernels that end in bits, in one of two forms: masks, a row each, of which a byte is 255
+ * or 0; or `signs`, a 16-bit lane a channel whose bit r is row r: its low byte is a byte of layout COLS, and an 8 x 8 bit transpose
+ * makes those of layout ROWS.
  */
 #ifndef BVT_KERNELS_SIGNS_NEON_H
 #define BVT_KERNELS_SIGNS_NEON_H

@@ -1,7 +1,7 @@
-/* stencil for NEON. The cross that pooling branches along both axes become, two lines' taps, five of a line, two lines' taps, goes by
- * tiles of 8 or 6 tokens of a line x 8 channels: the five taps' factors stay in registers while their sources go by, each loaded once for
- * all tokens that it counts for. Any other taps: one after the other, 4 tokens x 16 channels. Every token meets its taps in their order.
- * The last tile of a line is moved back to where it is whole: some tokens are then computed twice.
+/* stencil for NEON. The cross that pooling branches along both axes become, two lines' taps, five of a line, two lines' taps, goes
+ * by tiles of 8 or 6 tokens of a line x 8 channels: the five taps' factors stay in registers while their sources go by, each loaded
+ * once for all tokens that it counts for. Any other taps: one after the other, 4 tokens x 16 channels. Every token meets its taps
+ * in their order. The last tile of a line is moved back to where it is whole: some tokens are then computed twice.
  */
 #include <arm_neon.h>
 
@@ -48,12 +48,14 @@ static bool is_cross(const tap *taps, unsigned n, size_t weight_stride) {
 __attribute__((noinline)) static const float *source_at(const bvt_call *call, const float *line, int at) {
     const int width = call->op->attr[1];
     if (call->op->attr[3] == 1) at += at < 0 ? width : at >= width ? -width : 0;
-    return (uint32_t)at < (uint32_t)width ? (const float *)(const void *)((const uint8_t *)line + (size_t)at * call->in[0].stride) : NULL;
+    if ((uint32_t)at >= (uint32_t)width) return NULL;
+    return line + (size_t)at * (call->in[0].stride / sizeof *line);
 }
 
 /* ---- Crosses ------------------------------------------------------------------------------------------------------------- */
 
-/* Bytes to the rows of a tile, each in a register that the compiler takes for any number: else it adds to addresses before every load. */
+/* Bytes to the rows of a tile, each in a register that the compiler takes for any number: else it adds to addresses before every
+ * load. */
 typedef struct {
     size_t times[8];
 } distance;
@@ -72,14 +74,17 @@ INLINE rows rows_from(const float *first) {
     __asm__("" : "+r"(r.half[1]));
     return r;
 }
-INLINE float *row_at(const rows *r, distance apart, unsigned i, unsigned half) { return (float *)(void *)(r->half[half] + apart.times[i]); }
+INLINE float *row_at(const rows *r, distance apart, unsigned i, unsigned half) {
+    return (float *)(void *)(r->half[half] + apart.times[i]);
+}
 
 #define NO_LOADS_AHEAD __asm__ volatile("" ::: "memory") /* else GCC loads many at once, and spills */
 
 /* Two taps, whose sources for the first token are x and y. */
 INLINE void add_two(float32x4_t (*sum)[2], const float *x, const float *y, const float *weight, size_t row, distance apart,
                     const unsigned T) {
-    const float32x4_t w[2][2] = {{vld1q_f32(weight), vld1q_f32(weight + 4)}, {vld1q_f32(weight + row), vld1q_f32(weight + row + 4)}};
+    const float32x4_t w[2][2] = {{vld1q_f32(weight), vld1q_f32(weight + 4)},
+                                {vld1q_f32(weight + row), vld1q_f32(weight + row + 4)}};
     const rows from[2] = {rows_from(x), rows_from(y)};
 #pragma GCC unroll 8
     for (unsigned i = 0; i < T; i++) {
@@ -104,8 +109,8 @@ INLINE void add_source(float32x4_t (*sum)[2], const float32x4_t (*w)[2], const f
     NO_LOADS_AHEAD;
 }
 /* `around`: the two sources before the tile's own places and the two behind them, or NULL. */
-INLINE void add_middle(float32x4_t (*sum)[2], const float *x, const float *const *around, const float *weight, size_t row, distance apart,
-                       uint32_t c, const unsigned T) {
+INLINE void add_middle(float32x4_t (*sum)[2], const float *x, const float *const *around, const float *weight, size_t row,
+                       distance apart, uint32_t c, const unsigned T) {
     float32x4_t w[MIDDLE][2];
 #pragma GCC unroll 5
     for (unsigned t = 0; t < MIDDLE; t++, weight += row) w[t][0] = vld1q_f32(weight), w[t][1] = vld1q_f32(weight + 4);
@@ -122,7 +127,7 @@ INLINE void add_middle(float32x4_t (*sum)[2], const float *x, const float *const
 }
 
 /* Tokens x .. x+T-1 of line y, 8 channels at a time; returns the first channel that is left. */
-INLINE uint32_t cross_tile(const bvt_call *call, const tap *taps, uint32_t y, uint32_t x, const unsigned T) {
+INLINE uint32_t stencil_cross(const bvt_call *call, const tap *taps, uint32_t y, uint32_t x, const unsigned T) {
     static const float zeros[8];
     const uint32_t channels = call->in[0].cols;
     const size_t row = call->in[1].stride / sizeof(float);
@@ -154,12 +159,12 @@ INLINE uint32_t cross_tile(const bvt_call *call, const tap *taps, uint32_t y, ui
     return c;
 }
 
-#define CROSS_TILE(T)                                                                                                             \
-    __attribute__((noinline)) static uint32_t cross_tile_##T(const bvt_call *call, const tap *taps, uint32_t y, uint32_t x) { \
-        return cross_tile(call, taps, y, x, T);                                                                                     \
+#define CROSS_OF(T)                                                                                                               \
+    __attribute__((noinline)) static uint32_t stencil_cross_##T(const bvt_call *call, const tap *taps, uint32_t y, uint32_t x) { \
+        return stencil_cross(call, taps, y, x, T);                                                                               \
     }
-CROSS_TILE(8)
-CROSS_TILE(6)
+CROSS_OF(8)
+CROSS_OF(6)
 
 /* ---- Any taps ------------------------------------------------------------------------------------------------------------ */
 
@@ -168,7 +173,7 @@ INLINE void add_tap(float32x4_t *sum, const float *x, const float32x4_t *w) {
 }
 
 /* Tokens x .. x+TOKENS-1 of line y, 16 channels at a time; returns the first channel that is left. */
-__attribute__((noinline)) static uint32_t tile(const bvt_call *call, const tap *taps, unsigned n, uint32_t y, uint32_t x) {
+__attribute__((noinline)) static uint32_t stencil_tile(const bvt_call *call, const tap *taps, unsigned n, uint32_t y, uint32_t x) {
     const uint32_t channels = call->in[0].cols, width = (uint32_t)call->op->attr[1];
     const size_t apart = call->in[0].stride / sizeof(float), stride = call->out[0].stride / sizeof(float);
     const float *shift = call->in[2].base ? bvt_row_f32(&call->in[2], 0) : NULL;
@@ -192,14 +197,15 @@ __attribute__((noinline)) static uint32_t tile(const bvt_call *call, const tap *
             for (unsigned i = 0; i < TOKENS; i++) sum[i][v] = begin;
         }
         for (unsigned t = 0; t < n; t++) {
-            const float *from = s[t].source[0] + c;
             float32x4_t w[4];
             for (unsigned v = 0; v < 4; v++) w[v] = vld1q_f32(s[t].weight + c + 4 * v);
-            if (s[t].inside)
+            if (s[t].inside) {
+                const float *from = s[t].source[0] + c;
                 for (unsigned i = 0; i < TOKENS; i++, from += apart) add_tap(sum[i], from, w);
-            else
+            } else {
                 for (unsigned i = 0; i < TOKENS; i++)
                     if (s[t].source[i]) add_tap(sum[i], s[t].source[i] + c, w);
+            }
         }
         for (unsigned i = 0; i < TOKENS; i++, out += stride)
             for (unsigned v = 0; v < 4; v++) vst1q_f32(out + 4 * v, sum[i][v]);
@@ -209,7 +215,8 @@ __attribute__((noinline)) static uint32_t tile(const bvt_call *call, const tap *
 
 /* Channels c .. of a token. */
 __attribute__((noinline)) static void rest_of_token(const bvt_call *call, uint32_t token, uint32_t c) {
-    const float *source[BVT_STENCIL_TAPS], *factor[BVT_STENCIL_TAPS], *shift = call->in[2].base ? bvt_row_f32(&call->in[2], 0) : NULL;
+    const float *source[BVT_STENCIL_TAPS], *factor[BVT_STENCIL_TAPS];
+    const float *shift = call->in[2].base ? bvt_row_f32(&call->in[2], 0) : NULL;
     const unsigned taps = bvt_stencil_sources(call, token, source, factor);
     const uint32_t channels = call->in[0].cols;
     float *out = bvt_row(&call->out[0], token);
@@ -247,9 +254,9 @@ static void part_of_line(const bvt_call *call, uint32_t y, uint32_t first, uint3
             if (left < 3 || end - first < tokens) tokens = 1;
             else x = end - tokens;
         }
-        if (tokens == 8) c = cross_tile_8(call, taps, y, x);
-        else if (tokens == 6) c = cross_tile_6(call, taps, y, x);
-        else if (tokens == TOKENS) c = tile(call, taps, n, y, x);
+        if (tokens == 8) c = stencil_cross_8(call, taps, y, x);
+        else if (tokens == 6) c = stencil_cross_6(call, taps, y, x);
+        else if (tokens == TOKENS) c = stencil_tile(call, taps, n, y, x);
         for (uint32_t i = 0; c < channels && i < tokens; i++) rest_of_token(call, y * width + x + i, c);
     }
 }

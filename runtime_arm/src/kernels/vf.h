@@ -1,5 +1,6 @@
-/* A vector of floats: one AVX2 register or two NEON registers (8 lanes), or one AVX-512 register (16). The float kernels are written
- * once over these (<op>_vf.h) and compiled once an ISA (<op>_neon.c, <op>_avx2.c, <op>_avx512.c; <op>_armv7.c, where a "vector" is eight scalars).
+/* A vector of floats: one AVX2 register or two NEON registers (8 lanes), or one AVX-512 register (16). The float kernels are
+ * written once over these (<op>_vf.h) and compiled once an ISA (<op>_neon.c, <op>_avx2.c, <op>_avx512.c; <op>_armv7.c, where a
+ * "vector" is eight scalars).
  *
  * Every function does to each lane exactly what the portable kernels do to a scalar; lanes never meet.
  */

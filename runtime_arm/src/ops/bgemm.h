@@ -15,7 +15,6 @@
 /* Steps of a tile in layout CSA: pairs. */
 static inline uint32_t bvt_csa_steps(uint32_t cols) { return ((cols + 7) / 8 + 1) & ~1u; }
 static inline uint32_t bvt_groups(uint32_t cols) { return (cols + BVT_GROUP - 1) / BVT_GROUP; }
-static inline uint32_t bvt_words(uint32_t cols) { return (cols + BVT_WORD - 1) / BVT_WORD; }
 /* LUT: parts, of no groups one (the loader asks before it refuses), and groups of each but the last, which has the rest. */
 static inline uint32_t bvt_lut_parts(uint32_t groups) { return groups ? (groups - 1) / BVT_LUT_MOST + 1 : 1; }
 static inline uint32_t bvt_lut_part(uint32_t groups) {

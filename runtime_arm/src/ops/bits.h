@@ -11,41 +11,44 @@ static inline void bvt_put_bit(const bvt_view *out, uint32_t r, uint32_t c, size
     *byte |= (uint8_t)(bit << position);
 }
 
-/* n bytes; up to 7 without a call, of which there would be one for every line. */
+/* 4 to 8 bytes, by two stores, which may overlap. */
+static inline void bvt_zero_few(uint8_t *to, size_t n) { memset(to, 0, 4), memset(to + n - 4, 0, 4); }
+
+/* n bytes; up to 8 without a call, of which there would be one for every line. */
 static inline void bvt_zero_bytes(uint8_t *to, size_t n) {
-    const uint32_t zero = 0;
-    if (n > 7) {
-        memset(to, 0, n);
-        return;
-    }
-    /* Two stores, which may overlap. */
-    if (n >= 4) memcpy(to, &zero, 4), memcpy(to + n - 4, &zero, 4);
-    else if (n >= 2) memcpy(to, &zero, 2), memcpy(to + n - 2, &zero, 2);
+    if (n > 8) memset(to, 0, n);
+    else if (n >= 4) bvt_zero_few(to, n);
+    else if (n >= 2) memset(to, 0, 2), memset(to + n - 2, 0, 2);
     else if (n) *to = 0;
 }
 
-/* Zeroes what follows the n bits of a line (a row of ROWS, a column of COLS), in both planes of trits. No byte of the bits is written:
- * those of a column may be another thread's. */
-static inline void bvt_pad_line(const bvt_view *out, uint8_t *line, uint32_t n) {
+/* What follows the bits of a line (a row of ROWS, a column of COLS): `bytes` bytes from `at` on, and in trits the same of every
+ * plane, `plane` bytes further on. None of them holds a bit: bytes of a column that do may be another thread's. */
+typedef struct {
+    size_t at, bytes, plane;
+} bvt_padding;
+static inline bvt_padding bvt_padding_of(const bvt_view *out) {
+    const uint32_t n = out->by_cols ? out->rows : out->cols;
     const size_t used = (n + 7) / 8, plane = out->dtype == BVT_DTYPE_TRITS ? bvt_plane(n) : out->stride;
-    for (size_t at = 0; at < out->stride; at += plane) bvt_zero_bytes(line + at + used, plane - used);
+    return (bvt_padding){used, plane - used, plane};
 }
 
 static inline void bvt_pad_row(const bvt_view *out, uint32_t r) {
-    if (!out->by_cols) bvt_pad_line(out, bvt_row(out, r), out->cols);
+    if (out->by_cols) return;
+    const bvt_padding pad = bvt_padding_of(out);
+    for (size_t at = pad.at; at < out->stride; at += pad.plane) bvt_zero_bytes((uint8_t *)bvt_row(out, r) + at, pad.bytes);
 }
 
-/* After the last block, of which row1 is the end: zeroes what follows the last row in every column of a COLS output. */
+/* After the last block, of which row1 is the end: pads every column of a COLS output. */
 static inline void bvt_pad_cols(const bvt_view *out, uint32_t row1) {
     if (!out->by_cols || row1 != out->rows) return;
-    const size_t used = (out->rows + 7) / 8, plane = out->dtype == BVT_DTYPE_TRITS ? bvt_plane(out->rows) : out->stride;
-    const size_t n = plane - used;
-    for (size_t at = used; n && at < out->stride; at += plane) {
+    const bvt_padding pad = bvt_padding_of(out);
+    for (size_t at = pad.at; at < out->stride; at += pad.plane) {
         uint8_t *to = out->base + at;
-        if (n >= 4 && n <= 7)
-            for (uint32_t c = 0; c < out->cols; c++, to += out->stride) memset(to, 0, 4), memset(to + n - 4, 0, 4);
-        else
-            for (uint32_t c = 0; c < out->cols; c++, to += out->stride) bvt_zero_bytes(to, n);
+        if (pad.bytes >= 4 && pad.bytes <= 8) /* what nearly every output has: nothing is asked in the loop */
+            for (uint32_t c = 0; c < out->cols; c++, to += out->stride) bvt_zero_few(to, pad.bytes);
+        else if (pad.bytes)
+            for (uint32_t c = 0; c < out->cols; c++, to += out->stride) bvt_zero_bytes(to, pad.bytes);
     }
 }
 

@@ -40,7 +40,8 @@ static inline float bvt_i8_magnitude(const float *x, uint32_t n) {
     return m;
 }
 
-/* dense_i8_row_neon.c: the codes of a row, each 4 of them `copies` times (1 or 2), with zeros to a multiple of 16; returns the step. */
+/* dense_i8_row_neon.c: the codes of a row, each 4 of them `copies` times (1 or 2), with zeros to a multiple of 16; returns the
+ * step. */
 float bvt_i8_row_neon(int8_t *codes, const float *x, uint32_t cols, uint32_t copies);
 
 /* An output. */
