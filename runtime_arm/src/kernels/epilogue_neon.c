@@ -157,7 +157,7 @@ INLINE void rows_tile(uint8x16_t mask[8], const operands *o, const rows8 *t, uin
     }
 }
 
-static __attribute__((noinline)) void run_any(const operands *o, uint32_t row0, uint32_t row1, uint32_t first_col, unsigned set);
+static __attribute__((noinline)) void epilogue_any(const operands *o, uint32_t row0, uint32_t row1, uint32_t first_col, unsigned set);
 
 INLINE void run(const operands *o, uint32_t row0, uint32_t row1, const unsigned set, const bool dots, const bool sign,
                 const unsigned pool) {
@@ -178,7 +178,7 @@ INLINE void run(const operands *o, uint32_t row0, uint32_t row1, const unsigned 
             else if (sign) put_masks(o, 0, r0, t.rows, c, 16, MASKS(mask));
         }
     }
-    if (whole < o->cols) run_any(o, row0, row1, whole, set);
+    if (whole < o->cols) epilogue_any(o, row0, row1, whole, set);
 }
 
 /* ---- Any form ---------------------------------------------------------------------------------------------------------------- */
@@ -295,7 +295,7 @@ static void copy_back(const operands *o, const copies *own, uint32_t r0, unsigne
 }
 
 /* From channel first_col on, a multiple of 16. */
-static void run_any(const operands *o, uint32_t row0, uint32_t row1, uint32_t first_col, unsigned set) {
+static void epilogue_any(const operands *o, uint32_t row0, uint32_t row1, uint32_t first_col, unsigned set) {
     const bvt_view *x = o->x, *out = o->out;
     for (uint32_t r0 = row0; r0 < row1; r0 += 8) {
         const void *res[BVT_EP_RESIDUALS][8];
@@ -505,7 +505,7 @@ static __attribute__((noinline)) void dots_signs(const operands *o, unsigned i, 
     }
 }
 
-static void run_dots(const operands *o, uint32_t row0, uint32_t row1) {
+static void epilogue_dots(const operands *o, uint32_t row0, uint32_t row1) {
     for (unsigned i = 0; i < o->n_signs; i++) {
         const bool trits = i + 1 < o->n_signs && o->below[i + 1];
         const uint32_t left = dots_blocks(o, i, row0, row1, trits); /* of whole tiles */
@@ -526,18 +526,18 @@ static void run_dots(const operands *o, uint32_t row0, uint32_t row1) {
 }
 
 /* One sign of floats that are there. */
-static void run_floats(const operands *o, uint32_t row0, uint32_t row1) {
+static void epilogue_floats(const operands *o, uint32_t row0, uint32_t row1) {
     const uint32_t whole = o->cols & ~15u;
     const uint32_t left = o->target[0].view->by_cols ? blocks(o, 0, row0, row1, BVT_DTYPE_F32, false, true)
                                                      : blocks(o, 0, row0, row1, BVT_DTYPE_F32, false, false);
-    if (left < row1) run_any(o, left, row1, 0, 0);
-    if (whole < o->cols) run_any(o, row0, left, whole, 0);
+    if (left < row1) epilogue_any(o, left, row1, 0, 0);
+    if (whole < o->cols) epilogue_any(o, row0, left, whole, 0);
 }
 
 /* At most one sign. */
-static __attribute__((noinline)) void run_one(const operands *o, uint32_t row0, uint32_t row1, unsigned set) {
+static __attribute__((noinline)) void epilogue_one(const operands *o, uint32_t row0, uint32_t row1, unsigned set) {
     if (!set && o->n_signs && !o->out && o->x_dtype == BVT_DTYPE_F32) {
-        run_floats(o, row0, row1);
+        epilogue_floats(o, row0, row1);
         return;
     }
     bool whole = true; /* no residual begins anew within 16 channels */
@@ -554,19 +554,19 @@ static __attribute__((noinline)) void run_one(const operands *o, uint32_t row0, 
         break;
         FORMS(X)
 #undef X
-    default: run_any(o, row0, row1, 0, set);
+    default: epilogue_any(o, row0, row1, 0, set);
     }
 }
 
 /* Several signs: all but the first are thresholds on the floats that were just written. */
-static void run_several(const operands *o, uint32_t row0, uint32_t row1, unsigned set) {
+static void epilogue_several(const operands *o, uint32_t row0, uint32_t row1, unsigned set) {
     operands one = *o;
     one.n_signs = 1;
-    run_one(&one, row0, row1, set);
+    epilogue_one(&one, row0, row1, set);
     one.x = o->out, one.x_dtype = BVT_DTYPE_F32, one.out = NULL;
     for (unsigned i = 1; i < o->n_signs; i++) {
         one.target[0] = o->target[i], one.threshold[0] = o->threshold[i];
-        run_one(&one, row0, row1, 0);
+        epilogue_one(&one, row0, row1, 0);
     }
 }
 
@@ -590,10 +590,10 @@ void bvt_epilogue_neon(const bvt_call *call, uint32_t row0, uint32_t row1) {
             o.target[o.n_signs] = (sign_target){out, plane ? bvt_plane(out->by_cols ? out->rows : out->cols) : 0};
         }
     }
-    if (!set && o.x_dtype != BVT_DTYPE_F32 && !o.out) run_dots(&o, row0, row1);
-    else if (o.n_signs <= 1) run_one(&o, row0, row1, set);
-    else if (o.out && !trits && o.pool == 1) run_several(&o, row0, row1, set);
-    else run_any(&o, row0, row1, 0, set);
+    if (!set && o.x_dtype != BVT_DTYPE_F32 && !o.out) epilogue_dots(&o, row0, row1);
+    else if (o.n_signs <= 1) epilogue_one(&o, row0, row1, set);
+    else if (o.out && !trits && o.pool == 1) epilogue_several(&o, row0, row1, set);
+    else epilogue_any(&o, row0, row1, 0, set);
     for (unsigned i = 0; i < BVT_EP_BITS; i++) {
         const bvt_view *out = &call->out[1 + i];
         if (!out->base) continue;

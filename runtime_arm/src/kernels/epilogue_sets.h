@@ -1,5 +1,6 @@
-/* Which operands an epilogue has, as a bit set over its input slots, and its steps for kernels that know the set when they are compiled:
- * then all tests on it vanish. Every kernel has code for sets that compiled models have, and for one that is only known at run time.
+/* Which operands an epilogue has, as a bit set over its input slots, and its steps for kernels that know the set when they are
+ * compiled: then all tests on it vanish. Every kernel has code for sets that compiled models have, and for one that is only known at
+ * run time.
  */
 #ifndef BVT_EPILOGUE_SETS_H
 #define BVT_EPILOGUE_SETS_H

@@ -2,6 +2,9 @@
  * half_neon.c, which computes the same bits.
  */
 #if defined(__clang__)
+#ifndef __ARM_FEATURE_FP16_VECTOR_ARITHMETIC
+#define __ARM_FEATURE_FP16_VECTOR_ARITHMETIC 1 /* without it, arm_neon.h of Clang before 16 declares nothing of this */
+#endif
 #pragma clang attribute push(__attribute__((target("fullfp16"))), apply_to = function)
 #else
 #pragma GCC target("arch=armv8.2-a+fp16")
@@ -310,7 +313,7 @@ INLINE void common_rows(const operands *o, rows8 *t, bool whole_rows, const unsi
     }
 }
 #define COMMON_POOLED(name, kind, always, maybe, sign, store_out, pool)                               \
-    static __attribute__((noinline)) void name##_rows(const operands *o, rows8 *t, bool whole_rows) { \
+    static __attribute__((noinline)) void half_##name##_rows(const operands *o, rows8 *t, bool whole_rows) { \
         common_rows(o, t, whole_rows, kind, always, maybe, sign, store_out, pool);                    \
     }
 #define COMMON(name, kind, always, maybe, sign, store_out) COMMON_POOLED(name, kind, always, maybe, sign, store_out, 1)
@@ -330,7 +333,7 @@ COMMON(sign, REAL_F16, 0, 0, true, false)
 #undef COMMON
 #undef COMMON_POOLED
 
-static __attribute__((noinline)) void any_rows(const operands *o, rows8 *t, bool whole_rows) {
+static __attribute__((noinline)) void half_any_rows(const operands *o, rows8 *t, bool whole_rows) {
     for (uint32_t c = 0; c < o->cols; c += TILE) {
         const unsigned n = bvt_min_u32(o->cols - c, TILE);
         if (o->even && n == TILE) any_tile(o, t, c, n, c);
@@ -349,7 +352,7 @@ static bool has_pool(const operands *o) {
 
 /* Up to one sign. */
 static void run(operands *o, uint32_t row0, uint32_t row1) {
-    void (*rows)(const operands *, rows8 *, bool) = any_rows;
+    void (*rows)(const operands *, rows8 *, bool) = half_any_rows;
     const bool half_out = o->out && o->out->dtype == BVT_DTYPE_F16;
     const unsigned residuals = o->set >> BVT_EP_RES0 & 0x3F;
     o->even = true;
@@ -359,13 +362,15 @@ static void run(operands *o, uint32_t row0, uint32_t row1) {
     }
     if (!o->even || o->cols % TILE) {
     } else if (o->threshold && half_out) {
-        if (o->set == LAYER && o->x_kind == SMALL_I16) rows = o->pool == 4 ? pooled_4_rows : o->pool == 8 ? pooled_8_rows : layer_rows;
-        if (o->set == (LAYER | RES1) && o->x_kind == SMALL_I32) rows = attention_rows;
-        if (o->set == AFFINE && o->x_kind == REAL_F16) rows = norm_rows;
+        if (o->set == LAYER && o->x_kind == SMALL_I16)
+            rows = o->pool == 4 ? half_pooled_4_rows : o->pool == 8 ? half_pooled_8_rows : half_layer_rows;
+        if (o->set == (LAYER | RES1) && o->x_kind == SMALL_I32) rows = half_attention_rows;
+        if (o->set == AFFINE && o->x_kind == REAL_F16) rows = half_norm_rows;
     } else if (half_out) {
-        if ((o->set & ~(unsigned)MAYBE_BRANCH) == BRANCH && (o->x_kind == SMALL_I16 || o->x_kind == ANY_I16)) rows = branch_rows;
+        const bool dots = o->x_kind == SMALL_I16 || o->x_kind == ANY_I16;
+        if ((o->set & ~(unsigned)MAYBE_BRANCH) == BRANCH && dots) rows = half_branch_rows;
     } else if (o->threshold && !o->out && !o->set && o->x_kind == REAL_F16) {
-        rows = sign_rows;
+        rows = half_sign_rows;
     }
     rows8 t;
     memset(t.sums, 0, sizeof t.sums);
@@ -490,7 +495,7 @@ void bvt_stencil_half_fp16(const bvt_call *call, uint32_t row0, uint32_t row1) {
                 sum[0][i] = sum[1][i] = sum[2][i] = sum[3][i] = begin;
             }
             for (const tap_sources *s = taps; s < taps + n; s++) {
-                const uint16_t *from = s->source[0] + c;
+                const uint16_t *from = s->even ? s->source[0] + c : NULL;
 #pragma GCC unroll 4
                 for (unsigned i = 0; i < 4; i++) w[i] = load(s->weight + c + 8 * i);
 #define ADD(j) \
