@@ -395,20 +395,18 @@ INLINE void part_counts(workspace *w, uint32_t queries, uint32_t from, uint32_t 
         }
 }
 
-/* The results of queries with one plane, whose step is 1, and neither zero point nor base: count, or twice it, - ones. */
+/* The results in i16 of queries with one plane, whose step is 1, and neither zero point nor base: count, or twice it, - ones. */
 INLINE void plain_results(workspace *w, const general_attention *a, const general_head *g, uint32_t row, uint32_t queries,
                           const unsigned vectors, const bool trits) {
-    const bvt_view *view = &a->call->out[0];
-    uint8_t *out = (uint8_t *)bvt_row(view, row) + (size_t)g->head * a->d * 4;
-    for (uint32_t i = 0; i < queries; i++, out += view->stride) {
-        const int16x4_t ones = vdup_n_s16((int16_t)w->ones[i]);
+    uint8_t *out = general_out(a, g, row);
+    for (uint32_t i = 0; i < queries; i++, out += a->call->out[0].stride) {
+        const uint16x8_t ones = vdupq_n_u16(w->ones[i]);
         uint16x8_t sum[8];
         for (unsigned k = 0; k < 4 * vectors; k++) sum[k] = vdupq_n_u16(0);
         look_up(sum, codes_of(w, 0, i / QUERIES) + i % QUERIES * 2, w->sums, w->steps, vectors, trits);
         for (unsigned k = 0; k < 4 * vectors && 8 * k < a->d; k++) {
-            const int16x8_t n = vreinterpretq_s16_u16(trits ? sum[k] : vaddq_u16(sum[k], sum[k]));
-            vst1q_s32((int32_t *)(void *)(out + 32 * k), vsubl_s16(vget_low_s16(n), ones));
-            vst1q_s32((int32_t *)(void *)(out + 32 * k + 16), vsubl_high_s16(n, vcombine_s16(ones, ones)));
+            const uint16x8_t n = trits ? sum[k] : vaddq_u16(sum[k], sum[k]);
+            vst1q_u16((uint16_t *)(void *)(out + 16 * k), vsubq_u16(n, ones));
         }
     }
 }
@@ -439,7 +437,28 @@ static const value_form value_forms[4] = {{bits_32_sums, bits_32_counts, bits_32
                                           {bits_64_sums, bits_64_counts, bits_64_results},
                                           {trits_64_sums, trits_64_counts, trits_64_results}};
 
-/* The results of a query from its counts. */
+/* The results in i16 of a query from its counts: modulo 2^16, which they are exact in. */
+static void finish_i16(const workspace *w, const general_head *g, int16_t *out, uint32_t i, uint32_t d, const int32_t *step,
+                       unsigned masks, bool trits) {
+    const uint32_t apart = w->blocks * QUERIES;
+    uint16_t ones[BVT_ATTENTION_PLANES], factor[BVT_ATTENTION_PLANES], minus = 0;
+    for (unsigned t = 0; t < masks; t++) {
+        ones[t] = w->ones[t * apart + i], factor[t] = (uint16_t)step[t];
+        minus = (uint16_t)(minus + (1u + (uint32_t)g->zv) * factor[t] * ones[t]);
+        if (!trits) factor[t] = (uint16_t)(2 * factor[t]);
+    }
+    for (uint32_t c = 0; c < d; c += 8) {
+        uint16x8_t y = vdupq_n_u16((uint16_t)-minus);
+        if (g->base) {
+            const uint32x4_t low = vld1q_u32((const uint32_t *)w->base + c), high = vld1q_u32((const uint32_t *)w->base + c + 4);
+            y = vaddq_u16(y, vuzp1q_u16(vreinterpretq_u16_u32(low), vreinterpretq_u16_u32(high)));
+        }
+        for (unsigned t = 0; t < masks; t++) y = vmlaq_n_u16(y, vld1q_u16(w->count[t * apart + i] + c), factor[t]);
+        vst1q_s16(out + c, vreinterpretq_s16_u16(y));
+    }
+}
+
+/* The results in i32 or f32 of a query from its counts. */
 static void finish(const workspace *w, const general_head *g, uint8_t *out, uint32_t i, uint32_t d, const int32_t *step,
                    const float *real, unsigned masks, bool trits) {
     const uint32_t apart = w->blocks * QUERIES;
@@ -501,7 +520,8 @@ static void contexts(workspace *w, const general_attention *a, const general_hea
         for (uint32_t block = 0; block * QUERIES < queries; block++)
             set_bits(w->ones + (t * w->blocks + block) * QUERIES, codes_of(w, t, block), w->steps);
     }
-    const bool plain = masks == 1 && step[0] == 1 && !g->zv && !g->base && !real_view->base && w->steps <= PART_STEPS;
+    const bool narrow = a->call->out[0].dtype == BVT_DTYPE_I16;
+    const bool plain = narrow && masks == 1 && step[0] == 1 && !g->zv && !g->base && w->steps <= PART_STEPS;
     for (uint32_t from = 0; from < w->steps; from += PART_STEPS) {
         const uint32_t steps = bvt_min_u32(w->steps - from, PART_STEPS);
         if (!made) form->sums(w, a, g, from, steps);
@@ -509,8 +529,9 @@ static void contexts(workspace *w, const general_attention *a, const general_hea
         else form->counts(w, queries, from, steps, masks);
     }
     for (uint32_t i = 0; i < queries && !plain; i++) {
-        uint8_t *out = (uint8_t *)bvt_row(&a->call->out[0], row + i) + (size_t)g->head * a->d * 4;
-        finish(w, g, out, i, a->d, step, real_view->base ? real : NULL, masks, trits);
+        uint8_t *out = general_out(a, g, row + i);
+        if (narrow) finish_i16(w, g, (int16_t *)(void *)out, i, a->d, step, masks, trits);
+        else finish(w, g, out, i, a->d, step, real_view->base ? real : NULL, masks, trits);
     }
 }
 
