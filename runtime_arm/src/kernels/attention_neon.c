@@ -64,7 +64,9 @@ INLINE uint8x16_t pair_scores(workspace *w, const uint64_t *query, const uint64_
         q[i] = dup_word(query[i]);
         if (trits) s[i] = dup_word(some[i]);
     }
-    for (uint32_t j = 0; j < keys; j += 2) {
+    const uint32_t end = keys + keys % 2;
+#pragma GCC unroll 2
+    for (uint32_t j = 0; j != end; j += 2) {
         const uint8x16_t k = vreinterpretq_u8_u64(vld1q_u64(w->key + j));
         uint8x16_t x[QUERIES];
         if (trits) {
@@ -349,6 +351,7 @@ INLINE void add_entries(uint8x16_t all[2], uint8x16_t high[2], const uint8_t *co
     const size_t entry = 16 * (size_t)vectors;
     for (unsigned i = 0; i < n; i++) {
         const uint8_t *even = sums + code[2 * QUERIES * i] * entry, *odd = sums + code[2 * QUERIES * i + 1] * entry;
+        __asm__("" : "+r"(even)); /* one sum, not an offset for the first load and a sum for the others */
         for (unsigned v = 0; v < vectors; v++) {
             const uint8x16_t x = vld1q_u8(even + 32 * i * entry + 16 * v), y = vld1q_u8(odd + (32 * i + 16) * entry + 16 * v);
             if (trits) {
@@ -362,22 +365,30 @@ INLINE void add_entries(uint8x16_t all[2], uint8x16_t high[2], const uint8_t *co
     }
 }
 
-/* Adds to the sums of 32 * vectors channels what the keys of a query's codes have, of `steps` steps. */
+/* Steps whose sums are bytes: 15 * 2 * 8 and 31 * 2 * 4. */
+INLINE uint32_t byte_steps(const bool trits) { return trits ? 15 : 31; }
+
+/* The sums of 32 * vectors channels, 16 each, of the keys of a query's codes, of so few steps. */
+INLINE void byte_sums(uint8x16_t *sum, const uint8_t *code, const uint8_t *sums, uint32_t n, const unsigned vectors, const bool trits) {
+    uint8x16_t all[2], high[2];
+    for (unsigned v = 0; v < vectors; v++) all[v] = high[v] = vdupq_n_u8(0);
+    for (; n > 1; n -= 2, code += 4 * QUERIES, sums += 64 * 16 * vectors) add_entries(all, high, code, sums, 2, vectors, trits);
+    if (n) add_entries(all, high, code, sums, 1, vectors, trits);
+    for (unsigned v = 0; v < vectors; v++) sum[2 * v] = vsubq_u8(all[v], vshlq_n_u8(high[v], 4)), sum[2 * v + 1] = high[v];
+}
+
+/* Adds to sums, once or twice, what the keys of a query's codes have, of `steps` steps. */
 INLINE void look_up(uint16x8_t *sum, const uint8_t *code, const uint8_t *sums, uint32_t steps, const unsigned vectors,
-                    const bool trits) {
-    const uint32_t most = trits ? 15 : 31; /* 15 * 2 * 8 and 31 * 2 * 4 are bytes */
-    while (steps) {
-        uint8x16_t all[2], high[2];
-        uint32_t n = bvt_min_u32(steps, most);
-        steps -= n;
-        for (unsigned v = 0; v < vectors; v++) all[v] = high[v] = vdupq_n_u8(0);
-        for (; n > 1; n -= 2, code += 4 * QUERIES, sums += 64 * 16 * vectors) add_entries(all, high, code, sums, 2, vectors, trits);
-        if (n) add_entries(all, high, code, sums, 1, vectors, trits), code += 2 * QUERIES, sums += 32 * 16 * vectors;
-        for (unsigned v = 0; v < vectors; v++) {
-            const uint8x16_t low = vsubq_u8(all[v], vshlq_n_u8(high[v], 4));
-            sum[4 * v] = vaddw_u8(sum[4 * v], vget_low_u8(low)), sum[4 * v + 1] = vaddw_high_u8(sum[4 * v + 1], low);
-            sum[4 * v + 2] = vaddw_u8(sum[4 * v + 2], vget_low_u8(high[v]));
-            sum[4 * v + 3] = vaddw_high_u8(sum[4 * v + 3], high[v]);
+                    const bool trits, const bool twice) {
+    for (uint32_t n; steps; steps -= n, code += (size_t)n * 2 * QUERIES, sums += (size_t)n * 32 * 16 * vectors) {
+        uint8x16_t part[4];
+        n = bvt_min_u32(steps, byte_steps(trits));
+        byte_sums(part, code, sums, n, vectors, trits);
+        for (unsigned k = 0; k < 2 * vectors; k++) {
+            for (unsigned times = 0; times < 1u + twice; times++) {
+                sum[2 * k] = vaddw_u8(sum[2 * k], vget_low_u8(part[k]));
+                sum[2 * k + 1] = vaddw_high_u8(sum[2 * k + 1], part[k]);
+            }
         }
     }
 }
@@ -390,7 +401,7 @@ INLINE void part_counts(workspace *w, uint32_t queries, uint32_t from, uint32_t 
             uint16_t *count = w->count[t * w->blocks * QUERIES + i];
             uint16x8_t sum[8];
             for (unsigned k = 0; k < 4 * vectors; k++) sum[k] = from ? vld1q_u16(count + 8 * k) : vdupq_n_u16(0);
-            look_up(sum, codes_of(w, t, i / QUERIES) + from * 2 * QUERIES + i % QUERIES * 2, w->sums, steps, vectors, trits);
+            look_up(sum, codes_of(w, t, i / QUERIES) + from * 2 * QUERIES + i % QUERIES * 2, w->sums, steps, vectors, trits, false);
             for (unsigned k = 0; k < 4 * vectors; k++) vst1q_u16(count + 8 * k, sum[k]);
         }
 }
@@ -399,15 +410,24 @@ INLINE void part_counts(workspace *w, uint32_t queries, uint32_t from, uint32_t 
 INLINE void plain_results(workspace *w, const general_attention *a, const general_head *g, uint32_t row, uint32_t queries,
                           const unsigned vectors, const bool trits) {
     uint8_t *out = general_out(a, g, row);
-    for (uint32_t i = 0; i < queries; i++, out += a->call->out[0].stride) {
-        const uint16x8_t ones = vdupq_n_u16(w->ones[i]);
-        uint16x8_t sum[8];
-        for (unsigned k = 0; k < 4 * vectors; k++) sum[k] = vdupq_n_u16(0);
-        look_up(sum, codes_of(w, 0, i / QUERIES) + i % QUERIES * 2, w->sums, w->steps, vectors, trits);
-        for (unsigned k = 0; k < 4 * vectors && 8 * k < a->d; k++) {
-            const uint16x8_t n = trits ? sum[k] : vaddq_u16(sum[k], sum[k]);
-            vst1q_u16((uint16_t *)(void *)(out + 16 * k), vsubq_u16(n, ones));
+    const size_t stride = a->call->out[0].stride;
+    const uint32_t d = a->d, first = bvt_min_u32(w->steps, byte_steps(trits)), rest = w->steps - first;
+    for (uint32_t i = 0; i < queries; i++, out += stride) {
+        const uint8_t *code = codes_of(w, 0, i / QUERIES) + i % QUERIES * 2;
+        const uint16x8_t minus = vdupq_n_u16((uint16_t)-w->ones[i]);
+        uint8x16_t part[4];
+        uint16x8_t y[8];
+        byte_sums(part, code, w->sums, first, vectors, trits);
+        for (unsigned k = 0; k < 2 * vectors; k++) {
+            y[2 * k] = vaddw_u8(minus, vget_low_u8(part[k])), y[2 * k + 1] = vaddw_high_u8(minus, part[k]);
+            if (!trits) y[2 * k] = vaddw_u8(y[2 * k], vget_low_u8(part[k])), y[2 * k + 1] = vaddw_high_u8(y[2 * k + 1], part[k]);
         }
+        if (rest) look_up(y, code + first * 2 * QUERIES, w->sums + (size_t)first * 32 * 16 * vectors, rest, vectors, trits, !trits);
+        uint16_t *to = (uint16_t *)(void *)out;
+        if (d == 32 * vectors)
+            for (unsigned k = 0; k < 4 * vectors; k++) vst1q_u16(to + 8 * k, y[k]);
+        else
+            for (unsigned k = 0; k < 4 * vectors && 8 * k < d; k++) vst1q_u16(to + 8 * k, y[k]);
     }
 }
 
