@@ -64,13 +64,13 @@ INLINE uint8x16_t pair_scores(workspace *w, const uint64_t *query, const uint64_
         q[i] = dup_word(query[i]);
         if (trits) s[i] = dup_word(some[i]);
     }
-    const uint32_t end = keys + keys % 2;
+    const size_t end = 8 * ((size_t)keys + keys % 2); /* of a pair there are 16 bytes of codes, and as many distances */
 #pragma GCC unroll 2
-    for (uint32_t j = 0; j != end; j += 2) {
-        const uint8x16_t k = vreinterpretq_u8_u64(vld1q_u64(w->key + j));
+    for (size_t at = 0; at != end; at += 16) {
+        const uint8x16_t k = vld1q_u8((const uint8_t *)w->key + at);
         uint8x16_t x[QUERIES];
         if (trits) {
-            const uint8x16_t there = vreinterpretq_u8_u64(vld1q_u64(w->key_some + j));
+            const uint8x16_t there = vld1q_u8((const uint8_t *)w->key_some + at);
             for (unsigned i = 0; i < QUERIES; i++) {
                 const uint8x16_t both = vandq_u8(there, s[i]), differ = vcntq_u8(vandq_u8(veorq_u8(q[i], k), both));
                 x[i] = vsubq_u8(vaddq_u8(differ, differ), vcntq_u8(both));
@@ -80,9 +80,10 @@ INLINE uint8x16_t pair_scores(workspace *w, const uint64_t *query, const uint64_
         }
         uint8x16_t score = half_sums(x);
         if (trits) score = vaddq_u8(score, vdupq_n_u8((uint8_t)d));
-        vst1q_u8(w->score + 8 * (size_t)j, score);
+        vst1q_u8(w->score + at, score);
         least = vminq_u8(least, score);
     }
+    __asm__("" : "+w"(least)); /* else GCC copies it in every turn, for the next line */
     least = vpminq_u8(least, least);
     return vzip1q_u8(least, least);
 }
@@ -158,7 +159,8 @@ INLINE uint32_t table_count(const uint64_t *table, uint32_t n, double limit, boo
     uint64_t above = (uint64_t)limit; /* an integer is > limit if it is > this */
     if (inclusive && (double)above == limit) above--;
     const uint64_t *at = table;
-    for (uint32_t step = TABLE / 2; step; step /= 2) at += at[step - 1] > above ? step : 0;
+    if (n >= TABLE / 2) at += at[TABLE / 2 - 1] > above ? TABLE / 2 : 0;
+    for (uint32_t step = TABLE / 4; step; step /= 2) at += at[step - 1] > above ? step : 0;
     return bvt_min_u32((uint32_t)(at - table), n);
 }
 
