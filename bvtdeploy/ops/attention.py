@@ -23,7 +23,7 @@ each head h, query row i of a window and the keys j of the window (sums over c: 
             each +-1 or {-1,0,+1};
         table u64[1 x T], or [h x T] (one a head), non-increasing, T >= (2*d*(1 + max|zq|))/u + 1, table[0]*nk < 2^53;
         limit f64[P x h];
-        ints i32[3+P x h]: rows zq, zv, base, step 0 .. (absent: 0, 0, 0, 1 ..), with nk*(|base| + sum |step|)*(1 + |zv|) <= MOST_RESULT;
+        ints i32[3+P x h]: rows zq, zv, base, step 0 .. (absent: 0, 0, 0, 1 ..), with nk*(|base| + sum |step|)*(1 + |zv|) <= 2^24;
         real_steps f32[P x h];
         bias f64[U x h], pattern i32[K*nq x nk] (< U), window_class i32[1 x W] (< K): all three or none
     attrs: heads h; and where they differ from these defaults: roles (the first five), windows 1, planes 1, unit 2,
