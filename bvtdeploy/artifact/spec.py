@@ -130,7 +130,7 @@ SECTIONS: Final = {
 META_TYPES: Final = {"U64": 1, "F64": 2, "STR": 3, "BYTES": 4}
 DTYPES: Final = {"F32": 1, "I32": 2, "BITS": 3, "U64": 4, "F64": 5, "TRITS": 6, "I16": 7, "I8": 8, "F16": 9}
 STORAGES: Final = {"CONST": 1, "ARENA": 2, "TILE": 3, "INPUT": 4, "OUTPUT": 5}
-# I16 are i32 of the graph that fit: dots that cannot be beyond +-32766 (ops/dots.py). Only results have it. I8: weights of dense_i8.
+# I16 are i32 of the graph that fit: dots that cannot be beyond +-32766 (ops/dots.py). Only results. I8: weights of dense_i8.
 # F16 is IEEE 754 binary16, layout ROWS: what element-wise ops compute with after `compile --elementwise fp16` (passes/half.py).
 # TRITS are codes -1, 0, +1 in two planes of bits: plane 1 has the bits of the codes +1, plane 2 those of the codes that are not 0.
 LAYOUTS: Final = {
