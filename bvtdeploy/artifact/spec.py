@@ -130,7 +130,7 @@ SECTIONS: Final = {
 META_TYPES: Final = {"U64": 1, "F64": 2, "STR": 3, "BYTES": 4}
 DTYPES: Final = {"F32": 1, "I32": 2, "BITS": 3, "U64": 4, "F64": 5, "TRITS": 6, "I16": 7, "I8": 8, "F16": 9}
 STORAGES: Final = {"CONST": 1, "ARENA": 2, "TILE": 3, "INPUT": 4, "OUTPUT": 5}
-# I16 are i32 of the graph that fit: dots of up to 32766 columns. Only results have this type. I8 are weights of dense_i8.
+# I16 are i32 of the graph that fit: dots that cannot be beyond +-32766 (ops/dots.py). Only results. I8: weights of dense_i8.
 # F16 is IEEE 754 binary16, layout ROWS: what element-wise ops compute with after `compile --elementwise fp16` (passes/half.py).
 # TRITS are codes -1, 0, +1 in two planes of bits: plane 1 has the bits of the codes +1, plane 2 those of the codes that are not 0.
 LAYOUTS: Final = {
@@ -172,7 +172,7 @@ OPCODES: Final = {
     "row_patches": 5,       # rows on a grid, packed or f32 -> rows of k x k neighbourhoods
     "avg_pool": 6,          # f32 rows on a grid -> rows on the smaller grid
     "stencil": 7,           # per-channel taps on the grid
-    "attention": 8,         # binary attention with a table softmax and an integer threshold a row
+    "attention": 8,         # binary attention with a table softmax and an integer threshold a row -> i16, i32 or f32
     "mean_rows": 9,         # mean over the rows, or over groups of rows
     "channel_pool": 10,     # mean of consecutive channels
     "layer_norm_rows": 11,  # LayerNorm over the channels, or groups of channels

@@ -14,11 +14,12 @@ from bvtdeploy.ir.types import BIPOLAR, TERNARY
 from bvtdeploy.lower.memory import Request, align, plan
 from bvtdeploy.lower.pack import pack_quads, pack_stored, quads_stride, trit_stride
 from bvtdeploy.lower.schedule import Group, schedule, whole_inputs
-from bvtdeploy.lower.weights import DEFAULT, MOST_COLUMNS, TILES, Costs, Measured, Product, choose, pack_weight, table_rows
+from bvtdeploy.lower.weights import DEFAULT, TILES, Costs, Measured, Product, choose, pack_weight, table_rows
 from bvtdeploy.lower.weights import scratch_bytes as bgemm_scratch
 from bvtdeploy.ops import REGISTRY, attention, dense_i8
 from bvtdeploy.ops.activation import KINDS as ACTIVATIONS
 from bvtdeploy.ops.base import is_real
+from bvtdeploy.ops.dots import MOST_I16, largest_dot
 from bvtdeploy.ops.epilogue import RESIDUALS, ROLES, small_dots
 
 BLOCKS: Final = (64, 32, 16, 8)
@@ -154,8 +155,8 @@ def scratch_bytes(op: Op, layout: str = DEFAULT) -> int:
 
 def record_dtype(value: Value) -> str:
     """The dtype of a value's record: i32 dots are in 16 bits where they fit."""
-    op = value.producer
-    if op is not None and op.kind == "bgemm" and op.inputs[1].type.shape[1] <= MOST_COLUMNS:
+    most = largest_dot(value.producer)
+    if most is not None and most <= MOST_I16:
         return "I16"
     return "TRITS" if value.type.alphabet == TERNARY else _DTYPE[value.type.elem]
 

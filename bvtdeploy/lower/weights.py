@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from bvtdeploy.lower.pack import Codes, pack_rows, unpack_rows
+from bvtdeploy.ops.dots import MOST_I16
 
 Bytes = npt.NDArray[np.uint8]
 DEFAULT: Final = "LANES16"
 FOR_BITS: Final = ("CSA",)  # the others are for trits, too
-MOST_COLUMNS: Final = 32766  # of every layout but LANES16, and of dots in 16 bits: thresholds beyond are then -+32768
+MOST_COLUMNS: Final = MOST_I16  # of every layout but LANES16, which give dots in 16 bits
 ROWS: Final[Mapping[str, int]] = {"LANES16": 1, "CSA": 4, "TBL2": 4, "LUT": 16}  # that a kernel makes at a time
 
 CSA_STEPS: Final = 60

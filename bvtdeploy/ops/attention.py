@@ -23,7 +23,7 @@ each head h, query row i of a window and the keys j of the window (sums over c: 
             each +-1 or {-1,0,+1};
         table u64[1 x T], or [h x T] (one a head), non-increasing, T >= (2*d*(1 + max|zq|))/u + 1, table[0]*nk < 2^53;
         limit f64[P x h];
-        ints i32[3+P x h]: rows zq, zv, base, step 0 .. (absent: 0, 0, 0, 1 ..), with nk*(|base| + sum |step|)*(1 + |zv|) < 2^29;
+        ints i32[3+P x h]: rows zq, zv, base, step 0 .. (absent: 0, 0, 0, 1 ..), with nk*(|base| + sum |step|)*(1 + |zv|) <= 2^24;
         real_steps f32[P x h];
         bias f64[U x h], pattern i32[K*nq x nk] (< U), window_class i32[1 x W] (< K): all three or none
     attrs: heads h; and where they differ from these defaults: roles (the first five), windows 1, planes 1, unit 2,
@@ -55,6 +55,7 @@ ROLES: Final = ("q", "k", "v", "table", "limit", "ints", "real_steps", "bias", "
 PLAIN: Final = ROLES[:5]
 BIAS: Final = ROLES[7:]
 MOST_PLANES: Final = 3
+MOST_RESULT: Final = 1 << 24  # up to which every integer is a float
 
 
 def roles_of(attrs: Attrs) -> tuple[str, ...]:
@@ -76,6 +77,14 @@ def planes_of(attrs: Attrs) -> list[tuple[str, bool]]:
     """("sum" or "max", inclusive) of every plane."""
     n = attrs.get("planes", 1)
     return list(zip(attrs.get("references", ("sum",) * n), attrs.get("inclusive", (False,) * n), strict=True))
+
+
+def largest_result(keys: int, planes: int, ints: Array | None) -> int:
+    """The largest |result| of integer levels, for `keys` of a window; ints: i32[3+P x h] as above, or None."""
+    if ints is None:
+        return keys * planes
+    _, zv, *levels = np.abs(ints.astype(object))  # of Python's integers: of a file anything can come
+    return keys * max(int(n) for n in sum(levels) * (1 + zv))
 
 
 def infer_operands(at: Mapping[str, Type], attrs: Attrs, heads: int, d: int, windows: int, nq: int, nk: int) -> None:
@@ -160,7 +169,7 @@ def attend_windows(attrs: Attrs, at: Mapping[str, Array], head: int, q: Array, k
         out += step * exact_matmul(mask, v).astype(np.int64)
         if zv:
             out -= step * zv * mask.sum(axis=2, dtype=np.int64)[:, :, None]
-    assert np.abs(out).max(initial=0) < 1 << 31, "attention: the result does not fit an i32"
+    assert np.abs(out).max(initial=0) <= MOST_RESULT, "attention: a result is beyond 2^24"
     return np.asarray(out.astype(np.int32))
 
 

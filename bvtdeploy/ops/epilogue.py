@@ -1,6 +1,6 @@
 """epilogue: everything elementwise that follows a product, in one pass, up to the sign bits of the next binary layers.
 
-    v = float(x)                                       x: i32 dots (|x| < 2^24, so exact) or f32
+    v = float(x)                                       x: i32 dots (|x| <= 2^24, so exact) or f32
     v = fma(v, scale[c], shift[c])                     if both are there; shift alone: v = v + shift[c]
     v = fma(v, scale[c], res_0[..])                    scale without shift, and there is a residual 0: it is the addend;
                                                        there is none: v = v * scale[c]
@@ -46,13 +46,13 @@ from bvtdeploy.ir.graph import Op
 from bvtdeploy.ir.types import BIPOLAR, DTYPES, TERNARY, Type, bits, i32
 from bvtdeploy.ops.base import Array, Attrs, OpDef, as_f32, expect, register
 from bvtdeploy.ops.channel_pool import pool_channels
+from bvtdeploy.ops.dots import MOST_SMALL, largest_dot
 from bvtdeploy.ops.numerics import fma, fma16
 
 RESIDUALS: Final = ("res0", "res1", "res2", "post_res0", "post_res1", "post_res2")
 PARAMETERS: Final = ("scale", "shift", "slope", "knee", "post", "scale2", "shift2")
 THRESHOLDS: Final = ("threshold0", "threshold1", "threshold2", "threshold3")
 ROLES: Final = ("x", *RESIDUALS, *PARAMETERS, *THRESHOLDS, "rows")
-MOST_SMALL: Final = 512
 POOLS: Final = (2, 4, 8)
 
 
@@ -94,14 +94,9 @@ def _infer(inputs: Sequence[Type], attrs: Attrs) -> list[Type]:
 
 
 def small_dots(op: Op) -> bool:
-    """In fp16: x are dots of at most MOST_SMALL columns, or sums of as many values."""
-    by = op.inputs[0].producer
-    if by is None or all(v.type.elem != "f16" for v in (*op.inputs, *op.outputs)):
-        return False
-    if by.kind == "bgemm":
-        return by.inputs[1].type.shape[1] <= MOST_SMALL
-    plain = by.kind == "attention" and op.inputs[0].type.elem == "i32" and "ints" not in by.attrs.get("roles", ())
-    return plain and by.inputs[1].type.shape[0] * int(by.attrs.get("planes", 1)) <= MOST_SMALL
+    """In fp16: no dot of x can be beyond +-MOST_SMALL."""
+    most = largest_dot(op.inputs[0].producer)
+    return most is not None and most <= MOST_SMALL and any(v.type.elem == "f16" for v in (*op.inputs, *op.outputs))
 
 
 def row_map(n: int, factor: int, width: int) -> Array:

@@ -36,6 +36,7 @@ import numpy.typing as npt
 from bvtdeploy.ir.graph import Graph, Op, Value
 from bvtdeploy.ir.types import BIPOLAR, TERNARY, Type
 from bvtdeploy.ops import REGISTRY
+from bvtdeploy.ops.attention import MOST_RESULT, largest_result
 from bvtdeploy.passes.base import REASSOCIATES, Pass, Report
 from bvtdeploy.passes.binarise import codes_of
 from bvtdeploy.passes.lattice import LAYOUT, can_be_zero, relayout
@@ -629,6 +630,8 @@ def _match(graph: Graph, context: Op, report: Report, memo: dict[Value, Value | 
         if ints is None:
             parts += [np.zeros(heads)] * (1 + planes)
         at["ints"] = constant(np.stack(parts).astype(np.int32))
+    if ints is not None and (most := largest_result(keys, planes, at["ints"].data if "ints" in at else None)) > MOST_RESULT:
+        raise _NoMatch(f"its integers reach {most}, and beyond {MOST_RESULT} not every one is a float")
     largest = float((np.abs(scale) * last * unit).max())
     bias = _masked(scores, softmax.out.type.shape, largest)
     if bias.any():

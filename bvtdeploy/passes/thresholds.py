@@ -22,21 +22,9 @@ import numpy.typing as npt
 from bvtdeploy.ir.graph import Graph, Op, single_use
 from bvtdeploy.ir.types import bits
 from bvtdeploy.ops import REGISTRY
-from bvtdeploy.ops.attention import roles_of
+from bvtdeploy.ops.dots import largest_dot
 from bvtdeploy.ops.epilogue import RESIDUALS, THRESHOLDS
 from bvtdeploy.passes.base import BITWISE, Pass, Report
-
-
-def _bound(op: Op) -> int:
-    """The largest |s| that a product can give."""
-    if op.kind == "bgemm":
-        return int(op.inputs[1].type.shape[1])
-    at = dict(zip(roles_of(op.attrs), op.inputs, strict=True))
-    keys = int(op.inputs[1].type.shape[0]) // int(op.attrs.get("windows", 1))
-    if "ints" not in at:
-        return keys * int(op.attrs.get("planes", 1))
-    ints = np.abs(np.asarray(at["ints"].data, np.int64))
-    return keys * int((ints[2:].sum(axis=0) * (1 + ints[1])).max())
 
 
 def _chain(op: Op) -> tuple[dict[str, Any], list[npt.NDArray[Any]]]:
@@ -49,7 +37,8 @@ def _chain(op: Op) -> tuple[dict[str, Any], list[npt.NDArray[Any]]]:
 def _rewrite(graph: Graph, op: Op, report: Report) -> bool:
     product = op.inputs[0].producer
     roles = op.attrs["roles"]
-    if product is None or product.kind not in ("bgemm", "attention") or op.inputs[0].type.elem != "i32":
+    bound = largest_dot(product)
+    if product is None or bound is None:
         return False
     if "f32" in op.attrs["results"] or any(r in RESIDUALS for r in roles) or len(roles) == 1 + len(op.attrs["packed"]):
         return False
@@ -62,7 +51,6 @@ def _rewrite(graph: Graph, op: Op, report: Report) -> bool:
     for name in ("scale", "scale2"):
         if name in at:
             turn = np.where(at[name][0] < 0, -turn, turn)
-    bound = _bound(product)
     if bound >= 1 << 23:
         return False
     if bool((turn < 0).any()):

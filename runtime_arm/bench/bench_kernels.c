@@ -137,7 +137,7 @@ static job attention(uint32_t rows, uint32_t keys, uint32_t heads) {
     j.op.attr[0] = (int32_t)heads, j.op.attr[1] = j.op.attr[2] = 1;
     j.op.scratch = (uint32_t)bvt_attention_layout(keys, 64, 1, false, false, false, false).bytes;
     if (j.op.scratch < bvt_attention_scratch(keys)) j.op.scratch = (uint32_t)bvt_attention_scratch(keys);
-    j.call.out[0] = I32(rows, cols);
+    j.call.out[0] = I16(rows, cols);
     return j;
 }
 static job attention_197(void) { return attention(197, 197, 3); }

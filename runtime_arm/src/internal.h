@@ -113,6 +113,18 @@ int bvt_check_indices(const bvt_check *c, const bvt_rec_value *v, int64_t least,
         if (bvt_try_code) return bvt_try_code; \
     } while (0)
 
+/* ---- Dots --------------------------------------------------------------------------------------------------------------- */
+
+/* Integers that bgemm and attention give are i16 up to this size, so that ceil(threshold), cut to i16, is an end that no dot reaches;
+ * else i32, up to what is a float with every integer below it. */
+enum { BVT_MOST_I16 = 32766, BVT_MOST_DOT = 1 << 24 };
+
+/* Element c of a row of dots, whose dtype is I16 (narrow) or I32. */
+static inline void bvt_put_dot(void *row, uint32_t c, int32_t dot, bool narrow) {
+    if (narrow) ((int16_t *)row)[c] = (int16_t)dot;
+    else ((int32_t *)row)[c] = dot;
+}
+
 /* ---- Weights of bgemm: their layouts (KERNELS.md) -------------------------------------------------------------------------- */
 
 /* Channels that a tile of a layout of weights holds; 0: it is no such layout. */

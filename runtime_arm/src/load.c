@@ -297,6 +297,14 @@ static bool is_name(const bvt_model *m, uint32_t offset) {
     return offset < m->section_bytes[BVT_SECTION_NAMES] && (m->section[BVT_SECTION_NAMES][offset] & 0xC0) != 0x80;
 }
 
+/* Whether trits are codes: what is +1 is not 0. */
+static bool are_trits(const uint8_t *line, uint64_t lines, uint64_t plane) {
+    uint8_t wrong = 0;
+    for (; lines > 0; lines--, line += 2 * plane)
+        for (uint64_t i = 0; i < plane; i++) wrong |= line[i] & (uint8_t)~line[plane + i];
+    return !wrong;
+}
+
 static int check_value(bvt_model *m, uint32_t index, bvt_error *err) {
     const bvt_rec_value *v = &m->values[index];
     const char *wrong = NULL;
@@ -359,6 +367,9 @@ static int check_value(bvt_model *m, uint32_t index, bvt_error *err) {
     else if ((v->storage == BVT_STORAGE_ARENA || v->storage == BVT_STORAGE_TILE) && v->bytes > count * v->stride)
         wrong = "its bytes are more than it needs";
     else if (count * v->stride > MAX_BYTES && v->storage != BVT_STORAGE_TILE) wrong = "it is larger than the address space";
+    else if (v->dtype == BVT_DTYPE_TRITS && v->storage == BVT_STORAGE_CONST &&
+             !are_trits(m->section[BVT_SECTION_CONSTANTS] + v->offset, count, v->stride / 2))
+        wrong = "a code is +1 and 0 at once";
     if (wrong)
         return bvt_fail(err, BVT_E_FORMAT, "value %u (%.100s): %s", index, (const char *)m->section[BVT_SECTION_NAMES] + v->name,
                         wrong);

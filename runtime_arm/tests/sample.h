@@ -104,7 +104,7 @@ static uint8_t *sample_write(const sample *s, size_t *bytes);
 
 /* The file, aligned to 64, to be freed. block: rows of a block, 0 for all rows. */
 static uint8_t *sample_model(size_t *bytes, uint32_t block) {
-    enum { F32 = BVT_DTYPE_F32, I32 = BVT_DTYPE_I32, I16 = BVT_DTYPE_I16, BITS = BVT_DTYPE_BITS, ROWS = BVT_LAYOUT_ROWS, COLS = BVT_LAYOUT_COLS };
+    enum { F32 = BVT_DTYPE_F32, I16 = BVT_DTYPE_I16, BITS = BVT_DTYPE_BITS, ROWS = BVT_LAYOUT_ROWS, COLS = BVT_LAYOUT_COLS };
     enum { ARENA = BVT_STORAGE_ARENA, TILE = BVT_STORAGE_TILE };
     enum { N = 36, C = 32, HEADS = 2, D = C / HEADS };
     sample *s = calloc(1, sizeof *s);
@@ -134,7 +134,7 @@ static uint8_t *sample_model(size_t *bytes, uint32_t block) {
              limit = sample_value(s, BVT_DTYPE_F64, BVT_STORAGE_CONST, ROWS, 1, HEADS);
     for (unsigned i = 0; i <= D; i++) ((uint64_t *)(void *)(s->constants + s->values[table].offset))[i] = 1000000u >> i;
     for (unsigned i = 0; i < HEADS; i++) ((double *)(void *)(s->constants + s->values[limit].offset))[i] = 0.02;
-    uint32_t context = sample_value(s, I32, TILE, ROWS, N, C), mixed = sample_value(s, F32, ARENA, ROWS, N, C),
+    uint32_t context = sample_value(s, I16, TILE, ROWS, N, C), mixed = sample_value(s, F32, ARENA, ROWS, N, C),
              mixed_bits = sample_value(s, BITS, ARENA, ROWS, N, C);
     op = SAMPLE_OP(s, BVT_OP_ATTENTION, context, qkv[0], qkv[1], qkv[2], table, limit);
     op->attr[0] = HEADS;

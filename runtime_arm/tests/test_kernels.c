@@ -101,8 +101,9 @@ static bvt_view *add_in(test_case *t, unsigned slot, int dtype, int layout, uint
             case BVT_DTYPE_F16:
                 half = kind < 3 || all_small ? bvt_to_half((float)range(0, 4) - 2.0f) : random_half(), memcpy(at, &half, 2);
                 break;
-            case BVT_DTYPE_I32:
-                i = kind < 3 || all_small ? (int32_t)range(0, 4) - 2 : (int32_t)range(0, 2000) - 1000, memcpy(at, &i, 4);
+            case BVT_DTYPE_I32: /* likewise */
+                i = kind < 3 || all_small ? (int32_t)range(0, 4) - 2 : kind < 5 ? (int32_t)range(0, 2000) - 1000 : (int32_t)range(0, 1 << 25) - (1 << 24);
+                memcpy(at, &i, 4);
                 break;
             case BVT_DTYPE_I16: /* as far as dots go */
                 dot = (int16_t)(kind < 3 || all_small ? (int)range(0, 4) - 2 : (int)range(0, 65532) - 32766), memcpy(at, &dot, 2);
@@ -344,11 +345,15 @@ static double border_limit(const test_case *t, uint32_t windows, uint32_t h, int
     return limit;
 }
 
+/* What the loader asks for, by the largest |result|. */
+static int dots_dtype(uint32_t most) { return most <= BVT_MOST_I16 ? BVT_DTYPE_I16 : BVT_DTYPE_I32; }
+
 static void plain_attention(test_case *t, uint32_t size) {
     static const uint32_t widths[] = {8, 16, 24, 32, 40, 64, 64, 104, 248, 256, 72};
-    const uint32_t n = range(1, size ? 40 : 20), m = size && below(8) == 0 ? range(1000, 1100) : range(1, size ? 300 : 70),
-                   heads = range(1, 3);
-    const uint32_t d = below(4) ? widths[below(11)] : range(1, 70), c = heads * d;
+    const bool wide = size && below(60) == 0; /* so many keys that results are i32 */
+    const uint32_t n = range(1, wide ? 2 : size ? 40 : 20), heads = range(1, wide ? 1 : 3);
+    const uint32_t m = wide ? range(32760, 32780) : size && below(8) == 0 ? range(1000, 1100) : range(1, size ? 300 : 70);
+    const uint32_t d = wide ? range(1, 9) : below(4) ? widths[below(11)] : range(1, 70), c = heads * d;
     t->op.attr[0] = (int32_t)heads;
     add_in(t, 0, BVT_DTYPE_BITS, BVT_LAYOUT_ROWS, n, c);
     add_in(t, 1, BVT_DTYPE_BITS, BVT_LAYOUT_ROWS, m, c);
@@ -361,10 +366,10 @@ static void plain_attention(test_case *t, uint32_t size) {
     for (uint32_t i = 0; i <= d; i++, x *= decay) table[i] = (uint64_t)x;
     static const double limits[] = {0.25, 1, 2, 0, -1, INFINITY, NAN};
     for (uint32_t i = 0; i < heads; i++) limit[i] = below(3) ? limits[below(7)] / m : border_limit(t, 1, i, 0);
-    add_out(t, 0, BVT_DTYPE_I32, BVT_LAYOUT_ROWS, n, c);
+    add_out(t, 0, dots_dtype(m), BVT_LAYOUT_ROWS, n, c);
     const uint64_t least = bvt_align64(2 * m) + bvt_align64((m + 63) / 64 * 8),
-                   wide = bvt_align64(16 * m) + bvt_align64(16 * ((m + 7) / 8));
-    t->op.scratch = (uint32_t)(below(4) ? (wide > least ? wide : least) : least);
+                   more = bvt_align64(16 * m) + bvt_align64(16 * ((m + 7) / 8));
+    t->op.scratch = (uint32_t)(below(4) ? (more > least ? more : least) : least);
     snprintf(t->text, sizeof t->text, "N %u M %u heads %u d %u scratch %u", n, m, heads, d, t->op.scratch);
 }
 
@@ -387,13 +392,19 @@ static void general_attention_case(test_case *t, uint32_t size) {
     for (uint32_t r = 0; !(ternary & 3) && r < q->rows; r++) /* most queries near a key, so that scores spread */
         if (below(3)) memcpy(bvt_row(q, r), bvt_row(k, below(k->rows)), (c + 7) / 8), ((uint8_t *)bvt_row(q, r))[0] ^= 1;
     int32_t most_zero = 0;
+    uint32_t most = real ? 0 : nk * planes;
     if (ints) {
         const bvt_view *v = add_in(t, BVT_ATTENTION_INTS, BVT_DTYPE_I32, BVT_LAYOUT_ROWS, 3 + planes, heads);
         const bool zq = coin(), zv = coin() && !real, base = coin() && !real, equal = coin();
+        const int32_t most_step = coin() ? 9 : 2000; /* up to 2^24 with the most keys */
+        most = 0;
         for (uint32_t h = 0; h < heads; h++) {
             const int32_t step[] = {step_of(zq, 3), step_of(zv, 3), step_of(base, 40)};
             for (unsigned i = 0; i < 3 + planes; i++)
-                ((int32_t *)bvt_row(v, i))[h] = i < 3 ? step[i] : i > 3 && equal ? ((int32_t *)bvt_row(v, 3))[h] : step_of(true, 9);
+                ((int32_t *)bvt_row(v, i))[h] = i < 3 ? step[i] : i > 3 && equal ? ((int32_t *)bvt_row(v, 3))[h] : step_of(true, most_step);
+            uint32_t levels = 0;
+            for (unsigned i = 2; i < 3 + planes; i++) levels += (uint32_t)abs(((int32_t *)bvt_row(v, i))[h]);
+            if (nk * levels * (1 + (uint32_t)abs(step[1])) > most) most = nk * levels * (1 + (uint32_t)abs(step[1]));
             most_zero = abs(step[0]) > most_zero ? abs(step[0]) : most_zero;
         }
     }
@@ -430,7 +441,7 @@ static void general_attention_case(test_case *t, uint32_t size) {
             for (uint32_t j = 0; j < nk; j++) ((int32_t *)bvt_row(pattern, i))[j] = (int32_t)below(pairs);
         for (uint32_t w = 0; w < windows; w++) ((int32_t *)bvt_row(class, 0))[w] = (int32_t)below(classes);
     }
-    add_out(t, 0, real ? BVT_DTYPE_F32 : BVT_DTYPE_I32, BVT_LAYOUT_ROWS, windows * nq, c);
+    add_out(t, 0, real ? BVT_DTYPE_F32 : dots_dtype(most), BVT_LAYOUT_ROWS, windows * nq, c);
     t->op.scratch = (uint32_t)bvt_attention_layout(nk, d, windows, bias, ternary & 1, ternary & 2, ternary & 4).bytes;
     snprintf(t->text, sizeof t->text,
              "windows %u nq %u nk %u heads %u d %u planes %u (%d %d) trits %u tables %u ints %d real %d bias %d", windows, nq, nk,
@@ -492,9 +503,9 @@ static void model_attention_row(const bvt_call *call, uint32_t row, uint32_t h) 
             y += at[3 + t] * part;
             if (real->base) f = fmaf((float)part, ((const float *)bvt_row(real, t))[h], f);
         }
-        int32_t *out = (int32_t *)bvt_row(&call->out[0], row) + c;
-        *out = (int32_t)y;
-        if (real->base) memcpy(out, &f, 4);
+        void *out = bvt_row(&call->out[0], row);
+        if (real->base) ((float *)out)[c] = f;
+        else bvt_put_dot(out, c, (int32_t)y, call->out[0].dtype == BVT_DTYPE_I16);
     }
     free(score);
     free(weight);
@@ -531,7 +542,7 @@ static void case_epilogue(test_case *t, uint32_t size) {
         uint32_t set;
         int dtype;
     } own[] = {{layer, BVT_DTYPE_I16},  {layer | POST, BVT_DTYPE_I16},
-               {layer | RES1, BVT_DTYPE_I32}, {layer | RES1 | POST, BVT_DTYPE_I32},
+               {layer | RES1, BVT_DTYPE_I16}, {layer | RES1 | POST, BVT_DTYPE_I16},
                {branch, BVT_DTYPE_I16}, {branch | AFFINE2 | POST_RES1, BVT_DTYPE_I16},
                {AFFINE, real},          {0, real}};
     const bool usual = size == 2;

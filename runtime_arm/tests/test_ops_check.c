@@ -64,6 +64,8 @@ static uint32_t value(int dtype, int storage, int layout, uint32_t rows, uint32_
         if (dtype == F32 && i % 4 == 0) ((float *)(void *)data)[i / 4] = (float)below(2001) / 1000.0f - 1.0f;
         if (dtype == BITS || dtype == TRITS || dtype == I8 || dtype == F16) data[i] = (uint8_t)rng();
     }
+    for (uint64_t i = 0; storage == BVT_STORAGE_CONST && dtype == TRITS && i < v->bytes; i++) /* what is 0 is not +1 */
+        if (i % v->stride < v->stride / 2) data[i] &= data[i + v->stride / 2];
     return s->n_values++;
 }
 
@@ -145,7 +147,7 @@ static void make_attention(void) { /* everything but real steps */
     in(0, TRITS, ROWS, 12, 10), in(1, BITS, ROWS, 8, 10), in(2, BITS, ROWS, 8, 10);
     in(3, U64, ROWS, 2, 33), in(4, F64, ROWS, 2, 2), in(5, I32, ROWS, 5, 2);
     in(7, F64, ROWS, 3, 2), in(8, I32, ROWS, 12, 4), in(9, I32, ROWS, 1, 2);
-    out(0, I32, ROWS, 12, 10);
+    out(0, I16, ROWS, 12, 10);
     for (int i = 0; i < 66; i++) DATA(3, uint64_t)[i] = 5000u / (1u + (unsigned)(i % 33));
     for (int i = 0; i < 6; i++) DATA(7, double)[i] = i;
     for (int i = 0; i < 4; i++) DATA(4, double)[i] = 0.2;
@@ -298,26 +300,49 @@ static void expect_pass(int line) { CHECK(passes(), "line %d: refused: %s", line
 
 /* ---- What holds of all ops ----------------------------------------------------------------------------------------------- */
 
+/* The record in a file, behind an op that makes the output. */
+static uint8_t *in_file(size_t *bytes) {
+    for (uint32_t v = 0; v < s->n_values; v++) CHECK(legal(s->values[v].dtype, s->values[v].layout), "a value");
+    OP->scratch = (uint32_t)scratch, s->scratch = scratch;
+    value(F32, BVT_STORAGE_INPUT, ROWS, 72, 24);
+    const uint32_t output = value(F32, BVT_STORAGE_OUTPUT, ROWS, 1, 10);
+    sample_group(s, 1);
+    sample_epilogue(s, sample_floats(s, 1, 10), output, BVT_NONE);
+    return sample_write(s, bytes);
+}
+
 static void test_good(void) {
     for (uint32_t k = 1; k < BVT_OPCODE_END; k++) {
         kinds[k].make();
         CHECK(OP->opcode == k && passes(), "%s: %s", bvt_opcode_name(k), err.text);
-        /* In a file, behind an op that makes the output. */
-        for (uint32_t v = 0; v < s->n_values; v++) CHECK(legal(s->values[v].dtype, s->values[v].layout), "a value");
-        OP->scratch = (uint32_t)scratch, s->scratch = scratch;
-        value(F32, BVT_STORAGE_INPUT, ROWS, 72, 24);
-        const uint32_t output = value(F32, BVT_STORAGE_OUTPUT, ROWS, 1, 10);
-        sample_group(s, 1);
-        sample_epilogue(s, sample_floats(s, 1, 10), output, BVT_NONE);
         size_t bytes;
         bvt_model *model = NULL;
-        uint8_t *file = sample_write(s, &bytes);
+        uint8_t *file = in_file(&bytes);
         CHECK(!bvt_open_memory(file, bytes, &model, &err), "%s in a file: %s", bvt_opcode_name(k), err.text);
         bvt_close(model);
         ((bvt_rec_op *)sample_section(file, BVT_SECTION_OPS))->attr[BVT_N_ATTR - 1] = 1;
         sample_seal(file, bytes);
         CHECK(bvt_open_memory(file, bytes, &model, &err) == BVT_E_FORMAT && strstr(err.text, "unused attribute"),
               "%s in a file: %s", bvt_opcode_name(k), err.text);
+        free(file);
+    }
+}
+
+/* Of constants that are trits, a code that is +1 and 0 at once: in each of the bytes of an attention's v. */
+static void test_trits(void) {
+    for (unsigned byte = 0; byte < 8 * 16; byte++) {
+        make_attention();
+        in(2, TRITS, ROWS, 8, 10);
+        size_t bytes;
+        bvt_model *model = NULL;
+        CHECK(passes(), "%s", err.text);
+        uint8_t *file = in_file(&bytes), *v = (uint8_t *)sample_section(file, BVT_SECTION_CONSTANTS) + IN(2)->offset;
+        const bool sign = byte % 16 < 8;
+        CHECK(!bvt_open_memory(file, bytes, &model, &err), "%s", err.text);
+        bvt_close(model);
+        v[byte] = sign ? 0xFF : 0, v[sign ? byte + 8 : byte - 8] = sign ? 0xFE : 1;
+        sample_seal(file, bytes);
+        CHECK(bvt_open_memory(file, bytes, &model, &err) == BVT_E_FORMAT && strstr(err.text, "+1 and 0 at once"), "byte %u: %s", byte, err.text);
         free(file);
     }
 }
@@ -693,6 +718,13 @@ static void test_epilogue(void) {
     REFUSED(epilogue, "an input too many", in(BVT_EP_INPUTS, F32, ROWS, 1, 6));
     REFUSED(epilogue, "an output too many", out(5, F32, ROWS, 16, 6));
     REFUSED(epilogue, "unused attribute", OP->attr[9] = 1);
+    /* Dots that are constants are no larger than those of products. */
+    ACCEPTED(epilogue, DATA(0, int32_t)[95] = 1 << 24);
+    REFUSED(epilogue, "larger than its thresholds", DATA(0, int32_t)[95] = (1 << 24) + 1);
+    REFUSED(epilogue, "larger than its thresholds", DATA(0, int32_t)[0] = INT_MIN);
+    ACCEPTED(epilogue, in(0, I16, ROWS, 16, 6), DATA(0, int16_t)[95] = -32766);
+    REFUSED(epilogue, "larger than its thresholds", in(0, I16, ROWS, 16, 6), DATA(0, int16_t)[95] = -32767);
+    REFUSED(epilogue, "larger than its thresholds", in(0, I16, ROWS, 16, 6), DATA(0, int16_t)[0] = 32767);
     /* 2^22 + 1 rows with a factor of 2^5: modulo 2^32 they make 2^10. */
     REFUSED(epilogue, "rows and factor do not fit", OP->attr[1] = 1, OP->inputs[1] = OP->inputs[BVT_EP_ROWS] = BVT_NONE,
             OP->attr[0] = OP->attr[2] = 32, IN(2)->rows = (1 << 22) + 1, IN(0)->rows = s->groups[0].rows = 1024);
@@ -726,10 +758,17 @@ static void test_attention(void) {
     REFUSED(attention, "the table increases", DATA(3, uint64_t)[65] = 1 << 20);
     REFUSED(attention, "too large for its sums", DATA(3, uint64_t)[33] = (uint64_t)1 << 51);
     ACCEPTED(attention, DATA(3, uint64_t)[33] = (((uint64_t)1 << 53) - 1) / 4);
-    REFUSED(attention, "range of i32", DATA(5, int32_t)[2] = (1 << 29) - 1);
-    REFUSED(attention, "range of i32", DATA(5, int32_t)[6] = INT_MIN);
-    REFUSED(attention, "range of i32", DATA(5, int32_t)[9] = 1 << 27);
-    ACCEPTED(attention, DATA(5, int32_t)[9] = (1 << 27) / 4);
+    /* The largest |result| of 4 keys, (base + steps) * (1 + |zv|) of a head: 4 * (1 + 1 + 4) * 4 and 4 * (2 + 1 + 3) * 1. */
+    REFUSED(attention, "beyond 2^24", DATA(5, int32_t)[2] = INT_MAX);
+    REFUSED(attention, "beyond 2^24", DATA(5, int32_t)[6] = INT_MIN, DATA(5, int32_t)[2] = INT_MIN);
+    REFUSED(attention, "beyond 2^24", DATA(5, int32_t)[9] = (1 << 22) - 2);
+    ACCEPTED(attention, DATA(5, int32_t)[9] = -(1 << 22) + 3, out(0, I32, ROWS, 12, 10));
+    REFUSED(attention, "the output has the wrong", DATA(5, int32_t)[9] = (1 << 22) - 3);
+    ACCEPTED(attention, DATA(5, int32_t)[8] = -2045); /* 4 * 2047 * 4 is 32752 */
+    REFUSED(attention, "the output has the wrong", DATA(5, int32_t)[8] = -2046); /* and 32768 */
+    ACCEPTED(attention, DATA(5, int32_t)[8] = -2046, out(0, I32, ROWS, 12, 10));
+    REFUSED(attention, "the output has the wrong", out(0, I32, ROWS, 12, 10));
+    REFUSED(attention, "the output has the wrong", out(0, F32, ROWS, 12, 10));
     REFUSED(attention, "real levels have no base", in(6, F32, ROWS, 2, 2), out(0, F32, ROWS, 12, 10));
     ACCEPTED(attention, in(6, F32, ROWS, 2, 2), out(0, F32, ROWS, 12, 10), memset(DATA(5, int32_t) + 2, 0, 16));
     REFUSED(attention, "come together", OP->inputs[9] = BVT_NONE);
@@ -766,7 +805,7 @@ static void test_scratch(void) {
         ATTR((int32_t)h, (int32_t)w, (int32_t)shapes[i].planes);
         in(0, qt ? TRITS : BITS, ROWS, w * nq, h * d), in(1, kt ? TRITS : BITS, ROWS, w * nk, h * d);
         in(2, vt ? TRITS : BITS, w > 1 ? ROWS : COLS, w * nk, h * d), in(3, U64, ROWS, 1, 2 * d + 1);
-        in(4, F64, ROWS, shapes[i].planes, h), out(0, I32, ROWS, w * nq, h * d);
+        in(4, F64, ROWS, shapes[i].planes, h), out(0, I16, ROWS, w * nq, h * d);
         if (shapes[i].ints) in(5, I32, ROWS, 3 + shapes[i].planes, h);
         if (shapes[i].bias) in(7, F64, ROWS, 1, h), in(8, I32, ROWS, nq, nk), in(9, I32, ROWS, 1, w);
         const bool plain = w == 1 && shapes[i].planes == 1 && !qt && !kt && !vt && !shapes[i].ints && !shapes[i].bias;
@@ -784,6 +823,7 @@ int main(void) {
     (void)sample_model; /* the other tests' model */
     s = calloc(1, sizeof *s);
     test_good();
+    test_trits();
     test_attributes();
     test_presence();
     test_reshaped();

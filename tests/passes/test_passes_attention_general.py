@@ -85,6 +85,16 @@ def test_a_zero_point_that_is_no_integer_is_declined() -> None:
     assert [d.why for d in report.declined] == ["the zero point of the codes is no integer"] and "softmax" in after.count()
 
 
+def test_integers_that_are_no_floats_are_declined() -> None:
+    """v = sign + 2^22: 5 keys, each up to 2^22 + 1."""
+    codes = PLAIN_CODES.replace("%v = reshape(%k)", "%v1 = add(%k, %c2) : f32[1x2x5x4]\n  %v = reshape(%v1)")
+    text = TEXT.format(codes=codes, bias=NO_BIAS, levels=PLAIN_LEVELS, c1=SCALAR, c2="[4194304.0] : f32[]", c3=SCALAR)
+    _, after, report = rewrite(attention.run, text, m=M, bias=np.zeros((1, 2, 5, 5), F))
+    (declined,) = report.declined
+    assert declined.why == f"its integers reach {5 * (2**22 + 1)}, and beyond {2**24} not every one is a float"
+    assert "softmax" in after.count()
+
+
 @pytest.mark.parametrize("high", [2, 3])
 def test_codes_of_more_bits(high: int) -> None:
     """round is half to even: p/step = 0.5 and 2.5 round down, 1.5 up."""

@@ -291,7 +291,7 @@ def attention(f: File, want: Expected, rng: Rng) -> None:
         {"heads": heads},
         dict(enumerate(zip(operands, layouts, strict=True))),
         operands,
-        [(0, "I32", "ROWS")],
+        [(0, "I16", "ROWS")],
         [heads, 1, 1, 0, 0],
         rng,
         scratch=minimum if rng.random() < 0.3 else max(minimum, wide),

@@ -115,12 +115,11 @@ static void plain_head(const bvt_call *call, workspace *w, uint32_t head, uint32
         const int last = bvt_attention_last(table, d, limit * (double)z);
         if (last < 0) memset(w->mask, 0, words * sizeof *w->mask);
         else plain_mask(w, words, last + (int)least < 254 ? last + (int)least : 254);
-        const int32x4_t ones = vdupq_n_s32(mask_ones(w->mask, words));
-        int32_t *out = (int32_t *)bvt_row(&call->out[0], row) + (size_t)head * d;
+        const uint16x8_t ones = vdupq_n_u16((uint16_t)mask_ones(w->mask, words));
+        int16_t *out = (int16_t *)bvt_row(&call->out[0], row) + (size_t)head * d; /* so few keys are no more than i16 */
         for (uint32_t c = 0; c < d; c += 8) {
             const uint16x8_t both = column_counts(v->base + (size_t)(head * d + c) * v->stride, v->stride, w->mask, words);
-            vst1q_s32(out + c, vsubq_s32(vreinterpretq_s32_u32(vshll_n_u16(vget_low_u16(both), 1)), ones));
-            vst1q_s32(out + c + 4, vsubq_s32(vreinterpretq_s32_u32(vshll_n_u16(vget_high_u16(both), 1)), ones));
+            vst1q_s16(out + c, vreinterpretq_s16_u16(vsubq_u16(vaddq_u16(both, both), ones)));
         }
     }
 }
@@ -214,7 +213,8 @@ static void neon_context(const general_attention *a, const general_head *g, uint
         ones[t] = mask_ones(mask + (size_t)t * a->key_words, a->key_words);
         minus += g->zv * step[t] * ones[t];
     }
-    for (uint32_t c = 0; c < a->d; c += 8, out += 32) {
+    const size_t element = bvt_attention_out_bytes(a->call);
+    for (uint32_t c = 0; c < a->d; c += 8, out += 8 * element) {
         const uint8_t *column = g->column + c * g->column_stride;
         float y_real[8] = {0};
         int32_t y[8];
@@ -236,7 +236,8 @@ static void neon_context(const general_attention *a, const general_head *g, uint
             else
                 for (unsigned i = 0; i < 8; i++) y[i] += step[t] * count[i];
         }
-        memcpy(out, real ? (const void *)y_real : y, 32);
+        if (element == 2) vst1q_s16((int16_t *)(void *)out, vcombine_s16(vmovn_s32(vld1q_s32(y)), vmovn_s32(vld1q_s32(y + 4))));
+        else memcpy(out, real ? (const void *)y_real : y, 32);
     }
 }
 

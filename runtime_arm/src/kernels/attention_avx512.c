@@ -144,7 +144,7 @@ INLINE uint64_t table_sum(const uint8_t *scores, const head_words *w, uint32_t m
 }
 
 /* out[c] = sum of the values of the keys with score <= last = 2 * (how many of them are +1) - (how many are not 0). */
-INLINE void context(int32_t *out, const uint8_t *scores, const head_words *w, int last, uint32_t d, uint32_t m, const bool trits) {
+INLINE void context(int16_t *out, const uint8_t *scores, const head_words *w, int last, uint32_t d, uint32_t m, const bool trits) {
     __m512i plus[8], some[8];
     int32_t ones = 0;
     for (uint32_t c = 0; c < 8; c++) plus[c] = some[c] = _mm512_setzero_si512();
@@ -164,7 +164,7 @@ INLINE void context(int32_t *out, const uint8_t *scores, const head_words *w, in
     for (uint32_t c = 0; c < 8; c++) {
         const __m512i twice = _mm512_add_epi64(plus[c], plus[c]);
         const __m512i y = _mm512_sub_epi64(twice, trits ? some[c] : _mm512_set1_epi64(ones));
-        _mm256_mask_storeu_epi32(out + 8 * c, 8 * c < d ? 0xFF : 0, _mm512_cvtepi64_epi32(y));
+        _mm_mask_storeu_epi16(out + 8 * c, 8 * c < d ? 0xFF : 0, _mm512_cvtepi64_epi16(y));
     }
 }
 
@@ -183,7 +183,7 @@ static void one_threshold_rows(const bvt_call *call, uint32_t row0, uint32_t row
             for (uint32_t i = 0; i < rows; i++) sum[i] = (double)table_sum(w.score[i], &w, m);
             for (uint32_t i = 0; i < rows; i++) {
                 const int last = last_above(&w, d, limit[h] * sum[i], inclusive);
-                int32_t *out = (int32_t *)bvt_row(&call->out[0], row + i) + (size_t)h * d;
+                int16_t *out = (int16_t *)bvt_row(&call->out[0], row + i) + (size_t)h * d; /* so few keys are no more than i16 */
                 if (trits) context(out, w.score[i], &w, last, d, m, true);
                 else context(out, w.score[i], &w, last, d, m, false);
             }
@@ -292,6 +292,7 @@ static void general_thresholds_512(const general_attention *a, const general_hea
 INLINE void context_512(const general_attention *a, const general_head *g, uint8_t *out, const uint64_t *mask, const int32_t *step,
                          const float *real, const unsigned masks, const bool trits) {
     const head_values *w = a->own;
+    const bool narrow = a->call->out[0].dtype == BVT_DTYPE_I16;
     const int32_t *base = (const int32_t *)(const void *)(a->scratch + a->areas.base);
     int32_t ones[BVT_ATTENTION_PLANES] = {0}, minus = 0;
     for (unsigned t = 0; t < masks; t++) {
@@ -319,7 +320,8 @@ INLINE void context_512(const general_attention *a, const general_head *g, uint8
             if (real) f = _mm256_fmadd_ps(_mm256_cvtepi32_ps(count), _mm256_set1_ps(real[t]), f);
             else y = _mm256_add_epi32(y, _mm256_mullo_epi32(_mm256_set1_epi32(step[t]), count));
         }
-        _mm256_mask_storeu_epi32(out + (size_t)c * 4, there, real ? _mm256_castps_si256(f) : y);
+        if (narrow) _mm_mask_storeu_epi16(out + (size_t)c * 2, there, _mm256_cvtepi32_epi16(y));
+        else _mm256_mask_storeu_epi32(out + (size_t)c * 4, there, real ? _mm256_castps_si256(f) : y);
     }
 }
 

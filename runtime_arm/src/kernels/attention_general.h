@@ -51,7 +51,7 @@ static inline void take_codes(uint64_t *to, const bvt_view *v, uint32_t row, uin
     take_bits(to, bits, from, n);
     if (v->dtype != BVT_DTYPE_TRITS) return;
     take_bits(to + words, bits + bvt_plane(v->cols), from, n);
-    for (uint32_t w = 0; w < words; w++) to[w] &= to[words + w]; /* of a constant anything can come: scores must stay in range */
+    for (uint32_t w = 0; w < words; w++) to[w] &= to[words + w]; /* a file's values may share memory: scores must stay in range */
 }
 
 /* score[j] = q . k_j - zq * (sum of k_j); returns the largest. */
@@ -137,6 +137,11 @@ static inline int32_t general_int(const general_attention *a, unsigned row, uint
 
 static inline double general_limit(const general_attention *a, unsigned t, uint32_t head, double reference) {
     return ((const double *)bvt_row(&a->call->in[BVT_ATTENTION_LIMIT], t))[head] * reference;
+}
+
+/* The results of a head in a row. */
+static inline uint8_t *general_out(const general_attention *a, const general_head *g, uint32_t row) {
+    return (uint8_t *)bvt_row(&a->call->out[0], row) + (size_t)g->head * a->d * bvt_attention_out_bytes(a->call);
 }
 
 /* The largest m that plane t takes at a limit, or -1. */
@@ -292,6 +297,7 @@ static inline void weighted_masks(const general_attention *a, const general_head
 ATT_INLINE void general_context_of(const general_attention *a, const general_head *g, uint8_t *out, const uint64_t *mask,
                                 const int32_t *step, const float *real, const unsigned masks, const bool trits) {
     const int32_t *base = (const int32_t *)(const void *)(a->scratch + a->areas.base);
+    const bool narrow = a->call->out[0].dtype == BVT_DTYPE_I16;
     int32_t ones[BVT_ATTENTION_PLANES] = {0}, minus = 0;
     for (unsigned t = 0; t < masks; t++) {
         for (uint32_t w = 0; w < a->key_words; w++) ones[t] += __builtin_popcountll(mask[t * a->key_words + w]);
@@ -308,7 +314,7 @@ ATT_INLINE void general_context_of(const general_attention *a, const general_hea
         } else {
             int32_t y = base[c] - minus;
             for (unsigned t = 0; t < masks; t++) y += step[t] * count[t];
-            memcpy(out + (size_t)c * 4, &y, 4);
+            bvt_put_dot(out, c, y, narrow);
         }
     }
 }
@@ -379,7 +385,7 @@ ATT_INLINE void general_row(const general_attention *a, const general_head *g, u
         real = real_steps;
         for (unsigned t = 0; t < a->planes; t++) real[t] = bvt_row_f32(real_view, t)[g->head];
     }
-    parts->context(a, g, (uint8_t *)bvt_row(&a->call->out[0], row) + (size_t)g->head * a->d * 4, mask, step, real, masks);
+    parts->context(a, g, general_out(a, g, row), mask, step, real, masks);
 }
 
 static inline general_attention general_start(const bvt_call *call) {

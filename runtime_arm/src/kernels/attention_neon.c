@@ -64,11 +64,13 @@ INLINE uint8x16_t pair_scores(workspace *w, const uint64_t *query, const uint64_
         q[i] = dup_word(query[i]);
         if (trits) s[i] = dup_word(some[i]);
     }
-    for (uint32_t j = 0; j < keys; j += 2) {
-        const uint8x16_t k = vreinterpretq_u8_u64(vld1q_u64(w->key + j));
+    const size_t end = 8 * ((size_t)keys + keys % 2); /* of a pair there are 16 bytes of codes, and as many distances */
+#pragma GCC unroll 2
+    for (size_t at = 0; at != end; at += 16) {
+        const uint8x16_t k = vld1q_u8((const uint8_t *)w->key + at);
         uint8x16_t x[QUERIES];
         if (trits) {
-            const uint8x16_t there = vreinterpretq_u8_u64(vld1q_u64(w->key_some + j));
+            const uint8x16_t there = vld1q_u8((const uint8_t *)w->key_some + at);
             for (unsigned i = 0; i < QUERIES; i++) {
                 const uint8x16_t both = vandq_u8(there, s[i]), differ = vcntq_u8(vandq_u8(veorq_u8(q[i], k), both));
                 x[i] = vsubq_u8(vaddq_u8(differ, differ), vcntq_u8(both));
@@ -78,9 +80,10 @@ INLINE uint8x16_t pair_scores(workspace *w, const uint64_t *query, const uint64_
         }
         uint8x16_t score = half_sums(x);
         if (trits) score = vaddq_u8(score, vdupq_n_u8((uint8_t)d));
-        vst1q_u8(w->score + 8 * (size_t)j, score);
+        vst1q_u8(w->score + at, score);
         least = vminq_u8(least, score);
     }
+    __asm__("" : "+w"(least)); /* else GCC copies it in every turn, for the next line */
     least = vpminq_u8(least, least);
     return vzip1q_u8(least, least);
 }
@@ -156,7 +159,8 @@ INLINE uint32_t table_count(const uint64_t *table, uint32_t n, double limit, boo
     uint64_t above = (uint64_t)limit; /* an integer is > limit if it is > this */
     if (inclusive && (double)above == limit) above--;
     const uint64_t *at = table;
-    for (uint32_t step = TABLE / 2; step; step /= 2) at += at[step - 1] > above ? step : 0;
+    if (n >= TABLE / 2) at += at[TABLE / 2 - 1] > above ? TABLE / 2 : 0;
+    for (uint32_t step = TABLE / 4; step; step /= 2) at += at[step - 1] > above ? step : 0;
     return bvt_min_u32((uint32_t)(at - table), n);
 }
 
@@ -349,6 +353,7 @@ INLINE void add_entries(uint8x16_t all[2], uint8x16_t high[2], const uint8_t *co
     const size_t entry = 16 * (size_t)vectors;
     for (unsigned i = 0; i < n; i++) {
         const uint8_t *even = sums + code[2 * QUERIES * i] * entry, *odd = sums + code[2 * QUERIES * i + 1] * entry;
+        __asm__("" : "+r"(even)); /* one sum, not an offset for the first load and a sum for the others */
         for (unsigned v = 0; v < vectors; v++) {
             const uint8x16_t x = vld1q_u8(even + 32 * i * entry + 16 * v), y = vld1q_u8(odd + (32 * i + 16) * entry + 16 * v);
             if (trits) {
@@ -362,22 +367,30 @@ INLINE void add_entries(uint8x16_t all[2], uint8x16_t high[2], const uint8_t *co
     }
 }
 
-/* Adds to the sums of 32 * vectors channels what the keys of a query's codes have, of `steps` steps. */
+/* Steps whose sums are bytes: 15 * 2 * 8 and 31 * 2 * 4. */
+INLINE uint32_t byte_steps(const bool trits) { return trits ? 15 : 31; }
+
+/* The sums of 32 * vectors channels, 16 each, of the keys of a query's codes, of so few steps. */
+INLINE void byte_sums(uint8x16_t *sum, const uint8_t *code, const uint8_t *sums, uint32_t n, const unsigned vectors, const bool trits) {
+    uint8x16_t all[2], high[2];
+    for (unsigned v = 0; v < vectors; v++) all[v] = high[v] = vdupq_n_u8(0);
+    for (; n > 1; n -= 2, code += 4 * QUERIES, sums += 64 * 16 * vectors) add_entries(all, high, code, sums, 2, vectors, trits);
+    if (n) add_entries(all, high, code, sums, 1, vectors, trits);
+    for (unsigned v = 0; v < vectors; v++) sum[2 * v] = vsubq_u8(all[v], vshlq_n_u8(high[v], 4)), sum[2 * v + 1] = high[v];
+}
+
+/* Adds to sums, once or twice, what the keys of a query's codes have, of `steps` steps. */
 INLINE void look_up(uint16x8_t *sum, const uint8_t *code, const uint8_t *sums, uint32_t steps, const unsigned vectors,
-                    const bool trits) {
-    const uint32_t most = trits ? 15 : 31; /* 15 * 2 * 8 and 31 * 2 * 4 are bytes */
-    while (steps) {
-        uint8x16_t all[2], high[2];
-        uint32_t n = bvt_min_u32(steps, most);
-        steps -= n;
-        for (unsigned v = 0; v < vectors; v++) all[v] = high[v] = vdupq_n_u8(0);
-        for (; n > 1; n -= 2, code += 4 * QUERIES, sums += 64 * 16 * vectors) add_entries(all, high, code, sums, 2, vectors, trits);
-        if (n) add_entries(all, high, code, sums, 1, vectors, trits), code += 2 * QUERIES, sums += 32 * 16 * vectors;
-        for (unsigned v = 0; v < vectors; v++) {
-            const uint8x16_t low = vsubq_u8(all[v], vshlq_n_u8(high[v], 4));
-            sum[4 * v] = vaddw_u8(sum[4 * v], vget_low_u8(low)), sum[4 * v + 1] = vaddw_high_u8(sum[4 * v + 1], low);
-            sum[4 * v + 2] = vaddw_u8(sum[4 * v + 2], vget_low_u8(high[v]));
-            sum[4 * v + 3] = vaddw_high_u8(sum[4 * v + 3], high[v]);
+                    const bool trits, const bool twice) {
+    for (uint32_t n; steps; steps -= n, code += (size_t)n * 2 * QUERIES, sums += (size_t)n * 32 * 16 * vectors) {
+        uint8x16_t part[4];
+        n = bvt_min_u32(steps, byte_steps(trits));
+        byte_sums(part, code, sums, n, vectors, trits);
+        for (unsigned k = 0; k < 2 * vectors; k++) {
+            for (unsigned times = 0; times < 1u + twice; times++) {
+                sum[2 * k] = vaddw_u8(sum[2 * k], vget_low_u8(part[k]));
+                sum[2 * k + 1] = vaddw_high_u8(sum[2 * k + 1], part[k]);
+            }
         }
     }
 }
@@ -390,26 +403,33 @@ INLINE void part_counts(workspace *w, uint32_t queries, uint32_t from, uint32_t 
             uint16_t *count = w->count[t * w->blocks * QUERIES + i];
             uint16x8_t sum[8];
             for (unsigned k = 0; k < 4 * vectors; k++) sum[k] = from ? vld1q_u16(count + 8 * k) : vdupq_n_u16(0);
-            look_up(sum, codes_of(w, t, i / QUERIES) + from * 2 * QUERIES + i % QUERIES * 2, w->sums, steps, vectors, trits);
+            look_up(sum, codes_of(w, t, i / QUERIES) + from * 2 * QUERIES + i % QUERIES * 2, w->sums, steps, vectors, trits, false);
             for (unsigned k = 0; k < 4 * vectors; k++) vst1q_u16(count + 8 * k, sum[k]);
         }
 }
 
-/* The results of queries with one plane, whose step is 1, and neither zero point nor base: count, or twice it, - ones. */
+/* The results in i16 of queries with one plane, whose step is 1, and neither zero point nor base: count, or twice it, - ones. */
 INLINE void plain_results(workspace *w, const general_attention *a, const general_head *g, uint32_t row, uint32_t queries,
                           const unsigned vectors, const bool trits) {
-    const bvt_view *view = &a->call->out[0];
-    uint8_t *out = (uint8_t *)bvt_row(view, row) + (size_t)g->head * a->d * 4;
-    for (uint32_t i = 0; i < queries; i++, out += view->stride) {
-        const int16x4_t ones = vdup_n_s16((int16_t)w->ones[i]);
-        uint16x8_t sum[8];
-        for (unsigned k = 0; k < 4 * vectors; k++) sum[k] = vdupq_n_u16(0);
-        look_up(sum, codes_of(w, 0, i / QUERIES) + i % QUERIES * 2, w->sums, w->steps, vectors, trits);
-        for (unsigned k = 0; k < 4 * vectors && 8 * k < a->d; k++) {
-            const int16x8_t n = vreinterpretq_s16_u16(trits ? sum[k] : vaddq_u16(sum[k], sum[k]));
-            vst1q_s32((int32_t *)(void *)(out + 32 * k), vsubl_s16(vget_low_s16(n), ones));
-            vst1q_s32((int32_t *)(void *)(out + 32 * k + 16), vsubl_high_s16(n, vcombine_s16(ones, ones)));
+    uint8_t *out = general_out(a, g, row);
+    const size_t stride = a->call->out[0].stride;
+    const uint32_t d = a->d, first = bvt_min_u32(w->steps, byte_steps(trits)), rest = w->steps - first;
+    for (uint32_t i = 0; i < queries; i++, out += stride) {
+        const uint8_t *code = codes_of(w, 0, i / QUERIES) + i % QUERIES * 2;
+        const uint16x8_t minus = vdupq_n_u16((uint16_t)-w->ones[i]);
+        uint8x16_t part[4];
+        uint16x8_t y[8];
+        byte_sums(part, code, w->sums, first, vectors, trits);
+        for (unsigned k = 0; k < 2 * vectors; k++) {
+            y[2 * k] = vaddw_u8(minus, vget_low_u8(part[k])), y[2 * k + 1] = vaddw_high_u8(minus, part[k]);
+            if (!trits) y[2 * k] = vaddw_u8(y[2 * k], vget_low_u8(part[k])), y[2 * k + 1] = vaddw_high_u8(y[2 * k + 1], part[k]);
         }
+        if (rest) look_up(y, code + first * 2 * QUERIES, w->sums + (size_t)first * 32 * 16 * vectors, rest, vectors, trits, !trits);
+        uint16_t *to = (uint16_t *)(void *)out;
+        if (d == 32 * vectors)
+            for (unsigned k = 0; k < 4 * vectors; k++) vst1q_u16(to + 8 * k, y[k]);
+        else
+            for (unsigned k = 0; k < 4 * vectors && 8 * k < d; k++) vst1q_u16(to + 8 * k, y[k]);
     }
 }
 
@@ -439,7 +459,28 @@ static const value_form value_forms[4] = {{bits_32_sums, bits_32_counts, bits_32
                                           {bits_64_sums, bits_64_counts, bits_64_results},
                                           {trits_64_sums, trits_64_counts, trits_64_results}};
 
-/* The results of a query from its counts. */
+/* The results in i16 of a query from its counts: modulo 2^16, which they are exact in. */
+static void finish_i16(const workspace *w, const general_head *g, int16_t *out, uint32_t i, uint32_t d, const int32_t *step,
+                       unsigned masks, bool trits) {
+    const uint32_t apart = w->blocks * QUERIES;
+    uint16_t ones[BVT_ATTENTION_PLANES], factor[BVT_ATTENTION_PLANES], minus = 0;
+    for (unsigned t = 0; t < masks; t++) {
+        ones[t] = w->ones[t * apart + i], factor[t] = (uint16_t)step[t];
+        minus = (uint16_t)(minus + (1u + (uint32_t)g->zv) * factor[t] * ones[t]);
+        if (!trits) factor[t] = (uint16_t)(2 * factor[t]);
+    }
+    for (uint32_t c = 0; c < d; c += 8) {
+        uint16x8_t y = vdupq_n_u16((uint16_t)-minus);
+        if (g->base) {
+            const uint32x4_t low = vld1q_u32((const uint32_t *)w->base + c), high = vld1q_u32((const uint32_t *)w->base + c + 4);
+            y = vaddq_u16(y, vuzp1q_u16(vreinterpretq_u16_u32(low), vreinterpretq_u16_u32(high)));
+        }
+        for (unsigned t = 0; t < masks; t++) y = vmlaq_n_u16(y, vld1q_u16(w->count[t * apart + i] + c), factor[t]);
+        vst1q_s16(out + c, vreinterpretq_s16_u16(y));
+    }
+}
+
+/* The results in i32 or f32 of a query from its counts. */
 static void finish(const workspace *w, const general_head *g, uint8_t *out, uint32_t i, uint32_t d, const int32_t *step,
                    const float *real, unsigned masks, bool trits) {
     const uint32_t apart = w->blocks * QUERIES;
@@ -501,7 +542,8 @@ static void contexts(workspace *w, const general_attention *a, const general_hea
         for (uint32_t block = 0; block * QUERIES < queries; block++)
             set_bits(w->ones + (t * w->blocks + block) * QUERIES, codes_of(w, t, block), w->steps);
     }
-    const bool plain = masks == 1 && step[0] == 1 && !g->zv && !g->base && !real_view->base && w->steps <= PART_STEPS;
+    const bool narrow = a->call->out[0].dtype == BVT_DTYPE_I16;
+    const bool plain = narrow && masks == 1 && step[0] == 1 && !g->zv && !g->base && w->steps <= PART_STEPS;
     for (uint32_t from = 0; from < w->steps; from += PART_STEPS) {
         const uint32_t steps = bvt_min_u32(w->steps - from, PART_STEPS);
         if (!made) form->sums(w, a, g, from, steps);
@@ -509,8 +551,9 @@ static void contexts(workspace *w, const general_attention *a, const general_hea
         else form->counts(w, queries, from, steps, masks);
     }
     for (uint32_t i = 0; i < queries && !plain; i++) {
-        uint8_t *out = (uint8_t *)bvt_row(&a->call->out[0], row + i) + (size_t)g->head * a->d * 4;
-        finish(w, g, out, i, a->d, step, real_view->base ? real : NULL, masks, trits);
+        uint8_t *out = general_out(a, g, row + i);
+        if (narrow) finish_i16(w, g, (int16_t *)(void *)out, i, a->d, step, masks, trits);
+        else finish(w, g, out, i, a->d, step, real_view->base ? real : NULL, masks, trits);
     }
 }
 

@@ -28,6 +28,7 @@ static inline void attention_rows_plain(const bvt_call *call, uint32_t row0, uin
     const double *limit = bvt_row(&call->in[4], 0);
     uint16_t *score = call->scratch;
     uint64_t *mask = (uint64_t *)(void *)((uint8_t *)call->scratch + bvt_attention_mask_at(m));
+    const bool narrow = call->out[0].dtype == BVT_DTYPE_I16;
     if (d % 8) {
         bvt_attention_ref(call, row0, row1);
         return;
@@ -54,7 +55,7 @@ static inline void attention_rows_plain(const bvt_call *call, uint32_t row0, uin
                 mask[w] = bits;
                 ones += __builtin_popcountll(bits);
             }
-            int32_t *out = (int32_t *)bvt_row(&call->out[0], i) + (size_t)h * d;
+            void *out = bvt_row(&call->out[0], i);
             for (uint32_t c = 0; c < d; c++) {
                 const uint8_t *column = v->base + (size_t)(h * d + c) * v->stride;
                 int32_t both = 0;
@@ -63,7 +64,7 @@ static inline void attention_rows_plain(const bvt_call *call, uint32_t row0, uin
                     memcpy(&bits, column + (size_t)w * 8, 8);
                     both += __builtin_popcountll(bits & mask[w]);
                 }
-                out[c] = 2 * both - ones;
+                bvt_put_dot(out, h * d + c, 2 * both - ones, narrow);
             }
         }
 }

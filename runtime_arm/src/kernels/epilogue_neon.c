@@ -105,12 +105,11 @@ INLINE void put_real16(float *to, vf16 v, const unsigned pool, const float32x4_t
     }
 }
 
-/* 16 channels from c on. mask[r]: the signs of row r, if there are any. dots: x is i16, else f32 or i32. Floats are written, though
+/* 16 channels from c on. mask[r]: the signs of row r, if there are any. dots: x is i16, else f32. Floats are written, though
  * it may be to where nobody reads them, which is cheaper than to ask in every row. */
 INLINE void rows_tile(uint8x16_t mask[8], const operands *o, const rows8 *t, uint32_t c, const unsigned set, const bool dots,
                       const bool sign, const unsigned pool) {
     const vf16 none = {vf_set(0), vf_set(0)}, threshold = sign ? load16(o->threshold[0] + c) : none;
-    const bool wide_dots = !dots && o->x_dtype == BVT_DTYPE_I32;
     vf16 p[BVT_EP_THRESHOLD0];
     for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++) p[i] = set >> i & 1 ? load16(o->param[i] + c) : none;
     const vf one = vf_set(1);
@@ -135,7 +134,6 @@ INLINE void rows_tile(uint8x16_t mask[8], const operands *o, const rows8 *t, uin
         float *out = t->out[r];
         vf16 v;
         if (dots) v = (vf16){vf_from_i16((const int16_t *)x + c, base), vf_from_i16((const int16_t *)x + c + 8, base)};
-        else if (wide_dots) v = (vf16){vf_load_i32((const int32_t *)x + c), vf_load_i32((const int32_t *)x + c + 8)};
         else v = load16((const float *)x + c);
         __asm__ volatile("" ::: "memory");
 #define PARAM(operand) \
@@ -340,7 +338,7 @@ static void epilogue_any(const operands *o, uint32_t row0, uint32_t row1, uint32
 }
 
 /* The forms that compiled models have much of, which have code of their own: the set, whether x is dots in i16, whether there is a sign.
- * A layer ends in a sign; a sum of branches goes into a norm; what attention makes comes in i32. */
+ * A layer ends in a sign; a sum of branches goes into a norm. */
 enum { POOL_4 = 1u << 28, POOL_8 = 1u << 29, DOTS = 1u << 30, SIGN = 1u << 31, FLAGS = POOL_4 | POOL_8 | DOTS | SIGN };
 #define FORMS(X)                                              \
     X(RES0)                                                   \
@@ -351,8 +349,6 @@ enum { POOL_4 = 1u << 28, POOL_8 = 1u << 29, DOTS = 1u << 30, SIGN = 1u << 31, F
     X(AFFINE)                                                 \
     X(AFFINE | SIGN)                                          \
     X(AFFINE | RES0)                                          \
-    X(SCALE | RES0 | RES1 | BENT | SIGN)                      \
-    X(SCALE | RES0 | RES1 | RES2 | BENT | POST)               \
     X(SCALE | DOTS)                                           \
     X(SCALE | RES0 | DOTS)                                    \
     X(SCALE | RES0 | SIGN | DOTS)                             \
@@ -365,99 +361,85 @@ enum { POOL_4 = 1u << 28, POOL_8 = 1u << 29, DOTS = 1u << 30, SIGN = 1u << 31, F
     X(SCALE | RES0 | BENT | SIGN | DOTS)                      \
     X(SCALE | RES0 | BENT | SIGN | DOTS | POOL_4)             \
     X(SCALE | RES0 | BENT | SIGN | DOTS | POOL_8)             \
+    X(SCALE | RES0 | RES1 | BENT | SIGN | DOTS)               \
+    X(SCALE | RES0 | RES1 | RES2 | BENT | POST | DOTS)        \
     X(SCALE | RES0 | BENT | POST_RES0 | DOTS)                 \
     X(SCALE | RES0 | BENT | SCALE2 | POST_RES0 | DOTS)        \
     X(SCALE | RES0 | BENT | SCALE2 | POST_RES0 | POST_RES1 | DOTS)
 
 /* ---- Signs of what is there: of bare dots, of floats that were written ------------------------------------------------------ */
 
-/* float(x) >= t is x >= ceil(t), since a dot is below 2^24, where every integer is a float. ceil(t) may be cut to the dots' type, whose
- * ends no dot reaches (BVT_MOST_COLUMNS); a NaN, which nothing reaches and nothing is below, becomes `nan`, one of the ends. */
+/* Of dots in i16, float(x) >= t is x >= ceil(t), which may be cut to i16, whose ends no dot reaches (BVT_MOST_I16); a NaN, which nothing
+ * reaches and nothing is below, becomes `nan`, one of the ends. */
 INLINE int32x4_t ceilings(const float *p, int32_t nan) {
     const float32x4_t t = vld1q_f32(p);
     return vbslq_s32(vceqq_f32(t, t), vcvtpq_s32_f32(t), vdupq_n_s32(nan));
 }
 
-/* What 8 channels' dots are compared with: as they are, or cut to i16. */
-typedef struct {
-    int32x4_t a, b;
-    int16x8_t cut;
-} limits;
-
-INLINE limits load_limits(const float *p, int32_t nan) {
-    limits l = {ceilings(p, nan), ceilings(p + 4, nan), vdupq_n_s16(0)};
-    l.cut = vqmovn_high_s32(vqmovn_s32(l.a), l.b);
-    return l;
+/* What 8 channels' dots are compared with. */
+INLINE int16x8_t load_limits(const float *p, int32_t nan) {
+    return vqmovn_high_s32(vqmovn_s32(ceilings(p, nan)), ceilings(p + 4, nan));
 }
-/* 16 channels: 255 or 0. Dots in i16, then in i32. */
-INLINE uint8x16_t reach_i16(const uint8_t *x, int16x8_t low, int16x8_t high) {
+/* 16 channels: 255 or 0. */
+INLINE uint8x16_t reach(const uint8_t *x, const int16x8_t l[2]) {
     const int16_t *p = (const int16_t *)(const void *)x;
-    return vuzp1q_u8(vreinterpretq_u8_u16(vcgeq_s16(vld1q_s16(p), low)), vreinterpretq_u8_u16(vcgeq_s16(vld1q_s16(p + 8), high)));
-}
-INLINE uint16x8_t reach_i32(const int32_t *p, const limits *l) {
-    return narrow(vcgeq_s32(vld1q_s32(p), l->a), vcgeq_s32(vld1q_s32(p + 4), l->b));
-}
-INLINE uint8x16_t reach(const uint8_t *x, const limits *l, const bool wide) {
-    const int32_t *p = (const int32_t *)(const void *)x;
-    if (!wide) return reach_i16(x, l[0].cut, l[1].cut);
-    return vuzp1q_u8(vreinterpretq_u8_u16(reach_i32(p, l)), vreinterpretq_u8_u16(reach_i32(p + 8, l + 1)));
+    return vuzp1q_u8(vreinterpretq_u8_u16(vcgeq_s16(vld1q_s16(p), l[0])), vreinterpretq_u8_u16(vcgeq_s16(vld1q_s16(p + 8), l[1])));
 }
 
 /* Up to 8 rows x 16 channels, where the last row stands in for those that are missing; trits: and of the plane after output i, which is
  * also set where the lower limit is not reached. */
 INLINE void dots_tile(const operands *o, unsigned i, uint32_t r0, unsigned rows, uint32_t c, unsigned n, const uint8_t *x, size_t stride,
-                      const limits *high, const limits *low, bool trits, const bool wide) {
+                      const int16x8_t *high, const int16x8_t *low, bool trits) {
     uint8x16_t m[8];
-#define X(r) m[r] = reach(x + bvt_min_u32(r, rows - 1) * stride, high, wide);
+#define X(r) m[r] = reach(x + bvt_min_u32(r, rows - 1) * stride, high);
     X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 #undef X
     put_masks(o, i, r0, rows, c, n, MASKS(m));
     if (!trits) return;
-#define X(r) m[r] = vornq_u8(m[r], reach(x + bvt_min_u32(r, rows - 1) * stride, low, wide));
+#define X(r) m[r] = vornq_u8(m[r], reach(x + bvt_min_u32(r, rows - 1) * stride, low));
     X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 #undef X
     put_masks(o, i + 1, r0, rows, c, n, MASKS(m));
 }
 
-static __attribute__((noinline)) void copy_rows(int32_t part[8][16], const uint8_t *x, size_t stride, unsigned rows, size_t bytes) {
+static __attribute__((noinline)) void copy_rows(int16_t part[8][16], const uint8_t *x, size_t stride, unsigned rows, size_t bytes) {
     memset(part, 0, 8 * sizeof *part);
     for (unsigned r = 0; r < rows; r++) memcpy(part[r], x + r * stride, bytes);
 }
 
-/* What 16 channels are compared with in whole blocks, by x's type: dots, or floats. */
+/* What 16 channels are compared with in whole blocks: dots, or floats. */
 typedef struct {
-    limits dots[2];
+    int16x8_t dots[2];
     vf16 real;
 } cuts;
 
-INLINE cuts load_cuts(const float *p, int32_t nan, const int dtype) {
-    cuts l = {{{vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s16(0)}, {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s16(0)}}, load16(p)};
-    if (dtype != BVT_DTYPE_F32) l.dots[0] = load_limits(p, nan), l.dots[1] = load_limits(p + 8, nan);
+INLINE cuts load_cuts(const float *p, int32_t nan, const bool dots) {
+    cuts l = {{vdupq_n_s16(0), vdupq_n_s16(0)}, load16(p)};
+    if (dots) l.dots[0] = load_limits(p, nan), l.dots[1] = load_limits(p + 8, nan);
     return l;
 }
-INLINE uint8x16_t reach_cuts(const uint8_t *x, const cuts *l, const int dtype) {
-    if (dtype == BVT_DTYPE_F32) return not_less16(load16((const float *)(const void *)x), l->real);
-    return reach(x, l->dots, dtype == BVT_DTYPE_I32);
+INLINE uint8x16_t reach_cuts(const uint8_t *x, const cuts *l, const bool dots) {
+    return dots ? reach(x, l->dots) : not_less16(load16((const float *)(const void *)x), l->real);
 }
 
 /* Output i of the whole blocks of 8 rows x 16 channels; trits: and the plane after it. Returns the first row that is left. */
-INLINE uint32_t blocks(const operands *o, unsigned i, uint32_t row0, uint32_t row1, const int dtype, const bool trits,
+INLINE uint32_t blocks(const operands *o, unsigned i, uint32_t row0, uint32_t row1, const bool dots, const bool trits,
                        const bool cols) {
-    const size_t stride = o->x->stride, apart = o->target[i].view->stride, element = dtype == BVT_DTYPE_I16 ? 2 : 4;
+    const size_t stride = o->x->stride, apart = o->target[i].view->stride, element = dots ? 2 : 4;
     const size_t step = cols ? 1 : 8 * apart, some = trits ? o->target[i + 1].plane - o->target[i].plane : 0;
     const uint32_t whole = o->cols & ~15u;
     for (uint32_t c = 0; c < whole; c += 16) {
-        const cuts high = load_cuts(o->threshold[i] + c, INT32_MAX, dtype);
-        const cuts low = trits ? load_cuts(o->below[i + 1] + c, INT32_MIN, dtype) : high;
+        const cuts high = load_cuts(o->threshold[i] + c, INT32_MAX, dots);
+        const cuts low = trits ? load_cuts(o->below[i + 1] + c, INT32_MIN, dots) : high;
         const uint8_t *x = bvt_row_bits(o->x, row0) + c * element;
         uint8_t *to = cols ? column_of(&o->target[i], row0, c) : line_of(&o->target[i], row0) + c / 8;
         for (uint32_t r0 = row0; r0 + 8 <= row1; r0 += 8, x += 8 * stride, to += step) {
             uint8x16_t m[8], some_of[8];
-#define X(r) m[r] = reach_cuts(x + (r) * stride, &high, dtype);
+#define X(r) m[r] = reach_cuts(x + (r) * stride, &high, dots);
             X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 #undef X
             if (trits) { /* here, where the rows are still in registers: to the compiler a store might change them */
-#define X(r) some_of[r] = vornq_u8(m[r], reach_cuts(x + (r) * stride, &low, dtype));
+#define X(r) some_of[r] = vornq_u8(m[r], reach_cuts(x + (r) * stride, &low, dots));
                 X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 #undef X
             }
@@ -471,37 +453,30 @@ INLINE uint32_t blocks(const operands *o, unsigned i, uint32_t row0, uint32_t ro
     return row1 - (row1 - row0) % 8;
 }
 
-INLINE uint32_t blocks_of(const operands *o, unsigned i, uint32_t row0, uint32_t row1, bool trits, const int dtype) {
-    const bool cols = o->target[i].view->by_cols;
-    if (trits && cols) return blocks(o, i, row0, row1, dtype, true, true);
-    if (trits) return blocks(o, i, row0, row1, dtype, true, false);
-    return cols ? blocks(o, i, row0, row1, dtype, false, true) : blocks(o, i, row0, row1, dtype, false, false);
-}
 static __attribute__((noinline)) uint32_t dots_blocks(const operands *o, unsigned i, uint32_t row0, uint32_t row1, bool trits) {
-    return o->x_dtype == BVT_DTYPE_I16 ? blocks_of(o, i, row0, row1, trits, BVT_DTYPE_I16)
-                                       : blocks_of(o, i, row0, row1, trits, BVT_DTYPE_I32);
+    const bool cols = o->target[i].view->by_cols;
+    if (trits && cols) return blocks(o, i, row0, row1, true, true, true);
+    if (trits) return blocks(o, i, row0, row1, true, true, false);
+    return cols ? blocks(o, i, row0, row1, true, false, true) : blocks(o, i, row0, row1, true, false, false);
 }
 
 /* Channels c .. c+n-1 of output i, whose thresholds are 16; trits (`below` is not NULL): and of the plane after it. */
 static __attribute__((noinline)) void dots_signs(const operands *o, unsigned i, uint32_t row0, uint32_t row1, uint32_t c, unsigned n,
                                                  const float *threshold, const float *below) {
     const bvt_view *view = o->x;
-    const bool wide = o->x_dtype == BVT_DTYPE_I32;
-    const size_t element = wide ? sizeof(int32_t) : sizeof(int16_t);
-    const limits high[2] = {load_limits(threshold, INT32_MAX), load_limits(threshold + 8, INT32_MAX)};
-    limits low[2] = {high[0], high[1]};
+    const int16x8_t high[2] = {load_limits(threshold, INT32_MAX), load_limits(threshold + 8, INT32_MAX)};
+    int16x8_t low[2] = {high[0], high[1]};
     if (below) low[0] = load_limits(below, INT32_MIN), low[1] = load_limits(below + 8, INT32_MIN);
     for (uint32_t r0 = row0; r0 < row1; r0 += 8) {
         const unsigned rows = bvt_min_u32(row1 - r0, 8);
-        const uint8_t *x = bvt_row_bits(view, r0) + c * element;
+        const uint8_t *x = bvt_row_bits(view, r0) + c * sizeof(int16_t);
         size_t stride = view->stride;
-        int32_t part[8][16];
+        int16_t part[8][16];
         if (n < 16) {
-            copy_rows(part, x, stride, rows, n * element);
+            copy_rows(part, x, stride, rows, n * sizeof(int16_t));
             x = (const uint8_t *)part, stride = sizeof part[0];
         }
-        if (wide) dots_tile(o, i, r0, rows, c, n, x, stride, high, low, below, true);
-        else dots_tile(o, i, r0, rows, c, n, x, stride, high, low, below, false);
+        dots_tile(o, i, r0, rows, c, n, x, stride, high, low, below);
     }
 }
 
@@ -528,19 +503,19 @@ static void epilogue_dots(const operands *o, uint32_t row0, uint32_t row1) {
 /* One sign of floats that are there. */
 static void epilogue_floats(const operands *o, uint32_t row0, uint32_t row1) {
     const uint32_t whole = o->cols & ~15u;
-    const uint32_t left = o->target[0].view->by_cols ? blocks(o, 0, row0, row1, BVT_DTYPE_F32, false, true)
-                                                     : blocks(o, 0, row0, row1, BVT_DTYPE_F32, false, false);
+    const uint32_t left = o->target[0].view->by_cols ? blocks(o, 0, row0, row1, false, false, true)
+                                                     : blocks(o, 0, row0, row1, false, false, false);
     if (left < row1) epilogue_any(o, left, row1, 0, 0);
     if (whole < o->cols) epilogue_any(o, row0, left, whole, 0);
 }
 
-/* At most one sign. */
+/* At most one sign. Dots in i32, which only very long sums have, take any form. */
 static __attribute__((noinline)) void epilogue_one(const operands *o, uint32_t row0, uint32_t row1, unsigned set) {
     if (!set && o->n_signs && !o->out && o->x_dtype == BVT_DTYPE_F32) {
         epilogue_floats(o, row0, row1);
         return;
     }
-    bool whole = true; /* no residual begins anew within 16 channels */
+    bool whole = o->x_dtype != BVT_DTYPE_I32; /* no residual begins anew within 16 channels */
     for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
         if (set >> (BVT_EP_RES0 + slot) & 1) whole = whole && (o->res_cols[slot] == o->cols || o->res_cols[slot] % 16 == 0);
     whole = whole && o->pool != 2;
@@ -590,7 +565,7 @@ void bvt_epilogue_neon(const bvt_call *call, uint32_t row0, uint32_t row1) {
             o.target[o.n_signs] = (sign_target){out, plane ? bvt_plane(out->by_cols ? out->rows : out->cols) : 0};
         }
     }
-    if (!set && o.x_dtype != BVT_DTYPE_F32 && !o.out) epilogue_dots(&o, row0, row1);
+    if (!set && o.x_dtype == BVT_DTYPE_I16 && !o.out) epilogue_dots(&o, row0, row1);
     else if (o.n_signs <= 1) epilogue_one(&o, row0, row1, set);
     else if (o.out && !trits && o.pool == 1) epilogue_several(&o, row0, row1, set);
     else epilogue_any(&o, row0, row1, 0, set);

@@ -157,7 +157,7 @@ VF_INLINE void run(rows8 *b, uint32_t row0, uint32_t row1, const unsigned set) {
 
 #if VF_LANES == 16
 /* Thresholds on bare dots of 16 bits, where all signs are rows: 32 channels at a time, which never become floats. float(x) >= t is
- * x >= ceil(t), cut to i16, whose ends no dot reaches (BVT_MOST_COLUMNS); a NaN, which nothing reaches and nothing is below, becomes
+ * x >= ceil(t), cut to i16, whose ends no dot reaches (BVT_MOST_I16); a NaN, which nothing reaches and nothing is below, becomes
  * `nan`, one of the ends. */
 VF_INLINE __m256i ceilings(const float *p, unsigned n, int32_t nan) {
     const __m512 t = vf_load_n(p, n);

@@ -25,7 +25,7 @@ INLINE void store(uint16_t *p, half8 v) { vst1q_u16(p, vreinterpretq_u16_f16(v))
 #define TILE 32u /* channels */
 
 /* What x holds. SMALL: dots up to BVT_EP_MOST_SMALL; 0x6600 + x are the bits of 1536 + x, and nothing has to be converted. */
-enum { SMALL_I16, REAL_F16, SMALL_I32, ANY_I16, ANY_I32, REAL_F32 };
+enum { SMALL_I16, REAL_F16, ANY_I16, ANY_I32, REAL_F32 };
 
 typedef struct {
     const bvt_call *call;
@@ -91,8 +91,6 @@ INLINE half8 load_x(const uint8_t *x, unsigned i, const unsigned kind) {
     switch (kind) {
     case SMALL_I16: return small_dots(vld1q_s16(p));
     case ANY_I16: return vcvtq_f16_s16(vld1q_s16(p));
-    case SMALL_I32:
-        return small_dots(vuzp1q_s16(vreinterpretq_s16_s32(vld1q_s32(wide)), vreinterpretq_s16_s32(vld1q_s32(wide + 4))));
     case ANY_I32: return vcvt_high_f16_f32(vcvt_f16_f32(vcvtq_f32_s32(vld1q_s32(wide))), vcvtq_f32_s32(vld1q_s32(wide + 4)));
     case REAL_F32: return vcvt_high_f16_f32(vcvt_f16_f32(vld1q_f32(real)), vld1q_f32(real + 4));
     default: return load((const uint16_t *)p);
@@ -149,7 +147,7 @@ INLINE void rows_tile(const operands *o, rows8 *t, uint32_t c, const void *x, si
         switch (kind) {
 #define X(one)                                   \
     case one: EACH(v, load_x(x, 8 * i, one)); break;
-            X(SMALL_I16) X(SMALL_I32) X(ANY_I16)
+            X(SMALL_I16) X(ANY_I16)
         default: v = load32(x);
 #undef X
         }
@@ -239,7 +237,7 @@ static __attribute__((noinline)) void copy_x(const operands *o, rows8 *t, uint32
     case kind:                                                                               \
         for (unsigned i = 0; i < TILE; i += 8) store(to + i, load_x(from, i, kind));         \
         break;
-            X(SMALL_I16) X(REAL_F16) X(SMALL_I32) X(ANY_I16) X(ANY_I32) X(REAL_F32)
+            X(SMALL_I16) X(REAL_F16) X(ANY_I16) X(ANY_I32) X(REAL_F32)
 #undef X
         }
     }
@@ -306,7 +304,7 @@ INLINE void next_tile(const operands *o, rows8 *t, unsigned set) {
 INLINE void common_rows(const operands *o, rows8 *t, bool whole_rows, const unsigned kind, const unsigned always,
                         const unsigned maybe, const bool sign, const bool store_out, const unsigned pool) {
     for (uint32_t c = 0; c < o->cols; c += TILE) {
-        rows_tile(o, t, c, t->x + c * (kind == SMALL_I32 ? 4 : 2), o->x->stride, kind,
+        rows_tile(o, t, c, t->x + c * 2, o->x->stride, kind,
                   store_out ? t->out + c / pool * 2 : NULL, store_out ? o->out->stride : 0, always, maybe, sign, store_out, pool);
         next_tile(o, t, always | maybe);
         if (sign) put_signs(o, t, c, TILE, whole_rows);
@@ -327,7 +325,7 @@ COMMON(layer, SMALL_I16, LAYER, 0, true, true)
 COMMON_POOLED(pooled_4, SMALL_I16, LAYER, 0, true, true, 4)
 COMMON_POOLED(pooled_8, SMALL_I16, LAYER, 0, true, true, 8)
 COMMON(branch, o->x_kind == SMALL_I16 ? SMALL_I16 : ANY_I16, BRANCH, MAYBE_BRANCH, false, true)
-COMMON(attention, SMALL_I32, LAYER | RES1, 0, true, true)
+COMMON(attention, SMALL_I16, LAYER | RES1, 0, true, true)
 COMMON(norm, REAL_F16, AFFINE, 0, true, true)
 COMMON(sign, REAL_F16, 0, 0, true, false)
 #undef COMMON
@@ -364,7 +362,7 @@ static void run(operands *o, uint32_t row0, uint32_t row1) {
     } else if (o->threshold && half_out) {
         if (o->set == LAYER && o->x_kind == SMALL_I16)
             rows = o->pool == 4 ? half_pooled_4_rows : o->pool == 8 ? half_pooled_8_rows : half_layer_rows;
-        if (o->set == (LAYER | RES1) && o->x_kind == SMALL_I32) rows = half_attention_rows;
+        if (o->set == (LAYER | RES1) && o->x_kind == SMALL_I16) rows = half_attention_rows;
         if (o->set == AFFINE && o->x_kind == REAL_F16) rows = half_norm_rows;
     } else if (half_out) {
         const bool dots = o->x_kind == SMALL_I16 || o->x_kind == ANY_I16;
@@ -402,7 +400,7 @@ void bvt_epilogue_half_fp16(const bvt_call *call, uint32_t row0, uint32_t row1) 
     operands o = {.call = call, .cols = x->cols, .x = x, .out = real, .x_bytes = 2, .pool = bvt_epilogue_pool(call)};
     switch (x->dtype) {
     case BVT_DTYPE_I16: o.x_kind = small ? SMALL_I16 : ANY_I16; break;
-    case BVT_DTYPE_I32: o.x_kind = small ? SMALL_I32 : ANY_I32, o.x_bytes = 4; break;
+    case BVT_DTYPE_I32: o.x_kind = ANY_I32, o.x_bytes = 4; break;
     case BVT_DTYPE_F16: o.x_kind = REAL_F16; break;
     default: o.x_kind = REAL_F32, o.x_bytes = 4;
     }

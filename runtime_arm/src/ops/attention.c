@@ -3,7 +3,7 @@
  *     in q [N x h*d], k [M x h*d], v [M x h*d] (layout COLS; ROWS where W > 1), each bits or trits, table u64[1 or h x T] (one for
  *        all heads, or one a head), limit f64[P x h], and where they are there ints i32[3+P x h] (zq, zv, base, steps),
  *        real_steps f32[P x h], bias f64[U x h], pattern i32[K*nq x nk], class i32[1 x W]
- *     out [N x h*d], f32 where real_steps is there, else i32
+ *     out [N x h*d], f32 where real_steps is there, else i16, or i32 if a result could be beyond +-BVT_MOST_I16
  *     attr[0] = h, [1] = W, [2] = P (0 is 1 in both), [3], [4]: bit t: plane t is relative to the maximum, inclusive
  *     for each window, head, query row i of the window and its keys j:
  *         S_j = q_i . k_j - zq*sum(k_j);  m_j = (max S - S_j) / u, u = 2 where q and k are bits, else 1;  w_j = table[m_j]
@@ -11,7 +11,7 @@
  *         with a bias: w_j = float64(table[m_j]) * bias[pattern[class[window]*nq + i][j]][h];
  *                      Z = fp64 sum, j ascending;  X = max w
  *         plane t: b_tj = w_j > limit[t][h] * float64(Z or X), or >=
- *         i32: out[i][c] = sum_j (base + sum_t step_t*b_tj) * (v_jc - zv)
+ *         integers: out[i][c] = sum_j (base + sum_t step_t*b_tj) * (v_jc - zv)
  *         f32: y = +0; for t ascending: y = fma(float32(sum_j b_tj*v_jc), real_steps[t][h], y)
  *     The plain form (nothing optional, P = 1, relative to the sum, bits) has a function of its own here, as it has kernels.
  */
@@ -29,27 +29,46 @@ static const void *constant_row(const bvt_check *c, const bvt_rec_value *v, uint
 
 static int64_t magnitude(int32_t x) { return x < 0 ? -(int64_t)x : x; }
 
-/* Checks `ints`; writes the largest |zq|. */
-static int check_ints(bvt_check *c, uint32_t heads, uint32_t planes, uint32_t keys, int64_t *zq) {
-    const bvt_rec_value *ints = bvt_in(c, BVT_ATTENTION_INTS);
-    const bool real = bvt_in(c, BVT_ATTENTION_REAL_STEPS) != NULL;
+/* |element h| of a row of `ints`, as they are where these are not there. */
+static int64_t int_of(const bvt_model *model, const bvt_rec_op *op, uint32_t row, uint32_t h) {
+    if (op->inputs[BVT_ATTENTION_INTS] == BVT_NONE) return row >= 3;
+    const bvt_rec_value *ints = &model->values[op->inputs[BVT_ATTENTION_INTS]];
+    const uint8_t *at = model->section[BVT_SECTION_CONSTANTS] + ints->offset + (uint64_t)row * ints->stride;
+    return magnitude(((const int32_t *)(const void *)at)[h]);
+}
+
+double bvt_attention_most(const bvt_model *model, const bvt_rec_op *op) {
+    const uint32_t keys = model->values[op->inputs[1]].rows / (op->attr[1] ? (uint32_t)op->attr[1] : 1);
+    double most = 0;
+    for (uint32_t h = 0; h < (uint32_t)op->attr[0]; h++) {
+        double levels = 0;
+        for (uint32_t i = 2; i < 3 + (op->attr[2] ? (uint32_t)op->attr[2] : 1); i++) levels += (double)int_of(model, op, i, h);
+        const double of_head = keys * levels * (1 + (double)int_of(model, op, 1, h));
+        most = of_head > most ? of_head : most;
+    }
+    return most;
+}
+
+/* Checks `ints` and the output; writes the largest |zq|. */
+static int check_ints(bvt_check *c, uint32_t heads, uint32_t planes, int64_t *zq) {
+    const bvt_rec_value *ints = bvt_in(c, BVT_ATTENTION_INTS), *q = bvt_in(c, 0);
+    int dtype = BVT_DTYPE_F32;
     *zq = 0;
     if (ints) BVT_TRY(bvt_check_value(c, ints, BVT_DTYPE_I32, BVT_LAYOUT_ROWS, 3 + (uint64_t)planes, heads, "ints"));
     for (uint32_t h = 0; h < heads; h++) {
-        int64_t at[3 + BVT_ATTENTION_PLANES] = {0}, levels = 0;
-        for (uint32_t i = 0; i < 3 + planes; i++)
-            at[i] = ints ? magnitude(((const int32_t *)constant_row(c, ints, i))[h]) : i >= 3;
-        if (at[0] > *zq) *zq = at[0];
-        if (real) {
-            BVT_TRY(bvt_expect(c, !at[1] && !at[2], "real levels have no base and no zero point of the values"));
-            continue;
-        }
-        for (uint32_t i = 2; i < 3 + planes; i++) levels += at[i];
-        /* a kernel's partial results are at most 3 times this */
-        BVT_TRY(bvt_expect(c, levels < 1 << 29 && at[1] < 1 << 29 && levels * (1 + at[1]) < ((int64_t)1 << 29) / keys,
-                           "its results could leave the range of i32"));
+        const int64_t zero = int_of(c->model, c->op, 0, h);
+        if (zero > *zq) *zq = zero;
     }
-    return BVT_OK;
+    if (bvt_in(c, BVT_ATTENTION_REAL_STEPS)) {
+        for (uint32_t h = 0; h < heads; h++)
+            BVT_TRY(bvt_expect(c, !int_of(c->model, c->op, 1, h) && !int_of(c->model, c->op, 2, h),
+                               "real levels have no base and no zero point of the values"));
+    } else {
+        const double most = bvt_attention_most(c->model, c->op);
+        BVT_TRY(bvt_expect(c, most <= BVT_MOST_DOT, "its results could be beyond 2^24, where not every integer is a float"));
+        dtype = most <= BVT_MOST_I16 ? BVT_DTYPE_I16 : BVT_DTYPE_I32;
+    }
+    return bvt_check_value(c, bvt_out(c, 0), dtype, BVT_LAYOUT_ROWS, q->rows, q->cols, "the output");
 }
 
 static int check_bias(bvt_check *c, uint32_t heads, uint32_t windows, uint32_t nq, uint32_t nk) {
@@ -100,13 +119,11 @@ int bvt_check_attention(bvt_check *c) {
     BVT_TRY(bvt_check_value(c, table, BVT_DTYPE_U64, BVT_LAYOUT_ROWS, table->rows == 1 ? 1 : heads, table->cols, "the table"));
     BVT_TRY(bvt_check_value(c, limit, BVT_DTYPE_F64, BVT_LAYOUT_ROWS, planes, heads, "limit"));
     if (real) BVT_TRY(bvt_check_value(c, real, BVT_DTYPE_F32, BVT_LAYOUT_ROWS, planes, heads, "the real steps"));
-    const int out = real ? BVT_DTYPE_F32 : BVT_DTYPE_I32;
-    BVT_TRY(bvt_check_value(c, bvt_out(c, 0), out, BVT_LAYOUT_ROWS, q->rows, q->cols, "the output"));
     for (unsigned i = BVT_ATTENTION_TABLE; i < BVT_ATTENTION_INPUTS; i++)
         BVT_TRY(bvt_expect(c, !bvt_in(c, i) || bvt_in(c, i)->storage == BVT_STORAGE_CONST,
                            i <= BVT_ATTENTION_LIMIT ? "table and limit must be constants" : "its parameters must be constants"));
     int64_t zq;
-    BVT_TRY(check_ints(c, heads, planes, nk, &zq));
+    BVT_TRY(check_ints(c, heads, planes, &zq));
     BVT_TRY(check_bias(c, heads, windows, nq, nk));
     const bool q_trits = q->dtype == BVT_DTYPE_TRITS, k_trits = k->dtype == BVT_DTYPE_TRITS, v_trits = v->dtype == BVT_DTYPE_TRITS;
     const int64_t reach = 2 * (int64_t)d * (1 + zq) / (q_trits || k_trits ? 1 : 2); /* the largest m */
@@ -147,9 +164,10 @@ void bvt_attention_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
     uint16_t *score = call->scratch;
     uint64_t *mask = (uint64_t *)(void *)((uint8_t *)call->scratch + bvt_attention_mask_at(m_end));
     const uint32_t words = (m_end + 63) / 64;
+    const bool narrow = call->out[0].dtype == BVT_DTYPE_I16;
     for (uint32_t i = row0; i < row1; i++) {
         const uint8_t *q = bvt_row_bits(&call->in[0], i);
-        int32_t *out = bvt_row(&call->out[0], i);
+        void *out = bvt_row(&call->out[0], i);
         for (uint32_t h = 0; h < heads; h++) {
             const uint64_t *table = bvt_attention_table(call, h);
             uint32_t least = d;
@@ -175,7 +193,7 @@ void bvt_attention_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
                     memcpy(&bits, column + (size_t)w * 8, 8);
                     both += __builtin_popcountll(bits & mask[w]);
                 }
-                out[c] = 2 * both - ones;
+                bvt_put_dot(out, c, 2 * both - ones, narrow);
             }
         }
     }

@@ -26,6 +26,12 @@ static inline bool bvt_attention_plain(const bvt_call *call) {
     return attr[1] <= 1 && attr[2] <= 1 && !attr[3] && !attr[4];
 }
 
+/* The largest |result| of integer levels that an op can give whose operands have the right types and sizes: exact up to 2^53. */
+double bvt_attention_most(const bvt_model *model, const bvt_rec_op *op);
+
+/* Bytes of an element of the output. */
+static inline size_t bvt_attention_out_bytes(const bvt_call *call) { return call->out[0].dtype == BVT_DTYPE_I16 ? 2 : 4; }
+
 /* The table of a head: there is one for all, or one a head. */
 static inline const uint64_t *bvt_attention_table(const bvt_call *call, uint32_t head) {
     const bvt_view *table = &call->in[BVT_ATTENTION_TABLE];

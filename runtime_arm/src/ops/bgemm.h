@@ -21,8 +21,8 @@ static inline uint32_t bvt_lut_part(uint32_t groups) {
     const uint32_t parts = 4 * bvt_lut_parts(groups);
     return (groups + parts - 1) / parts * 4;
 }
-/* What the layouts but LANES16 hold, and up to which dots are i16; then ceil(threshold) may be cut to i16 as well. */
-#define BVT_MOST_COLUMNS 32766u
+/* What the layouts but LANES16 hold: what has dots in i16. */
+#define BVT_MOST_COLUMNS ((uint32_t)BVT_MOST_I16)
 
 /* Bit `col` of channel `row` of a weight in any layout. */
 bool bvt_weight_bit(const bvt_view *weight, uint32_t row, uint32_t col);

@@ -50,20 +50,31 @@ static int check_residual(bvt_check *c, unsigned slot, const bvt_rec_value *x, i
     return bvt_check_value(c, v, real, BVT_LAYOUT_ROWS, v->rows, v->cols, "a residual");
 }
 
-/* attr[BVT_EP_SMALL]: x are dots of so few columns, or sums of so few values. */
+/* attr[BVT_EP_SMALL]: no dot of x is larger. */
 static int check_small(bvt_check *c) {
     const int32_t claim = c->op->attr[BVT_EP_SMALL];
     if (claim == 0) return BVT_OK;
     const uint32_t by = c->producer ? c->producer[c->op->inputs[BVT_EP_X]] : BVT_NONE;
-    uint64_t most = UINT64_MAX;
-    if (by != BVT_NONE) {
-        const bvt_rec_op *op = &c->model->ops[by];
-        const bvt_rec_value *values = c->model->values;
-        if (op->opcode == BVT_OP_BGEMM) most = values[op->inputs[1]].cols;
-        if (op->opcode == BVT_OP_ATTENTION && op->inputs[BVT_ATTENTION_INTS] == BVT_NONE)
-            most = values[op->inputs[1]].rows * (uint64_t)(op->attr[2] ? op->attr[2] : 1);
-    }
+    const bvt_rec_op *op = by == BVT_NONE ? NULL : &c->model->ops[by];
+    double most = BVT_MOST_DOT;
+    if (op && op->opcode == BVT_OP_BGEMM) most = c->model->values[op->inputs[1]].cols;
+    if (op && op->opcode == BVT_OP_ATTENTION) most = bvt_attention_most(c->model, op);
     return bvt_expect(c, claim == 1 && most <= BVT_EP_MOST_SMALL, "its dots are not as small as it says");
+}
+
+/* Dots that are constants: what bgemm and attention give is in these bounds. */
+static int check_dots(bvt_check *c, const bvt_rec_value *x) {
+    if (x->storage != BVT_STORAGE_CONST || x->dtype == BVT_DTYPE_F32 || x->dtype == BVT_DTYPE_F16) return BVT_OK;
+    const uint8_t *row = c->model->section[BVT_SECTION_CONSTANTS] + x->offset;
+    const bool narrow = x->dtype == BVT_DTYPE_I16;
+    const int32_t most = narrow ? BVT_MOST_I16 : BVT_MOST_DOT;
+    bool inside = true;
+    for (uint32_t r = 0; r < x->rows; r++, row += x->stride)
+        for (uint32_t i = 0; i < x->cols; i++) {
+            const int32_t dot = narrow ? ((const int16_t *)(const void *)row)[i] : ((const int32_t *)(const void *)row)[i];
+            inside = inside && -most <= dot && dot <= most;
+        }
+    return bvt_expect(c, inside, "a dot is larger than its thresholds are exact for");
 }
 
 int bvt_check_epilogue(bvt_check *c) {
@@ -109,6 +120,7 @@ int bvt_check_epilogue(bvt_check *c) {
         int layout = bits->layout == BVT_LAYOUT_COLS ? BVT_LAYOUT_COLS : BVT_LAYOUT_ROWS;
         BVT_TRY(bvt_check_value(c, bits, dtype, layout, x->rows, x->cols, "a bits output"));
     }
+    BVT_TRY(check_dots(c, x));
     return bvt_expect(c, any, "it has no output");
 }
 
