@@ -61,7 +61,7 @@ def test_report(built: tuple[CompileReport, Path]) -> None:
     d = json.loads(json.dumps(built[0].as_dict()))
     assert d["layers"] == {"binary": 7, "mixed": 0, "float": 2} and d["ops"]["attention"] == 1 and d["ops"]["stencil"] == 1
     assert d["bytes"] == (built[1] / "m.bvt").stat().st_size and d["declined"] == [] and d["zeros_in_weights"] == 0
-    assert [p["name"] for p in d["passes"]][-1] == "thresholds" and d["source"]["kind"] == "module" and d["board"] == "rpi4"
+    assert [p["name"] for p in d["passes"]][-2:] == ["thresholds", "pools"] and d["source"]["kind"] == "module" and d["board"] == "rpi4"
     assert len(d["warnings"]) == 2, "no preprocessing, no class names"
 
 
@@ -84,6 +84,7 @@ def test_dumped_graphs_parse_back(built: tuple[CompileReport, Path]) -> None:
         "07_epilogues",
         "08_offsets",
         "09_thresholds",
+        "10_pools",
     ]
     x, results = golden_inputs((1, 16, 16), 1)[0], []
     for file in files:

@@ -295,19 +295,24 @@ def naive_epilogue(attrs: dict[str, Any], inputs: list[Array]) -> list[Array]:
                         y = y + at[name][row, ch % at[name].shape[1]]
                 return y
 
-            def affine(y: Any, scale: str, shift: str, ch: int = ch) -> Any:
+            def affine(y: Any, scale: str, shift: str, names: tuple[str, ...], ch: int = ch, residual: Any = residual) -> Any:
+                if scale in at and shift not in at and names[0] in at:
+                    return residual(fma(y, at[scale][0, ch], residual(F(0), names[:1]))[()], names[1:])
                 if scale in at and shift in at:
-                    return fma(y, at[scale][0, ch], at[shift][0, ch])[()]
-                if scale in at:
-                    return y * at[scale][0, ch]
-                return y + at[shift][0, ch] if shift in at else y
+                    return residual(fma(y, at[scale][0, ch], at[shift][0, ch])[()], names)
+                y = y * at[scale][0, ch] if scale in at else y
+                return residual(y + at[shift][0, ch] if shift in at else y, names)
 
-            y = residual(affine(y, "scale", "shift"), RESIDUALS[:3])
-            if "slope" in at and not y > 0:
-                y = fma(y, at["slope"][0, ch] - F(1), y)[()]
+            y = affine(y, "scale", "shift", RESIDUALS[:3])
+            if "slope" in at:
+                knee = at["knee"][0, ch] if "knee" in at else F(0)
+                y = fma(knee if y > knee else y, at["slope"][0, ch] - F(1), y)[()]
             y = y + at["post"][0, ch] if "post" in at else y
-            v[r, ch] = residual(affine(y, "scale2", "shift2"), RESIDUALS[3:])
-    out = [v] if "f32" in attrs["results"] else []
+            v[r, ch] = affine(y, "scale2", "shift2", RESIDUALS[3:])
+    mean, pool = v, attrs.get("pool", 1)
+    for _ in range(pool.bit_length() - 1):
+        mean = mean[:, ::2] + mean[:, 1::2]
+    out = [mean * F(1 / pool)] if "f32" in attrs["results"] else []
     kinds = [r for r in attrs["results"] if r != "f32"]
     for kind, t in zip(kinds, [at[t] for t in THRESHOLDS if t in at], strict=True):
         code = (v >= t[1]) * 1 - (v < t[0]) * 1 if kind == "trits" else np.where(v >= t, 1, -1)
@@ -315,10 +320,11 @@ def naive_epilogue(attrs: dict[str, Any], inputs: list[Array]) -> list[Array]:
     return out
 
 
-@given(st.sets(st.sampled_from(ROLES[1:])), st.booleans(), st.booleans(), st.integers(0, 999))
-def test_epilogue(chosen: set[str], integers: bool, real: bool, seed: int) -> None:
+@given(st.sets(st.sampled_from(ROLES[1:])), st.booleans(), st.booleans(), st.sampled_from([1, 1, 2, 4, 8]), st.integers(0, 999))
+def test_epilogue(chosen: set[str], integers: bool, real: bool, pool: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    h, w, c = 4, 6, 6
+    h, w, c = 4, 6, 8
+    chosen = chosen if "slope" in chosen else chosen - {"knee"}
     by_table = "rows" in chosen and any(r in RESIDUALS for r in chosen)
     roles = tuple(r for r in ROLES if r == "x" or (r in chosen and (r != "rows" or by_table)))
     kinds = tuple(str(rng.choice(["bits", "trits"])) for r in roles if r in THRESHOLDS)
@@ -329,7 +335,7 @@ def test_epilogue(chosen: set[str], integers: bool, real: bool, seed: int) -> No
         if role in RESIDUALS:
             factors.append(0 if by_table and 0 not in factors else int(rng.choice([1, 2])))
             count = h * w // factors[-1] ** 2 if factors[-1] else 5
-            inputs.append(rng.standard_normal((count, int(rng.choice([1, 2, 3, 6])))).astype(F))
+            inputs.append(rng.standard_normal((count, int(rng.choice([1, 2, 4, 8])))).astype(F))
         elif role == "rows":
             inputs.append(rng.integers(0, 5, (1, h * w)).astype(np.int32))
         elif role in THRESHOLDS and kinds[[r for r in roles if r in THRESHOLDS].index(role)] == "trits":
@@ -344,6 +350,7 @@ def test_epilogue(chosen: set[str], integers: bool, real: bool, seed: int) -> No
         "width": w,
         "results": ("f32",) * real + kinds,
         "packed": (1, 0, 1, 0)[:n_bits],
+        **({"pool": pool} if real and pool > 1 else {}),
     }
     types = REGISTRY["epilogue"].infer([i32(*a.shape) if a.dtype == np.int32 else f32(*a.shape) for a in inputs], attrs)
     got = run("epilogue", attrs, *inputs)
@@ -436,6 +443,9 @@ L = Type("f64", (1, 2))
         ("epilogue", [f32(8, 3), f32(1, 3)], {**EPI, "roles": ("x", "res0"), "factors": (2,), "width": 2}, "does not give 8 rows"),
         ("epilogue", [f32(8, 3)], {**EPI, "results": ("bits",), "packed": (1,)}, "a threshold for each"),
         ("epilogue", [f32(8, 3)], {**EPI, "results": ()}, "results"),
+        ("epilogue", [f32(8, 3), f32(1, 3)], {**EPI, "roles": ("x", "knee")}, "belongs to a slope"),
+        ("epilogue", [f32(8, 6)], {**EPI, "pool": 3}, "pool 3 of 6 channels"),
+        ("epilogue", [f32(8, 6)], {**EPI, "pool": 4}, "pool 4 of 6 channels"),
         ("attention", [*[bits(4, 16, packed=1)] * 3, U, L], {"heads": 2}, "packed along tokens"),
         ("attention", [bits(4, 16, packed=1), bits(4, 16, packed=1), bits(5, 16, packed=0), U, L], {"heads": 2}, "attention of"),
         ("attention", [bits(4, 16, packed=1), bits(4, 16, packed=1), bits(4, 16, packed=0), U, L], {"heads": 3}, "attention of"),
