@@ -33,7 +33,7 @@ INLINE uint16x8_t less(vf v, vf threshold) { return narrow(vcltq_f32(v.a, thresh
 
 #define HAS(operand) (set >> (operand)&1)
 
-/* ---- The common form: at most one sign, whole tiles, in which no residual begins anew ----------------------------------------- */
+/* ---- The common form: few signs, whole tiles, in which no residual begins anew ----------------------------------------- */
 
 /* 8 rows. */
 typedef struct {
@@ -105,19 +105,23 @@ INLINE void put_real16(float *to, vf16 v, const unsigned pool, const float32x4_t
     }
 }
 
-/* 16 channels from c on. mask[r]: the signs of row r, if there are any. dots: x is i16, else f32. Floats are written, though
+enum { MOST_AT_ONCE = 3 }; /* signs */
+
+/* 16 channels from c on. mask[i][r]: sign i of row r, of so many. dots: x is i16, else f32. Floats are written, though
  * it may be to where nobody reads them, which is cheaper than to ask in every row. */
-INLINE void rows_tile(uint8x16_t mask[8], const operands *o, const rows8 *t, uint32_t c, const unsigned set, const bool dots,
-                      const bool sign, const unsigned pool) {
-    const vf16 none = {vf_set(0), vf_set(0)}, threshold = sign ? load16(o->threshold[0] + c) : none;
-    vf16 p[BVT_EP_THRESHOLD0];
+INLINE void rows_tile(uint8x16_t mask[MOST_AT_ONCE][8], const operands *o, const rows8 *t, uint32_t c, const unsigned set,
+                      const bool dots, const unsigned signs, const unsigned pool) {
+    const vf16 none = {vf_set(0), vf_set(0)};
+    vf16 p[BVT_EP_THRESHOLD0], threshold[MOST_AT_ONCE];
+#pragma GCC unroll 3
+    for (unsigned i = 0; i < MOST_AT_ONCE; i++) threshold[i] = i < signs ? load16(o->threshold[i] + c) : none;
     for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++) p[i] = set >> i & 1 ? load16(o->param[i] + c) : none;
     const vf one = vf_set(1);
     if (HAS(BVT_EP_SLOPE)) p[BVT_EP_SLOPE] = (vf16){vf_sub(p[BVT_EP_SLOPE].low, one), vf_sub(p[BVT_EP_SLOPE].high, one)};
     /* A multiply-add overwrites its addend, so that is read anew for every row where the vector pipes are the busy ones: a load is
      * cheaper than a move there. The empty asm keeps GCC from keeping it, and the conversion's constant from being loaded for every
      * row. */
-    const bool again = sign || HAS(BVT_EP_SLOPE);
+    const bool again = signs || HAS(BVT_EP_SLOPE);
     const float *shift = HAS(BVT_EP_SHIFT) ? o->param[BVT_EP_SHIFT] + c : NULL;
     const float *shift2 = HAS(BVT_EP_SHIFT2) ? o->param[BVT_EP_SHIFT2] + c : NULL;
     float32x4_t base = vdupq_n_f32(VF_I16_BASE);
@@ -151,29 +155,35 @@ INLINE void rows_tile(uint8x16_t mask[8], const operands *o, const rows8 *t, uin
 #undef ADD
 #undef PRELU
         put_real16(out + to, v, pool, reciprocal);
-        if (sign) mask[r] = not_less16(v, threshold);
+#pragma GCC unroll 3
+        for (unsigned i = 0; i < signs; i++) mask[i][r] = not_less16(v, threshold[i]);
     }
 }
 
 static __attribute__((noinline)) void epilogue_any(const operands *o, uint32_t row0, uint32_t row1, uint32_t first_col, unsigned set);
 
-INLINE void run(const operands *o, uint32_t row0, uint32_t row1, const unsigned set, const bool dots, const bool sign,
+INLINE void run(const operands *o, uint32_t row0, uint32_t row1, const unsigned set, const bool dots, const unsigned signs,
                 const unsigned pool) {
     const uint32_t whole = o->cols & ~15u;
-    uint8x16_t mask[8];
-    for (unsigned r = 0; r < 8; r++) mask[r] = vdupq_n_u8(0);
+    uint8x16_t mask[MOST_AT_ONCE][8];
+    for (unsigned i = 0; i < signs; i++)
+        for (unsigned r = 0; r < 8; r++) mask[i][r] = vdupq_n_u8(0);
     for (uint32_t r0 = row0; r0 < row1; r0 += 8) {
         rows8 t;
         find_rows(&t, o, r0, row1, set);
         memset(t.at, 0, sizeof t.at);
-        const bool whole_rows = sign && t.rows == 8 && !o->target[0].view->by_cols;
-        uint8_t *line = whole_rows ? line_of(&o->target[0], r0) : NULL;
+        uint8_t *line[MOST_AT_ONCE]; /* of 8 rows, where these are lines */
+#pragma GCC unroll 3
+        for (unsigned i = 0; i < signs; i++)
+            line[i] = t.rows == 8 && !o->target[i].view->by_cols ? line_of(&o->target[i], r0) : NULL;
         for (uint32_t c = 0; c < whole; c += 16) {
-            rows_tile(mask, o, &t, c, set, dots, sign, pool);
+            rows_tile(mask, o, &t, c, set, dots, signs, pool);
             for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
                 if (set >> (BVT_EP_RES0 + slot) & 1) t.at[slot] = t.at[slot] + 16 == o->res_cols[slot] ? 0 : t.at[slot] + 16;
-            if (whole_rows) put_words(line + c / 8, o->target[0].view->stride, words_of(mask));
-            else if (sign) put_masks(o, 0, r0, t.rows, c, 16, MASKS(mask));
+#pragma GCC unroll 3
+            for (unsigned i = 0; i < signs; i++)
+                if (line[i]) put_words(line[i] + c / 8, o->target[i].view->stride, words_of(mask[i]));
+                else put_masks(o, i, r0, t.rows, c, 16, MASKS(mask[i]));
         }
     }
     if (whole < o->cols) epilogue_any(o, row0, row1, whole, set);
@@ -524,7 +534,7 @@ static __attribute__((noinline)) void epilogue_one(const operands *o, uint32_t r
     switch (whole ? set | flags : 0u) {
 #define X(form)                                                                                                   \
     case (unsigned)(form):                                                                                        \
-        run(o, row0, row1, (unsigned)(form) & ~(unsigned)FLAGS, ((form) & DOTS) != 0, ((form) & SIGN) != 0,       \
+        run(o, row0, row1, (unsigned)(form) & ~(unsigned)FLAGS, ((form) & DOTS) != 0, (form) & SIGN ? 1 : 0,      \
             (form) & POOL_4 ? 4 : (form) & POOL_8 ? 8 : 1);                                                       \
         break;
         FORMS(X)
@@ -533,8 +543,13 @@ static __attribute__((noinline)) void epilogue_one(const operands *o, uint32_t r
     }
 }
 
-/* Several signs: all but the first are thresholds on the floats that were just written. */
+/* Several signs: three of what an affine step makes, as the products of q, k and v want them, or the first, and then thresholds on the
+ * floats that were just written. */
 static void epilogue_several(const operands *o, uint32_t row0, uint32_t row1, unsigned set) {
+    if (set == AFFINE && o->n_signs == 3 && o->x_dtype == BVT_DTYPE_F32) {
+        run(o, row0, row1, AFFINE, false, 3, 1);
+        return;
+    }
     operands one = *o;
     one.n_signs = 1;
     epilogue_one(&one, row0, row1, set);
