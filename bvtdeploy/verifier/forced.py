@@ -408,6 +408,8 @@ def force(graph: Graph, source: Source, image: Array, result: Forced) -> None:
                     terms[value] = _magnitudes(op, inputs, sizes, ours)
                 continue
             size = np.maximum(np.abs(theirs), _magnitudes(op, inputs, sizes, theirs)) if value.type.elem == "f32" else None
+            if size is not None and value.name in source.report.offsets:  # the source's number is the sum of both
+                size = size + np.abs(source.report.offsets[value.name])
             _compare(op, value, size, ours, theirs, known, row, result)
             told = theirs if value.type.elem == "f32" else np.rint(theirs)
             at[value] = np.where(np.isnan(theirs), ours, told).astype(DTYPES[value.type.elem])
@@ -464,6 +466,9 @@ def _magnitudes(op: Op, inputs: list[Array], sizes: list[Array], result: Array) 
         return np.asarray(np.abs(gamma) * np.maximum(sizes[0], np.abs(x - centred)) / deviation + np.abs(beta))
     if op.kind == "activation":
         return sizes[0].astype(np.float64)
+    if op.kind == "epilogue" and "slope" in op.attrs["roles"]:  # what is multiplied and added is slope - 1
+        slope = op.attrs["roles"].index("slope")
+        sizes = [1 + np.abs(inputs[i] - 1) if i == slope else size for i, size in enumerate(sizes)]
     narrow = [a.astype(DTYPES[v.type.elem]) for v, a in zip(op.inputs, sizes, strict=True)]
     with np.errstate(all="ignore"):
         return np.asarray(REGISTRY[op.kind].reference(op.attrs, narrow)[0], np.float64)

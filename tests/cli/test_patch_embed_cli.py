@@ -29,7 +29,7 @@ def test_every_family_has_a_patch_embedding(name: str) -> None:
     compiled = compile_graph(import_model(zoo.create(name)), patch_embed="int8", side="int8")
     counts = compiled.graph.count()
     assert counts["dense_i8"] == 1 and compiled.report.fused["patch embedding -> int8"] == 1
-    assert [t.name for t in compiled.timings][-2:] == ["patch_embed", "side"]
+    assert [t.name for t in compiled.timings][-3:] == ["patch_embed", "side", "pools"]
 
 
 @pytest.mark.parametrize(("name", "side"), [("binaryvit_le_nano", "fp32"), ("bi_vit_li_swin_nano", "int8")])

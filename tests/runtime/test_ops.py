@@ -16,7 +16,7 @@ import pytest
 
 from bvtdeploy.ops import REGISTRY
 from bvtdeploy.ops.dense_i8 import scratch_bytes
-from bvtdeploy.ops.epilogue import PARAMETERS, RESIDUALS, ROLES, THRESHOLDS
+from bvtdeploy.ops.epilogue import PARAMETERS, POOLS, RESIDUALS, ROLES, THRESHOLDS
 
 from .bvtfile import File, align, logical_bytes
 from .conftest import Runner
@@ -318,6 +318,7 @@ def epilogue(f: File, want: Expected, rng: Rng) -> None:
     c = int(rng.integers(1, 100)) if rng.random() < 0.7 else int(rng.choice([64, 128, 192]))
     density = rng.random()
     present = [r for r in ROLES[1:] if r != "rows" and rng.random() < density]
+    present = [r for r in present if r != "knee" or "slope" in present]
     has_f32 = bool(rng.random() < 0.5) or not any(r in THRESHOLDS for r in present)
     special = float(rng.choice([0.0, 0.02, 0.3]))
     at: dict[str, np.ndarray] = {}
@@ -354,10 +355,13 @@ def epilogue(f: File, want: Expected, rng: Rng) -> None:
         "width": width,
         "packed": packed,
     }
+    pool = int(rng.choice([g for g in (1, 1, 1, *POOLS) if c % g == 0])) if has_f32 else 1
+    if pool > 1:
+        attrs["pool"] = pool
     outputs = [(0, "F32", "ROWS")] if has_f32 else []
     for r, kind, p in zip(thresholds, kinds, packed, strict=True):
         outputs.append((1 + THRESHOLDS.index(r), kind, "ROWS" if p else "COLS"))
-    attr = [width, *(factors.get(r, 1) for r in RESIDUALS)]
+    attr = [width, *(factors.get(r, 1) for r in RESIDUALS), 0, pool if pool > 1 else 0]
     add(f, want, "epilogue", attrs, {ROLES.index(r): (x, "ROWS") for r, x in at.items()}, list(at.values()), outputs, attr, rng)
 
 
