@@ -315,7 +315,7 @@ INLINE void common_rows(const operands *o, rows8 *t, bool whole_rows, const unsi
         common_rows(o, t, whole_rows, kind, always, maybe, sign, store_out, pool);                    \
     }
 #define COMMON(name, kind, always, maybe, sign, store_out) COMMON_POOLED(name, kind, always, maybe, sign, store_out, 1)
-/* A binary layer with its shortcut; one with a sum of branches behind it. */
+/* A binary layer with its shortcut; one with a sum of branches behind it; and (product) one without a PReLU. */
 enum {
     LAYER = SCALE | RES0 | BENT,
     BRANCH = LAYER | SCALE2 | POST_RES0,
@@ -325,6 +325,7 @@ COMMON(layer, SMALL_I16, LAYER, 0, true, true)
 COMMON_POOLED(pooled_4, SMALL_I16, LAYER, 0, true, true, 4)
 COMMON_POOLED(pooled_8, SMALL_I16, LAYER, 0, true, true, 8)
 COMMON(branch, o->x_kind == SMALL_I16 ? SMALL_I16 : ANY_I16, BRANCH, MAYBE_BRANCH, false, true)
+COMMON(product, o->x_kind == SMALL_I16 ? SMALL_I16 : ANY_I16, SCALE, RES0, false, true)
 COMMON(attention, SMALL_I16, LAYER | RES1, 0, true, true)
 COMMON(norm, REAL_F16, AFFINE, 0, true, true)
 COMMON(sign, REAL_F16, 0, 0, true, false)
@@ -367,6 +368,7 @@ static void run(operands *o, uint32_t row0, uint32_t row1) {
     } else if (half_out) {
         const bool dots = o->x_kind == SMALL_I16 || o->x_kind == ANY_I16;
         if ((o->set & ~(unsigned)MAYBE_BRANCH) == BRANCH && dots) rows = half_branch_rows;
+        if ((o->set & ~(unsigned)RES0) == SCALE && dots) rows = half_product_rows;
     } else if (o->threshold && !o->out && !o->set && o->x_kind == REAL_F16) {
         rows = half_sign_rows;
     }
