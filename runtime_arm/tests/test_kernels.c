@@ -534,9 +534,9 @@ static void case_channel_pool(test_case *t, uint32_t size) {
 
 /* size 2: a form that models have, in whole vectors, with at most one output of bits: these have code of their own. */
 static void case_epilogue(test_case *t, uint32_t size) {
-#define X(set) (uint32_t)(set),
+#define X(form) set_of((uint32_t)(form)),
     const uint32_t all = (1u << BVT_EP_THRESHOLD0) - 2, layer = SCALE | RES0 | BENT, branch = layer | SCALE2 | POST_RES0;
-    const uint32_t common[] = {COMMON_SETS(X) branch | AFFINE2, AFFINE | RES0 | SLOPE | POST, all, layer | RES1 | POST};
+    const uint32_t common[] = {COMMON_FORMS(X) branch | AFFINE2, AFFINE | RES0 | SLOPE | POST, all, layer | RES1 | POST};
 #undef X
     const struct {
         uint32_t set;

@@ -87,22 +87,15 @@ INLINE vf16 prelu16(vf16 v, vf16 less, vf16 knee) {
     return (vf16){vf_prelu(v.low, less.low, knee.low), vf_prelu(v.high, less.high, knee.high)};
 }
 
-INLINE float32x4_t add_pairs(float32x4_t x, float32x4_t y) { return vpaddq_f32(x, y); }
-/* Writes 16 channels, or the means of every `pool` of them. */
+/* Writes 16 channels, or the means of every 4 or 8 of them. */
 INLINE void put_real16(float *to, vf16 v, const unsigned pool, const float32x4_t reciprocal) {
     if (pool == 1) {
         vf_store(to, v.low), vf_store(to + 8, v.high);
         return;
     }
-    const float32x4_t low = add_pairs(v.low.a, v.low.b), high = add_pairs(v.high.a, v.high.b);
-    if (pool == 2) {
-        vst1q_f32(to, vmulq_f32(low, reciprocal)), vst1q_f32(to + 4, vmulq_f32(high, reciprocal));
-    } else if (pool == 4) {
-        vst1q_f32(to, vmulq_f32(add_pairs(low, high), reciprocal));
-    } else {
-        const float32x4_t fours = add_pairs(low, high);
-        vst1_f32(to, vmul_f32(vpadd_f32(vget_low_f32(fours), vget_high_f32(fours)), vget_low_f32(reciprocal)));
-    }
+    const float32x4_t fours = vpaddq_f32(vpaddq_f32(v.low.a, v.low.b), vpaddq_f32(v.high.a, v.high.b));
+    if (pool == 4) vst1q_f32(to, vmulq_f32(fours, reciprocal));
+    else vst1_f32(to, vmul_f32(vpadd_f32(vget_low_f32(fours), vget_high_f32(fours)), vget_low_f32(reciprocal)));
 }
 
 enum { MOST_AT_ONCE = 3 }; /* signs */
@@ -210,7 +203,7 @@ INLINE void put_real8(float *to, vf v, unsigned pool) {
         vf_store(to, v);
         return;
     }
-    const float32x4_t twos = add_pairs(v.a, v.b);
+    const float32x4_t twos = vpaddq_f32(v.a, v.b);
     const float32x2_t fours = vpadd_f32(vget_low_f32(twos), vget_high_f32(twos));
     if (pool == 2) vst1q_f32(to, vmulq_n_f32(twos, 0.5f));
     else if (pool == 4) vst1_f32(to, vmul_n_f32(fours, 0.25f));
@@ -349,7 +342,7 @@ static void epilogue_any(const operands *o, uint32_t row0, uint32_t row1, uint32
 
 /* The forms that compiled models have much of, which have code of their own: the set, whether x is dots in i16, whether there is a sign.
  * A layer ends in a sign; a sum of branches goes into a norm. */
-enum { POOL_4 = 1u << 28, POOL_8 = 1u << 29, DOTS = 1u << 30, SIGN = 1u << 31, FLAGS = POOL_4 | POOL_8 | DOTS | SIGN };
+enum { DOTS = 1u << 30, SIGN = 1u << 31 };
 #define FORMS(X)                                              \
     X(RES0)                                                   \
     X(RES0 | SIGN)                                            \
@@ -369,8 +362,8 @@ enum { POOL_4 = 1u << 28, POOL_8 = 1u << 29, DOTS = 1u << 30, SIGN = 1u << 31, F
     X(AFFINE | SLOPE | POST_RES0 | POST_RES1 | DOTS)          \
     X(SCALE | RES0 | BENT | DOTS)                             \
     X(SCALE | RES0 | BENT | SIGN | DOTS)                      \
-    X(SCALE | RES0 | BENT | SIGN | DOTS | POOL_4)             \
-    X(SCALE | RES0 | BENT | SIGN | DOTS | POOL_8)             \
+    X(SCALE | RES0 | BENT | SIGN | DOTS | POOL(4))            \
+    X(SCALE | RES0 | BENT | SIGN | DOTS | POOL(8))            \
     X(SCALE | RES0 | RES1 | BENT | SIGN | DOTS)               \
     X(SCALE | RES0 | RES1 | RES2 | BENT | POST | DOTS)        \
     X(SCALE | RES0 | BENT | POST_RES0 | DOTS)                 \
@@ -528,14 +521,11 @@ static __attribute__((noinline)) void epilogue_one(const operands *o, uint32_t r
     bool whole = o->x_dtype != BVT_DTYPE_I32; /* no residual begins anew within 16 channels */
     for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
         if (set >> (BVT_EP_RES0 + slot) & 1) whole = whole && (o->res_cols[slot] == o->cols || o->res_cols[slot] % 16 == 0);
-    whole = whole && o->pool != 2;
-    const unsigned flags = (o->x_dtype == BVT_DTYPE_I16 ? DOTS : 0u) | (o->n_signs ? SIGN : 0u) | (o->pool == 4 ? POOL_4 : 0u) |
-                           (o->pool == 8 ? POOL_8 : 0u);
-    switch (whole ? set | flags : 0u) {
-#define X(form)                                                                                                   \
-    case (unsigned)(form):                                                                                        \
-        run(o, row0, row1, (unsigned)(form) & ~(unsigned)FLAGS, ((form) & DOTS) != 0, (form) & SIGN ? 1 : 0,      \
-            (form) & POOL_4 ? 4 : (form) & POOL_8 ? 8 : 1);                                                       \
+    const unsigned flags = (o->x_dtype == BVT_DTYPE_I16 ? DOTS : 0u) | (o->n_signs ? SIGN : 0u);
+    switch (whole ? form_of(set, o->pool) | flags : 0u) {
+#define X(form)                                                                                                             \
+    case (unsigned)(form):                                                                                                  \
+        run(o, row0, row1, set_of((unsigned)(form)), ((form) & DOTS) != 0, (form) & SIGN ? 1 : 0, pool_of((unsigned)(form))); \
         break;
         FORMS(X)
 #undef X
@@ -584,10 +574,6 @@ void bvt_epilogue_neon(const bvt_call *call, uint32_t row0, uint32_t row1) {
     else if (o.n_signs <= 1) epilogue_one(&o, row0, row1, set);
     else if (o.out && !trits && o.pool == 1) epilogue_several(&o, row0, row1, set);
     else epilogue_any(&o, row0, row1, 0, set);
-    for (unsigned i = 0; i < BVT_EP_BITS; i++) {
-        const bvt_view *out = &call->out[1 + i];
-        if (!out->base) continue;
-        for (uint32_t r = row0; r < row1 && out->stride * 8 != out->cols; r++) bvt_pad_row(out, r);
-        bvt_pad_cols(out, row1);
-    }
+    for (unsigned i = 0; i < BVT_EP_BITS; i++)
+        if (call->out[1 + i].base) bvt_pad(&call->out[1 + i], row0, row1);
 }

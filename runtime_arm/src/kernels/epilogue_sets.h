@@ -20,6 +20,11 @@ enum {
     SCALE2 = 1 << BVT_EP_SCALE2,
     AFFINE2 = SCALE2 | 1 << BVT_EP_SHIFT2,
 };
+/* Beside the operands of a form: out[0] has the means of n = 2, 4 or 8 channels, or, 0, the channels themselves. */
+#define POOL(n) ((unsigned)(n) << 26)
+static inline unsigned form_of(unsigned set, unsigned pool) { return pool == 1 ? set : set | POOL(pool); }
+static inline unsigned set_of(unsigned form) { return form & (POOL(1) - 1); }
+static inline unsigned pool_of(unsigned form) { return form & POOL(14) ? form / POOL(1) & 14 : 1; }
 
 /* The steps of ops/epilogue.c on v, which stand here once for all kernels. The kernel defines, for its vectors: HAS(operand),
  * PARAM(operand), RESIDUAL(slot), MULTIPLY_ADD(a, b, c), MULTIPLY(a, b), ADD(a, b) and PRELU(v). No loop over slots: in one that is
@@ -38,22 +43,24 @@ enum {
     if (HAS(BVT_EP_POST)) v = ADD(v, PARAM(BVT_EP_POST));   \
     EPILOGUE_AFFINE(v, BVT_EP_SCALE2, 3)
 
-/* The sets that compiled models have. Outputs and thresholds are not among them, they are tested at run time. */
-#define COMMON_SETS(X)                                  \
-    X(0)                                                \
-    X(RES0)                                             \
-    X(SCALE)                                            \
-    X(SCALE | RES0)                                     \
-    X(AFFINE)                                           \
-    X(AFFINE | RES0)                                    \
-    X(AFFINE | SLOPE)                                   \
-    X(AFFINE | SLOPE | POST_RES0 | POST_RES1)           \
-    X(SCALE | RES0 | BENT)                              \
-    X(SCALE | RES0 | BENT | POST)                       \
-    X(SCALE | RES0 | RES1 | BENT)                       \
-    X(SCALE | RES0 | RES1 | RES2 | BENT | POST)         \
-    X(SCALE | RES0 | BENT | POST_RES0)                  \
-    X(SCALE | RES0 | BENT | SCALE2 | POST_RES0)         \
-    X(SCALE | RES0 | BENT | SCALE2 | POST_RES0 | POST_RES1)
+/* The forms that compiled models have. Other outputs and thresholds are not among them, they are tested at run time. */
+#define COMMON_FORMS(X)                                     \
+    X(0)                                                    \
+    X(RES0)                                                 \
+    X(SCALE)                                                \
+    X(SCALE | RES0)                                         \
+    X(AFFINE)                                               \
+    X(AFFINE | RES0)                                        \
+    X(AFFINE | SLOPE)                                       \
+    X(AFFINE | SLOPE | POST_RES0 | POST_RES1)               \
+    X(SCALE | RES0 | BENT)                                  \
+    X(SCALE | RES0 | BENT | POST)                           \
+    X(SCALE | RES0 | RES1 | BENT)                           \
+    X(SCALE | RES0 | RES1 | RES2 | BENT | POST)             \
+    X(SCALE | RES0 | BENT | POST_RES0)                      \
+    X(SCALE | RES0 | BENT | SCALE2 | POST_RES0)             \
+    X(SCALE | RES0 | BENT | SCALE2 | POST_RES0 | POST_RES1) \
+    X(SCALE | RES0 | BENT | POOL(4))                        \
+    X(SCALE | RES0 | BENT | POOL(8))
 
 #endif

@@ -22,7 +22,6 @@ typedef struct {
     unsigned rows, n_bits;
     uint8_t x_dtype;
     bool real; /* there is an f32 output */
-    unsigned pool;
     const uint8_t *in[8];
     float *out[8];
     struct {
@@ -35,7 +34,7 @@ typedef struct {
     uint8_t *bits[2 * BVT_EP_BITS];
     size_t bits_stride[2 * BVT_EP_BITS], plane[2 * BVT_EP_BITS];
     const bvt_view *view[2 * BVT_EP_BITS];
-    bool by_cols[2 * BVT_EP_BITS], padded[2 * BVT_EP_BITS]; /* padded: of its rows, that follows the last channel's byte */
+    bool by_cols[2 * BVT_EP_BITS];
 } rows8;
 
 /* Channels c .. c+n-1 of a residual's row that is read in a circle. */
@@ -46,28 +45,43 @@ static __attribute__((noinline)) vf load_circle(const float *row, uint32_t cols,
 }
 
 /* Channels c .. c+n-1 of a residual; `at` is c mod its columns. */
-VF_INLINE vf load_residual(const rows8 *b, const unsigned slot, unsigned r, uint32_t c, uint32_t at, const unsigned n) {
+VF_INLINE vf load_residual(const rows8 *b, const unsigned slot, unsigned r, uint32_t at, const unsigned n) {
     const float *row = b->res[slot].row[r];
-    return at + n <= b->res[slot].cols ? vf_load_n(row + at, n) : load_circle(row, b->res[slot].cols, c, n);
+    return at + n <= b->res[slot].cols ? vf_load_n(row + at, n) : load_circle(row, b->res[slot].cols, at, n);
 }
 
-/* Bits of one row's n channels from c on, in layout ROWS. */
-VF_INLINE void store_row(const rows8 *b, unsigned i, uint32_t c, const unsigned n, unsigned r, unsigned mask) {
-    const uint16_t bits = (uint16_t)(n < VF_LANES ? mask & ((1u << n) - 1) : mask); /* lanes beyond the last channel are no signs */
-    memcpy(b->bits[i] + r * b->bits_stride[i] + c / 8, &bits, n > 8 ? 2 : 1);
-}
+/* Lanes beyond the last channel are no signs. */
+VF_INLINE uint16_t signs_of(unsigned mask, unsigned n) { return (uint16_t)(n < VF_LANES ? mask & ((1u << n) - 1) : mask); }
 
-/* The same of 8 rows in layout COLS: byte r of signs[h] has the bits of row r, channels c + 8*h .. */
-VF_INLINE void store_columns(const rows8 *b, unsigned i, uint32_t c, const unsigned n, const uint64_t signs[VF_LANES / 8]) {
-    uint8_t *to = b->bits[i] + c * b->bits_stride[i];
+/* Signs i of the rows' n channels from c on: bit j of mask[r] is channel c+j of row r. */
+static __attribute__((noinline)) void store_signs(const rows8 *b, unsigned i, uint32_t c, unsigned n, const uint16_t mask[8]) {
+    const size_t stride = b->bits_stride[i];
+    const unsigned rows = b->rows;
+    if (!b->by_cols[i]) {
+        uint8_t *to = b->bits[i] + c / 8;
+        if (n > 8)
+            for (unsigned r = 0; r < rows; r++, to += stride) memcpy(to, &mask[r], 2);
+        else
+            for (unsigned r = 0; r < rows; r++, to += stride) memcpy(to, &mask[r], 1);
+        return;
+    }
+    uint8_t *to = b->bits[i] + c * stride;
     for (unsigned h = 0; 8 * h < n; h++) {
-        const uint64_t columns = transpose8(signs[h]);
-        for (unsigned j = 0; j < 8 && 8 * h + j < n; j++, to += b->bits_stride[i]) *to = (uint8_t)(columns >> 8 * j);
+        uint64_t signs = 0;
+        for (unsigned r = 0; r < rows; r++) signs |= (uint64_t)(mask[r] >> 8 * h & 0xFF) << 8 * r;
+        signs = transpose8(signs);
+        for (unsigned j = 0; j < 8 && 8 * h + j < n; j++, to += stride) *to = (uint8_t)(signs >> 8 * j);
     }
 }
 
-VF_INLINE void add_signs(uint64_t signs[VF_LANES / 8], unsigned mask, unsigned r) {
-    for (unsigned h = 0; h < VF_LANES / 8; h++) signs[h] |= (uint64_t)(mask >> 8 * h & 0xFF) << 8 * r;
+/* Signs 1 and later of n channels of the rows. */
+static __attribute__((noinline)) void other_signs(const rows8 *b, uint32_t c, unsigned n, const vf value[8]) {
+    for (unsigned i = 1; i < b->n_bits; i++) {
+        const vf high = vf_load_n(b->threshold[i] + c, n), low = b->below[i] ? vf_load_n(b->below[i] + c, n) : vf_set(-INFINITY);
+        uint16_t mask[8];
+        for (unsigned r = 0; r < b->rows; r++) mask[r] = signs_of(vf_ge(value[r], high) | vf_gt(low, value[r]), n);
+        store_signs(b, i, c, n, mask);
+    }
 }
 
 VF_INLINE vf load_x(const rows8 *b, unsigned r, uint32_t c, const unsigned n) {
@@ -81,52 +95,52 @@ VF_INLINE vf load_x(const rows8 *b, unsigned r, uint32_t c, const unsigned n) {
 
 #define HAS(operand) (set >> (operand)&1)
 #define PARAM(operand) p[operand]
-#define RESIDUAL(slot) load_residual(b, slot, r, c, at[slot], n)
+#define RESIDUAL(slot) load_residual(b, slot, r, at[slot], n)
 #define MULTIPLY_ADD vf_fma
 #define MULTIPLY vf_mul
 #define ADD vf_add
 #define PRELU(v) vf_prelu(v, p[BVT_EP_SLOPE], p[BVT_EP_KNEE])
-/* Writes n channels of a row of out[0] from c on, or the means of every `pool` of them: n is a multiple of pool, or pool is 1. */
-VF_INLINE void put_real(float *row, uint32_t c, const unsigned n, const unsigned pool, vf v) {
-    if (pool == 1) {
-        vf_store_n(row + c, v, n);
-        return;
-    }
+/* Writes the means of every `pool` of the first n channels of v, a multiple of pool. */
+VF_INLINE void put_means(float *to, const unsigned n, const unsigned pool, vf v) {
+#if VF_LANES == 16
+    /* Every lane gets the sum of its group: a shuffle within 4 lanes costs less than one that gathers pairs. */
+    v = vf_add(v, _mm512_permute_ps(v, 0xB1));
+    if (pool > 2) v = vf_add(v, _mm512_permute_ps(v, 0x4E));
+    if (pool > 4) v = vf_add(v, _mm512_shuffle_f32x4(v, v, 0xB1));
+    v = _mm512_maskz_compress_ps((__mmask16)(pool == 2 ? 0x5555 : pool == 4 ? 0x1111 : 0x0101), v);
+#else
     for (unsigned left = pool; left > 1; left /= 2) v = vf_add_pairs(v, v);
-    vf_store_n(row + c / pool, vf_mul(v, vf_set(bvt_reciprocal(pool))), n / pool);
+#endif
+    vf_store_n(to, vf_mul(v, vf_set(bvt_reciprocal(pool))), n / pool);
 }
 
-/* Channels c .. c+n-1 of 8 rows. */
-VF_INLINE void chunk(const rows8 *b, uint32_t c, const unsigned n, const unsigned set) {
-    vf p[BVT_EP_THRESHOLD0], first_threshold = vf_set(0);
-    uint32_t at[BVT_EP_RESIDUALS] = {0}; /* c mod cols of the residual */
-    uint64_t signs[2 * BVT_EP_BITS][VF_LANES / 8] = {{0}};
+/* Channels c .. c+n-1 of 8 rows; at[]: c mod the columns of a residual. */
+VF_INLINE void chunk(const rows8 *b, uint32_t c, const uint32_t at[BVT_EP_RESIDUALS], const unsigned n, const unsigned set,
+                     const unsigned pool) {
+    vf p[BVT_EP_THRESHOLD0], value[8];
+    uint16_t mask[8];
     for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++) p[i] = set >> i & 1 ? vf_load_n(b->param[i] + c, n) : vf_set(0);
     p[BVT_EP_SLOPE] = vf_factor(vf_sub(p[BVT_EP_SLOPE], vf_set(1)), p[BVT_EP_KNEE]);
-    for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
-        if (set >> (BVT_EP_RES0 + slot) & 1) at[slot] = b->res[slot].cols == b->cols ? c : c % b->res[slot].cols;
-    if (b->n_bits) first_threshold = vf_load_n(b->threshold[0] + c, n);
-    for (unsigned r = 0; r < b->rows; r++) {
+    const vf threshold = b->n_bits ? vf_load_n(b->threshold[0] + c, n) : vf_set(0);
+    const unsigned rows = b->rows;
+    const bool real = b->real, several = b->n_bits > 1;
+#pragma GCC unroll 1
+    for (unsigned r = 0; r < rows; r++) {
         vf v = load_x(b, r, c, n);
         EPILOGUE_STEPS(v)
-        if (b->real) put_real(b->out[r], c, n, b->pool, v);
-        if (b->n_bits) {
-            const unsigned mask = vf_ge(v, first_threshold);
-            if (b->by_cols[0]) add_signs(signs[0], mask, r);
-            else store_row(b, 0, c, n, r, mask);
-        }
-        for (unsigned i = 1; i < b->n_bits; i++) {
-            unsigned mask = vf_ge(v, vf_load_n(b->threshold[i] + c, n));
-            if (b->below[i]) mask |= vf_gt(vf_load_n(b->below[i] + c, n), v);
-            if (b->by_cols[i]) add_signs(signs[i], mask, r);
-            else store_row(b, i, c, n, r, mask);
-        }
+        if (real && pool > 1) put_means(b->out[r] + c / pool, n, pool, v);
+        else if (real) vf_store_n(b->out[r] + c, v, n);
+        if (several) value[r] = v;
+        mask[r] = signs_of(vf_ge(v, threshold), n);
     }
-    for (unsigned i = 0; i < b->n_bits; i++)
-        if (b->by_cols[i]) store_columns(b, i, c, n, signs[i]);
+    if (b->n_bits) store_signs(b, 0, c, n, mask);
+    if (several) other_signs(b, c, n, value);
 }
 
-static __attribute__((noinline)) void chunk_any(const rows8 *b, uint32_t c, unsigned n, unsigned set) { chunk(b, c, n, set); }
+static __attribute__((noinline)) void chunk_any(const rows8 *b, uint32_t c, const uint32_t at[BVT_EP_RESIDUALS], unsigned n, unsigned set,
+                                                unsigned pool) {
+    chunk(b, c, at, n, set, pool);
+}
 
 /* Points `b` to the rows r0 .. of at most row1. */
 static void move_rows(rows8 *b, uint32_t r0, uint32_t row1, unsigned set) {
@@ -144,14 +158,17 @@ static void move_rows(rows8 *b, uint32_t r0, uint32_t row1, unsigned set) {
     }
 }
 
-VF_INLINE void run(rows8 *b, uint32_t row0, uint32_t row1, const unsigned set) {
+VF_INLINE void run(rows8 *b, uint32_t row0, uint32_t row1, const unsigned set, const unsigned pool) {
     for (uint32_t r0 = row0; r0 < row1; r0 += 8) {
-        uint32_t c = 0;
+        uint32_t c = 0, at[BVT_EP_RESIDUALS] = {0};
         move_rows(b, r0, row1, set);
-        for (; c + VF_LANES <= b->cols; c += VF_LANES) chunk(b, c, VF_LANES, set);
-        if (c < b->cols) chunk_any(b, c, b->cols - c, set);
-        for (unsigned i = 0; i < b->n_bits; i++)
-            for (unsigned r = 0; b->padded[i] && r < b->rows; r++) bvt_pad_row(b->view[i], r0 + r);
+        for (; c + VF_LANES <= b->cols; c += VF_LANES) {
+            chunk(b, c, at, VF_LANES, set, pool);
+            for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++)
+                if (set >> (BVT_EP_RES0 + slot) & 1)
+                    for (at[slot] += VF_LANES; at[slot] >= b->res[slot].cols;) at[slot] -= b->res[slot].cols;
+        }
+        if (c < b->cols) chunk_any(b, c, at, b->cols - c, set, pool);
     }
 }
 
@@ -190,8 +207,6 @@ static void threshold_rows(rows8 *b, uint32_t row0, uint32_t row1) {
                         for (unsigned byte = 0; 8 * byte < n; byte++) to[byte] = (uint8_t)(mask >> 8 * byte);
                 }
             }
-        for (unsigned i = 0; i < b->n_bits; i++)
-            for (unsigned r = 0; b->padded[i] && r < b->rows; r++) bvt_pad_row(b->view[i], r0 + r);
     }
 }
 #endif
@@ -199,7 +214,7 @@ static void threshold_rows(rows8 *b, uint32_t row0, uint32_t row1) {
 void VF_KERNEL(epilogue)(const bvt_call *call, uint32_t row0, uint32_t row1) {
     const bvt_view *x = &call->in[BVT_EP_X];
     rows8 b = {.call = call, .cols = x->cols, .x_dtype = x->dtype, .real = call->out[0].base != NULL};
-    b.pool = bvt_epilogue_pool(call);
+    const unsigned pool = bvt_epilogue_pool(call);
     unsigned set = 0;
     for (unsigned i = BVT_EP_RES0; i < BVT_EP_THRESHOLD0; i++) set |= (unsigned)(call->in[i].base != NULL) << i;
     for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++) b.param[i] = call->in[i].base ? bvt_row_f32(&call->in[i], 0) : NULL;
@@ -216,24 +231,21 @@ void VF_KERNEL(epilogue)(const bvt_call *call, uint32_t row0, uint32_t row1) {
             b.view[b.n_bits] = out;
             b.bits_stride[b.n_bits] = out->stride;
             b.by_cols[b.n_bits] = out->by_cols;
-            b.padded[b.n_bits] = !plane && !out->by_cols && out->stride * 8 != (size_t)out->cols << trits;
         }
     }
 #if VF_LANES == 16
     bool rows = !set && !b.real && x->dtype == BVT_DTYPE_I16;
     for (unsigned i = 0; i < b.n_bits; i++) rows = rows && !b.by_cols[i];
-    if (rows) {
-        threshold_rows(&b, row0, row1);
-        return;
-    }
+    if (rows) threshold_rows(&b, row0, row1);
+    else
 #endif
-    switch (set) {
-#define X(common) \
-    case (unsigned)(common): run(&b, row0, row1, common); break;
-        COMMON_SETS(X)
+    switch (form_of(set, pool)) {
+#define X(form) \
+    case (unsigned)(form): run(&b, row0, row1, set_of(form), pool_of(form)); break;
+        COMMON_FORMS(X)
 #undef X
-    default: run(&b, row0, row1, set);
+    default: run(&b, row0, row1, set, pool);
     }
     for (unsigned i = 0; i < BVT_EP_BITS; i++)
-        if (call->out[1 + i].base) bvt_pad_cols(&call->out[1 + i], row1);
+        if (call->out[1 + i].base) bvt_pad(&call->out[1 + i], row0, row1);
 }

@@ -386,16 +386,6 @@ static void run(operands *o, uint32_t row0, uint32_t row1) {
     }
 }
 
-static __attribute__((noinline)) void pad(const bvt_view *out, uint32_t row0, uint32_t row1) {
-    const size_t used = (out->cols + 7) / 8, some = out->stride - used;
-    bvt_pad_cols(out, row1);
-    if (out->by_cols || some == 0) return;
-    uint8_t *at = (uint8_t *)bvt_row(out, row0) + used;
-    for (uint32_t r = row0; r < row1; r++, at += out->stride)
-        if (some == 8) memset(at, 0, 8);
-        else memset(at, 0, some);
-}
-
 void bvt_epilogue_half_fp16(const bvt_call *call, uint32_t row0, uint32_t row1) {
     const bvt_view *x = &call->in[BVT_EP_X], *real = call->out[0].base ? &call->out[0] : NULL;
     const bool small = call->op->attr[BVT_EP_SMALL] == 1;
@@ -431,7 +421,7 @@ void bvt_epilogue_half_fp16(const bvt_call *call, uint32_t row0, uint32_t row1) 
         if (!out->base) continue;
         o.threshold = bvt_row_f16(&call->in[BVT_EP_THRESHOLD0 + i], 0), o.target = (sign_target){out, 0};
         run(&o, row0, row1);
-        pad(out, row0, row1);
+        bvt_pad(out, row0, row1);
         if (!real || signs == 1) continue;
         /* The other signs are thresholds on what was just written. */
         o.x = real, o.x_kind = real->dtype == BVT_DTYPE_F16 ? REAL_F16 : REAL_F32, o.x_bytes = o.x_kind == REAL_F16 ? 2 : 4;

@@ -143,12 +143,8 @@ void VF_KERNEL(epilogue_half)(const bvt_call *call, uint32_t row0, uint32_t row1
             }
         }
     }
-    for (unsigned i = 0; i < BVT_EP_BITS; i++) {
-        const bvt_view *out = &call->out[1 + i];
-        if (!out->base) continue;
-        for (uint32_t r = row0; r < row1; r++) bvt_pad_row(out, r);
-        bvt_pad_cols(out, row1);
-    }
+    for (unsigned i = 0; i < BVT_EP_BITS; i++)
+        if (call->out[1 + i].base) bvt_pad(&call->out[1 + i], row0, row1);
 }
 
 /* ---- Ops on a grid, pools ------------------------------------------------------------------------------------------------ */

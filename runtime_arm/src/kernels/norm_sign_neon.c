@@ -78,7 +78,6 @@ void bvt_norm_sign_neon(const bvt_call *call, uint32_t row0, uint32_t row1) {
                 put_signs(&t, p, d, t16, from + c, n - c);
             }
         }
-        for (unsigned r = 0; r < t.rows; r++) bvt_pad_row(&call->out[0], t.row + r);
     }
-    bvt_pad_cols(&call->out[0], row1);
+    bvt_pad(&call->out[0], row0, row1);
 }

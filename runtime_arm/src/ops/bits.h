@@ -33,22 +33,18 @@ static inline bvt_padding bvt_padding_of(const bvt_view *out) {
     return (bvt_padding){used, plane - used, plane};
 }
 
-static inline void bvt_pad_row(const bvt_view *out, uint32_t r) {
-    if (out->by_cols) return;
+/* Pads rows row0 .. row1-1, a block that was written; in COLS every column, after the last block. */
+static inline void bvt_pad(const bvt_view *out, uint32_t row0, uint32_t row1) {
+    if (out->by_cols && row1 != out->rows) return;
     const bvt_padding pad = bvt_padding_of(out);
-    for (size_t at = pad.at; at < out->stride; at += pad.plane) bvt_zero_bytes((uint8_t *)bvt_row(out, r) + at, pad.bytes);
-}
-
-/* After the last block, of which row1 is the end: pads every column of a COLS output. */
-static inline void bvt_pad_cols(const bvt_view *out, uint32_t row1) {
-    if (!out->by_cols || row1 != out->rows) return;
-    const bvt_padding pad = bvt_padding_of(out);
+    const uint32_t lines = out->by_cols ? out->cols : row1 - row0;
+    uint8_t *first = out->by_cols ? out->base : bvt_row(out, row0);
     for (size_t at = pad.at; at < out->stride; at += pad.plane) {
-        uint8_t *to = out->base + at;
+        uint8_t *to = first + at;
         if (pad.bytes >= 4 && pad.bytes <= 8) /* what nearly every output has: nothing is asked in the loop */
-            for (uint32_t c = 0; c < out->cols; c++, to += out->stride) bvt_zero_few(to, pad.bytes);
+            for (uint32_t i = 0; i < lines; i++, to += out->stride) bvt_zero_few(to, pad.bytes);
         else if (pad.bytes)
-            for (uint32_t c = 0; c < out->cols; c++, to += out->stride) bvt_zero_bytes(to, pad.bytes);
+            for (uint32_t i = 0; i < lines; i++, to += out->stride) bvt_zero_bytes(to, pad.bytes);
     }
 }
 

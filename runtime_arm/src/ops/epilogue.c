@@ -223,9 +223,7 @@ void bvt_epilogue_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
             for (unsigned i = 0; i < BVT_EP_BITS; i++)
                 if (call->out[1 + i].base) put_code(call, i, r, c, v, half);
         }
-        for (unsigned i = 0; i < BVT_EP_BITS; i++)
-            if (call->out[1 + i].base) bvt_pad_row(&call->out[1 + i], r);
     }
     for (unsigned i = 0; i < BVT_EP_BITS; i++)
-        if (call->out[1 + i].base) bvt_pad_cols(&call->out[1 + i], row1);
+        if (call->out[1 + i].base) bvt_pad(&call->out[1 + i], row0, row1);
 }

@@ -30,7 +30,6 @@ void bvt_norm_sign_ref(const bvt_call *call, uint32_t row0, uint32_t row1) {
             for (uint32_t c = from; c < from + n; c++)
                 bvt_put_bit(&call->out[0], row, c, 0, direction[c] * (x[c] - mean) >= cut[c] * s);
         }
-        bvt_pad_row(&call->out[0], row);
     }
-    bvt_pad_cols(&call->out[0], row1);
+    bvt_pad(&call->out[0], row0, row1);
 }
