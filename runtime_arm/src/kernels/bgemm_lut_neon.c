@@ -32,22 +32,32 @@ INLINE void transpose(uint8x16_t by_byte[8], const uint8_t *rows, size_t stride)
     for (int i = 0; i < 4; i++) by_byte[2 * i] = vzip1q_u8(a[i], a[i + 4]), by_byte[2 * i + 1] = vzip2q_u8(a[i], a[i + 4]);
 }
 
+/* 8 bytes of a line from `at` on; what it has not is 0. */
+INLINE uint64_t bytes_at(const uint8_t *line, uint32_t bytes, uint32_t at) {
+    uint64_t x = 0;
+    if (at + 8 <= bytes) {
+        memcpy(&x, line + at, 8);
+    } else if (at < bytes && bytes >= 8) {
+        memcpy(&x, line + bytes - 8, 8);
+        x >>= 8 * (at + 8 - bytes);
+    } else if (at < bytes) {
+        memcpy(&x, line + at, bytes - at);
+    }
+    return x;
+}
+
 /* Rows `row` .. at bytes `from` .. `from + bytes - 1` as vectors of 4 columns: bit b of the low nibble of lane r is that
  * column of row r, of the high nibble of row r + half. What a row has not is 0; where rows are missing, the last one stands in. */
 static void lut_spread(uint8_t *to, const bvt_view *x, size_t plane, uint32_t row, uint32_t rows, uint32_t from, uint32_t bytes) {
     const uint32_t own = (x->cols + 7) / 8;
     const bool narrow = rows <= ROWS / 2;
-    uint8_t copy[ROWS][8];
+    uint64_t copy[ROWS];
     for (uint32_t at = from; at < from + bytes; at += 8) {
         const uint8_t *source = bvt_row_bits(x, row) + plane + at;
         size_t stride = x->stride;
         if (at + 8 > own || (rows != ROWS && rows != ROWS / 2)) {
-            for (uint32_t r = 0; r < ROWS; r++) {
-                const uint32_t taken = at < own ? bvt_min_u32(own - at, 8) : 0;
-                memset(copy[r], 0, 8);
-                memcpy(copy[r], bvt_row_bits(x, row + bvt_min_u32(r, rows - 1)) + plane + at, taken);
-            }
-            source = copy[0], stride = 8;
+            for (uint32_t r = 0; r < ROWS; r++) copy[r] = bytes_at(bvt_row_bits(x, row + bvt_min_u32(r, rows - 1)) + plane, own, at);
+            source = (const uint8_t *)copy, stride = sizeof *copy;
         }
         uint8x16_t low[8], high[8];
         transpose(low, source, stride);
@@ -78,27 +88,33 @@ INLINE void build(uint8_t *to, const uint8x16_t one[5], const uint8x16_t some[5]
     for (int i = 0; i < 16; i++) vst1q_u8(to + 16 * (16 + i), vaddq_u8(entry[i], change[4]));
 }
 
-/* Tables of `groups` groups, rounded up to 4: 5 vectors of 4 columns. The empty asm keeps GCC from unpacking all columns first, for
- * which there are not enough registers. */
-static void lut_tables(uint8_t *to, const uint8_t *ones, const uint8_t *somes, uint32_t groups) {
-    for (uint32_t g = 0; g < groups; g += 4, ones += 80, somes += 80, to += 4 * BVT_LUT_TABLE) {
+/* Tables of `groups` groups, rounded up to 4: 5 vectors of 4 columns; somes: which are not 0, or NULL: all. The empty asm keeps GCC from
+ * unpacking all columns first, for which there are not enough registers. */
+INLINE void tables_of(uint8_t *to, const uint8_t *ones, const uint8_t *somes, uint32_t groups) {
+    for (uint32_t g = 0; g < groups; g += 4, ones += 80, somes += somes ? 80 : 0, to += 4 * BVT_LUT_TABLE) {
         const uint8x16_t both = vdupq_n_u8(0x11);
 #define VECTOR(of, c) vld1q_u8(of + (c) / 4 * 16)
 #define COLUMN(of, c) vandq_u8((c) % 4 ? vshrq_n_u8(VECTOR(of, c), (c) % 4 ? (c) % 4 : 1) : VECTOR(of, c), both)
 #define COLUMNS(of, c) {COLUMN(of, c), COLUMN(of, (c) + 1), COLUMN(of, (c) + 2), COLUMN(of, (c) + 3), COLUMN(of, (c) + 4)}
+#define ALL {both, both, both, both, both}
 #define GROUP(i)                                                                                       \
     {                                                                                                  \
-        const uint8x16_t some[5] = COLUMNS(somes, 5 * (i)), one[5] = COLUMNS(ones, 5 * (i));           \
-        build(to + (i) * BVT_LUT_TABLE, one, some);                                                    \
+        const uint8x16_t one[5] = COLUMNS(ones, 5 * (i));                                              \
+        if (somes) build(to + (i) * BVT_LUT_TABLE, one, (const uint8x16_t[5])COLUMNS(somes, 5 * (i))); \
+        else build(to + (i) * BVT_LUT_TABLE, one, (const uint8x16_t[5])ALL);                           \
         __asm__ volatile("" ::: "memory");                                                             \
     }
         GROUP(0) GROUP(1) GROUP(2) GROUP(3)
 #undef GROUP
+#undef ALL
 #undef COLUMNS
 #undef COLUMN
 #undef VECTOR
     }
 }
+
+ALONE void lut_tables(uint8_t *to, const uint8_t *ones, const uint8_t *somes, uint32_t groups) { tables_of(to, ones, somes, groups); }
+ALONE void lut_tables_of_all(uint8_t *to, const uint8_t *ones, uint32_t groups) { tables_of(to, ones, NULL, groups); }
 
 /* ---- Looking up ------------------------------------------------------------------------------------------------------------ */
 
@@ -331,6 +347,7 @@ static void lut_tile(const bvt_call *call, uint32_t row, uint32_t rows) {
         const int32_t start = (int32_t)bvt_min_u32(half * (i + 1) / parts - half * i / parts, 128);
         part p = {call, row, rows, col0, cols, tables, odd / 3 * 4 + odd % 3, whole, start, 0, bias, (int32_t)cols - start > 127};
         p.mode = i ? MORE : biased ? BIASED : PLAIN;
+        const bool all = !trits && cols >= whole * BVT_WORD; /* columns of the whole words are there and not 0 */
         lut_spread(ones, x, 0, row, rows, byte0, bytes);
         memset(ones + 16 * written, 0, 16 * (BVT_LUT_NIBBLES - written));
         if (trits) {
@@ -342,14 +359,15 @@ static void lut_tile(const bvt_call *call, uint32_t row, uint32_t rows) {
                 many = many || present(x, row + r, byte0, bytes) > start + 127;
             p.wraps = many;
         } else {
-            const uint32_t end = skip * 4 + cols;
-            memset(somes, 0xFF, end / 4 * 16);
+            const uint32_t end = skip * 4 + cols, begin = all ? after * 16 : 0;
+            memset(somes + begin, 0xFF, end / 4 * 16 - begin);
             memset(somes + end / 4 * 16, 0, 16 * BVT_LUT_NIBBLES - end / 4 * 16);
             memset(somes + end / 4 * 16, ((1 << end % 4) - 1) * 0x11, 16);
         }
         /* The first may write over 3 tables after its own, which come second. */
         lut_tables(tables, ones + 16 * after, somes + 16 * after, odd);
-        lut_tables(tables + odd * BVT_LUT_TABLE, ones + 16 * skip, somes + 16 * skip, whole * BVT_WORD_GROUPS);
+        if (!all) lut_tables(tables + odd * BVT_LUT_TABLE, ones + 16 * skip, somes + 16 * skip, whole * BVT_WORD_GROUPS);
+        else lut_tables_of_all(tables + odd * BVT_LUT_TABLE, ones + 16 * skip, whole * BVT_WORD_GROUPS);
         const bool missing = rows % (ROWS / 2);
         const uint32_t direct = missing ? 0 : y->cols / BVT_LUT_CHANNELS * BVT_LUT_CHANNELS;
         if (narrow) lut_channels_narrow(&p, w, 0, direct, bvt_row(y, row), y->stride);
@@ -370,15 +388,14 @@ static void lut_tile(const bvt_call *call, uint32_t row, uint32_t rows) {
 
 /* ---- Few rows: tables would not pay, words are compared ---------------------------------------------------------------------- */
 
-#define PAIR 2u    /* rows at a time */
-#define MOST 31u   /* words whose bits a byte counts */
-#define FEW 6u     /* more rows are worth a tile */
+#define MANY 3u  /* rows at a time; of trits 2 */
+#define STEP 4u  /* words of 60 columns: which are there, and each row's; of trits each row's signs and what is not 0 */
+#define MOST 31u /* words whose bits a byte counts */
+#define FEW 6u   /* more rows are worth a tile */
 
 /* n <= 60 columns of a line of bits; col is a multiple of 4. */
-static uint64_t columns(const uint8_t *line, size_t bytes, uint32_t col, uint32_t n) {
-    uint64_t word = 0;
-    if (col / 8 < bytes) memcpy(&word, line + col / 8, bytes - col / 8 < 8 ? bytes - col / 8 : 8);
-    return word >> col % 8 & ((UINT64_C(1) << n) - 1);
+static uint64_t columns(const uint8_t *line, uint32_t bytes, uint32_t col, uint32_t n) {
+    return bytes_at(line, bytes, col / 8) >> col % 8 & ((UINT64_C(1) << n) - 1);
 }
 
 /* A line of bits as the words of a channel; `step` words from one to the next. Returns how many. */
@@ -398,54 +415,47 @@ static uint32_t line_words(uint64_t *to, size_t step, const uint8_t *line, uint3
     return words;
 }
 
-static void lut_few_rows(const bvt_call *call, uint32_t row, uint32_t rows) {
-    const bvt_view *x = &call->in[0], *weight = &call->in[1], *y = &call->out[0];
-    const bool trits = x->dtype == BVT_DTYPE_TRITS;
-    const uint32_t k = weight->cols;
-    uint64_t *words = call->scratch; /* [word][row][sign, not 0] */
-    uint32_t n = 0;
-    int32_t ones[PAIR];
-    for (uint32_t r = 0; r < PAIR; r++) { /* a missing row is the one before */
-        const uint32_t from = row + bvt_min_u32(r, rows - 1);
-        n = line_words(words + 2 * r, 2 * PAIR, bvt_row_bits(x, from), k);
-        ones[r] = trits ? present(x, from, 0, (k + 7) / 8) : (int32_t)k;
-        if (trits) line_words(words + 2 * r + 1, 2 * PAIR, bvt_row_bits(x, from) + bvt_plane(x->cols), k);
-    }
-    if (!trits) { /* all columns, and not what a file may have in the other bits of its words */
-        uint8_t *all = (uint8_t *)(words + (size_t)2 * PAIR * n);
-        memset(all, 0xFF, (k + 7) / 8);
-        if (k % 8) all[k / 8] = (uint8_t)((1u << k % 8) - 1);
-        for (uint32_t r = 0; r < PAIR; r++) line_words(words + 2 * r + 1, 2 * PAIR, all, k);
-    }
-    for (uint32_t col = 0; col < y->cols; col += BVT_LUT_CHANNELS) {
-        const uint8_t *w = weight->base + col / BVT_LUT_CHANNELS * weight->stride;
-        const uint64_t *a = words;
-        uint16x8_t differing[PAIR] = {vdupq_n_u16(0), vdupq_n_u16(0)};
-        for (uint32_t left = n; left;) {
-            const uint32_t now = bvt_min_u32(left, MOST);
-            uint8x16_t c00 = vdupq_n_u8(0), c01 = c00, c02 = c00, c03 = c00, c10 = c00, c11 = c00, c12 = c00, c13 = c00;
-            for (uint32_t i = 0; i < now; i++, w += 64, a += 2 * PAIR) {
-                const uint8x16_t w0 = vld1q_u8(w), w1 = vld1q_u8(w + 16), w2 = vld1q_u8(w + 32), w3 = vld1q_u8(w + 48);
-#define DIFFER(r, v) vandq_u8(veorq_u8(sign##r, v), some##r)
-#define COUNT(r)                                                                                                 \
-    {                                                                                                            \
-        const uint8x16_t sign##r = vreinterpretq_u8_u64(vld1q_dup_u64(a + 2 * (r)));                             \
-        const uint8x16_t some##r = vreinterpretq_u8_u64(vld1q_dup_u64(a + 2 * (r) + 1));                         \
-        c##r##0 = vaddq_u8(c##r##0, vcntq_u8(DIFFER(r, w0))), c##r##1 = vaddq_u8(c##r##1, vcntq_u8(DIFFER(r, w1))); \
-        c##r##2 = vaddq_u8(c##r##2, vcntq_u8(DIFFER(r, w2))), c##r##3 = vaddq_u8(c##r##3, vcntq_u8(DIFFER(r, w3))); \
-    }
-                COUNT(0) COUNT(1)
-#undef COUNT
-#undef DIFFER
+/* In how many columns rows and 8 channels differ; of trits, only where these are not 0. n: steps of `a`, and words of a channel. */
+INLINE void differing_columns(uint16x8_t sums[MANY], const uint8_t *w, const uint64_t *a, uint32_t n, const unsigned rows,
+                              const bool trits) {
+    const uint8x16_t zero = vdupq_n_u8(0);
+    for (unsigned r = 0; r < rows; r++) sums[r] = vdupq_n_u16(0);
+    while (n) {
+        const uint32_t now = bvt_min_u32(n, MOST);
+        uint8x16_t counts[MANY][4];
+        for (unsigned r = 0; r < rows; r++) counts[r][0] = counts[r][1] = counts[r][2] = counts[r][3] = zero;
+        for (uint32_t i = 0; i < now; i++, w += 64, a += STEP) {
+            uint8x16_t weight[4] = {vld1q_u8(w), vld1q_u8(w + 16), vld1q_u8(w + 32), vld1q_u8(w + 48)};
+            if (!trits) { /* a file may have anything in the other bits of its words */
+                const uint8x16_t there = vreinterpretq_u8_u64(vld1q_dup_u64(a));
+                for (unsigned j = 0; j < 4; j++) weight[j] = vandq_u8(weight[j], there);
             }
-#define SUM(r)                                                                                                    \
-    differing[r] = vaddq_u16(differing[r], vpaddq_u16(vpaddq_u16(vpaddlq_u8(c##r##0), vpaddlq_u8(c##r##1)),        \
-                                                      vpaddq_u16(vpaddlq_u8(c##r##2), vpaddlq_u8(c##r##3))));
-            SUM(0) SUM(1)
-#undef SUM
-            left -= now;
+#pragma GCC unroll 4
+            for (unsigned r = 0; r < rows; r++) {
+                const uint8x16_t sign = vreinterpretq_u8_u64(vld1q_dup_u64(trits ? a + 2 * r : a + 1 + r));
+                const uint8x16_t some = trits ? vreinterpretq_u8_u64(vld1q_dup_u64(a + 2 * r + 1)) : zero;
+                for (unsigned j = 0; j < 4; j++) {
+                    uint8x16_t other = veorq_u8(sign, weight[j]);
+                    if (trits) other = vandq_u8(other, some);
+                    counts[r][j] = vaddq_u8(counts[r][j], vcntq_u8(other));
+                }
+            }
         }
-        for (uint32_t r = 0; r < rows; r++) {
+        for (unsigned r = 0; r < rows; r++)
+            sums[r] = vaddq_u16(sums[r], vpaddq_u16(vpaddq_u16(vpaddlq_u8(counts[r][0]), vpaddlq_u8(counts[r][1])),
+                                                    vpaddq_u16(vpaddlq_u8(counts[r][2]), vpaddlq_u8(counts[r][3]))));
+        n -= now;
+    }
+}
+
+/* ones: of each row how many columns count. */
+INLINE void few_rows(const bvt_call *call, uint32_t row, const uint64_t *words, uint32_t n, const int32_t ones[MANY],
+                     const unsigned rows, const bool trits) {
+    const bvt_view *weight = &call->in[1], *y = &call->out[0];
+    for (uint32_t col = 0; col < y->cols; col += BVT_LUT_CHANNELS) {
+        uint16x8_t differing[MANY];
+        differing_columns(differing, weight->base + col / BVT_LUT_CHANNELS * weight->stride, words, n, rows, trits);
+        for (unsigned r = 0; r < rows; r++) {
             const int16x8_t dot = vsubq_s16(vdupq_n_s16((int16_t)ones[r]), vreinterpretq_s16_u16(vshlq_n_u16(differing[r], 1)));
             int16_t copy[BVT_LUT_CHANNELS], *to = (int16_t *)bvt_row(y, row + r) + col;
             if (y->cols - col >= BVT_LUT_CHANNELS) {
@@ -458,14 +468,45 @@ static void lut_few_rows(const bvt_call *call, uint32_t row, uint32_t rows) {
     }
 }
 
+static void lut_few_rows(const bvt_call *call, uint32_t row, uint32_t rows) {
+    const bvt_view *x = &call->in[0];
+    const uint32_t k = call->in[1].cols, bytes = (k + 7) / 8;
+    uint64_t *words = call->scratch;
+    uint32_t n = 0;
+    int32_t ones[MANY];
+    if (x->dtype == BVT_DTYPE_TRITS) {
+        for (uint32_t r = 0; r < rows; r++) {
+            const uint8_t *line = bvt_row_bits(x, row + r);
+            n = line_words(words + 2 * r, STEP, line, k);
+            line_words(words + 2 * r + 1, STEP, line + bvt_plane(x->cols), k);
+            ones[r] = present(x, row + r, 0, bytes);
+        }
+        if (rows == 1) few_rows(call, row, words, n, ones, 1, true);
+        else few_rows(call, row, words, n, ones, 2, true);
+        return;
+    }
+    for (uint32_t r = 0; r < rows; r++) {
+        n = line_words(words + 1 + r, STEP, bvt_row_bits(x, row + r), k);
+        ones[r] = (int32_t)k;
+    }
+    uint8_t *all = (uint8_t *)(words + (size_t)STEP * n);
+    memset(all, 0xFF, bytes);
+    if (k % 8) all[k / 8] = (uint8_t)((1u << k % 8) - 1);
+    line_words(words, STEP, all, k);
+    if (rows == 1) few_rows(call, row, words, n, ones, 1, false);
+    else if (rows == 2) few_rows(call, row, words, n, ones, 2, false);
+    else few_rows(call, row, words, n, ones, 3, false);
+}
+
 void bvt_bgemm_lut(const bvt_call *call, uint32_t row0, uint32_t row1) {
+    const bool trits = call->in[0].dtype == BVT_DTYPE_TRITS;
     while (row0 < row1) {
         uint32_t rows = bvt_min_u32(row1 - row0, ROWS);
         if (rows > ROWS / 2 && rows <= ROWS / 2 + FEW) rows = ROWS / 2;
         if (rows > FEW) {
             lut_tile(call, row0, rows);
         } else {
-            rows = bvt_min_u32(rows, PAIR);
+            rows = trits || rows == 4 ? bvt_min_u32(rows, 2) : bvt_min_u32(rows, MANY);
             lut_few_rows(call, row0, rows);
         }
         row0 += rows;

@@ -410,48 +410,78 @@ static __attribute__((noinline)) void copy_rows(int16_t part[8][16], const uint8
     for (unsigned r = 0; r < rows; r++) memcpy(part[r], x + r * stride, bytes);
 }
 
-/* What 16 channels are compared with in whole blocks: dots, or floats. */
+/* 16 channels of a row, or their limits, in whole blocks: floats, or dots. Where limits are -127 .. 127, dots are cut to bytes: one that
+ * is below all bytes stays below its limit, one above them does not. */
+enum { FLOATS, WORDS, BYTES };
 typedef struct {
-    int16x8_t dots[2];
     vf16 real;
-} cuts;
+    int16x8_t words[2];
+    int8x16_t bytes;
+} channels16;
 
-INLINE cuts load_cuts(const float *p, int32_t nan, const bool dots) {
-    cuts l = {{vdupq_n_s16(0), vdupq_n_s16(0)}, load16(p)};
-    if (dots) l.dots[0] = load_limits(p, nan), l.dots[1] = load_limits(p + 8, nan);
+INLINE int8x16_t cut_to_bytes(const int16x8_t words[2]) { return vqmovn_high_s16(vqmovn_s16(words[0]), words[1]); }
+
+INLINE channels16 load_channels(const uint8_t *x, const int kind) {
+    const int16_t *p = (const int16_t *)(const void *)x;
+    channels16 v = {{vf_set(0), vf_set(0)}, {vdupq_n_s16(0), vdupq_n_s16(0)}, vdupq_n_s8(0)};
+    if (kind == FLOATS) v.real = load16((const float *)(const void *)x);
+    else v.words[0] = vld1q_s16(p), v.words[1] = vld1q_s16(p + 8);
+    if (kind == BYTES) v.bytes = cut_to_bytes(v.words);
+    return v;
+}
+INLINE channels16 load_cuts(const float *p, int32_t nan, const bool dots) {
+    channels16 l = {load16(p), {vdupq_n_s16(0), vdupq_n_s16(0)}, vdupq_n_s8(0)};
+    if (dots) l.words[0] = load_limits(p, nan), l.words[1] = load_limits(p + 8, nan);
+    l.bytes = cut_to_bytes(l.words);
     return l;
 }
-INLINE uint8x16_t reach_cuts(const uint8_t *x, const cuts *l, const bool dots) {
-    return dots ? reach(x, l->dots) : not_less16(load16((const float *)(const void *)x), l->real);
+INLINE bool fit_bytes(const channels16 *limits) {
+    const int16x8_t most = vmaxq_s16(vqabsq_s16(limits->words[0]), vqabsq_s16(limits->words[1]));
+    return vmaxvq_s16(most) <= INT8_MAX;
+}
+
+/* 255 or 0. */
+INLINE uint8x16_t reach_cuts(const channels16 *v, const channels16 *limits, const int kind) {
+    if (kind == FLOATS) return not_less16(v->real, limits->real);
+    if (kind == BYTES) return vcgeq_s8(v->bytes, limits->bytes);
+    return vuzp1q_u8(vreinterpretq_u8_u16(vcgeq_s16(v->words[0], limits->words[0])),
+                     vreinterpretq_u8_u16(vcgeq_s16(v->words[1], limits->words[1])));
+}
+
+/* 16 channels of output i, of whole blocks of 8 rows; trits: and of the plane after it. */
+INLINE void block_signs(const operands *o, unsigned i, uint32_t row0, uint32_t row1, uint32_t c, const channels16 *high,
+                        const channels16 *low, const int kind, const bool trits, const bool cols) {
+    const size_t stride = o->x->stride, apart = o->target[i].view->stride;
+    const size_t step = cols ? 1 : 8 * apart, some = trits ? o->target[i + 1].plane - o->target[i].plane : 0;
+    const uint8_t *x = bvt_row_bits(o->x, row0) + c * (kind == FLOATS ? sizeof(float) : sizeof(int16_t));
+    uint8_t *to = cols ? column_of(&o->target[i], row0, c) : line_of(&o->target[i], row0) + c / 8;
+    for (uint32_t r0 = row0; r0 + 8 <= row1; r0 += 8, x += 8 * stride, to += step) {
+        uint8x16_t m[8], some_of[8];
+#define X(r)                                                                    \
+    {                                                                           \
+        const channels16 v = load_channels(x + (r) * stride, kind);             \
+        m[r] = reach_cuts(&v, high, kind);                                      \
+        if (trits) some_of[r] = vornq_u8(m[r], reach_cuts(&v, low, kind));      \
+    }
+        X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#undef X
+        if (cols) put_columns(to, apart, columns_of(m));
+        else put_words(to, apart, words_of(m));
+        if (!trits) continue;
+        if (cols) put_columns(to + some, apart, columns_of(some_of));
+        else put_words(to + some, apart, words_of(some_of));
+    }
 }
 
 /* Output i of the whole blocks of 8 rows x 16 channels; trits: and the plane after it. Returns the first row that is left. */
-INLINE uint32_t blocks(const operands *o, unsigned i, uint32_t row0, uint32_t row1, const bool dots, const bool trits,
-                       const bool cols) {
-    const size_t stride = o->x->stride, apart = o->target[i].view->stride, element = dots ? 2 : 4;
-    const size_t step = cols ? 1 : 8 * apart, some = trits ? o->target[i + 1].plane - o->target[i].plane : 0;
+INLINE uint32_t blocks(const operands *o, unsigned i, uint32_t row0, uint32_t row1, const bool dots, const bool trits, const bool cols) {
     const uint32_t whole = o->cols & ~15u;
     for (uint32_t c = 0; c < whole; c += 16) {
-        const cuts high = load_cuts(o->threshold[i] + c, INT32_MAX, dots);
-        const cuts low = trits ? load_cuts(o->below[i + 1] + c, INT32_MIN, dots) : high;
-        const uint8_t *x = bvt_row_bits(o->x, row0) + c * element;
-        uint8_t *to = cols ? column_of(&o->target[i], row0, c) : line_of(&o->target[i], row0) + c / 8;
-        for (uint32_t r0 = row0; r0 + 8 <= row1; r0 += 8, x += 8 * stride, to += step) {
-            uint8x16_t m[8], some_of[8];
-#define X(r) m[r] = reach_cuts(x + (r) * stride, &high, dots);
-            X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
-#undef X
-            if (trits) { /* here, where the rows are still in registers: to the compiler a store might change them */
-#define X(r) some_of[r] = vornq_u8(m[r], reach_cuts(x + (r) * stride, &low, dots));
-                X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
-#undef X
-            }
-            if (cols) put_columns(to, apart, columns_of(m));
-            else put_words(to, apart, words_of(m));
-            if (!trits) continue;
-            if (cols) put_columns(to + some, apart, columns_of(some_of));
-            else put_words(to + some, apart, words_of(some_of));
-        }
+        const channels16 high = load_cuts(o->threshold[i] + c, INT32_MAX, dots);
+        const channels16 low = trits ? load_cuts(o->below[i + 1] + c, INT32_MIN, dots) : high;
+        if (!dots) block_signs(o, i, row0, row1, c, &high, &low, FLOATS, trits, cols);
+        else if (trits && fit_bytes(&high) && fit_bytes(&low)) block_signs(o, i, row0, row1, c, &high, &low, BYTES, trits, cols);
+        else block_signs(o, i, row0, row1, c, &high, &low, WORDS, trits, cols);
     }
     return row1 - (row1 - row0) % 8;
 }
