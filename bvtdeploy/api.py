@@ -518,6 +518,8 @@ def tune(
 ) -> Tuning:
     """Time the layouts of binary weights on a device and write the fastest of every shape to a file that `compile` takes.
 
+    Only 64-bit ARM has kernels for more than one layout: elsewhere nothing else is timed, and all shapes get it.
+
     Args:
         source: what `compile` takes.
         output: the file to write (TOML).

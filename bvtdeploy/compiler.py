@@ -26,9 +26,7 @@ from bvtdeploy.ir.interp import run as interpret
 from bvtdeploy.lower.lowered import Lowered, describe, lower
 from bvtdeploy.lower.weights import Costs, Measured
 from bvtdeploy.ops.kinds import KINDS, WEIGHTS, source_kinds
-from bvtdeploy.passes import half, pipeline, pools
-from bvtdeploy.passes import patch_embed as patch_embed_pass
-from bvtdeploy.passes import side as side_pass
+from bvtdeploy.passes import pipeline
 from bvtdeploy.passes.base import Elementwise, PatchEmbed, Report, Side
 from bvtdeploy.passes.binary_weights import binary_rows
 
@@ -161,10 +159,8 @@ def compile_graph(
 
     source_storage = _source_storage(imported)
     layers = [Problem(op.kind, op.module, report.line(op)) for op in imported.graph.of_kind("linear", "conv2d")]
-    rounding = ((patch_embed_pass.PASS, patch_embed), (half.PASS, elementwise), (side_pass.PASS, side))
-    passes = (*pipeline.PIPELINE, *(one for one, how in rounding if how != "fp32"), pools.PASS)
     try:
-        graph, timings = pipeline.run(imported.graph, report, observe, passes)
+        graph, timings = pipeline.run(imported.graph, report, observe)
     except UserError as error:
         if layers and report.float_layers == len(layers):  # the cause; what else such a model has is the second concern
             raise _nothing_binary(layers, report, error.problems) from error

@@ -132,6 +132,17 @@ def test_image_sets_that_are_none(artifact: Path, tmp_path: Path, content: dict[
     assert caught.value.fix
 
 
+@pytest.mark.parametrize("label", [-1, 10])
+def test_only_labels_of_images_that_are_used_count(artifact: Path, tmp_path: Path, label: int) -> None:
+    np.savez(tmp_path / "images.npz", images=np.zeros((3, 28, 28), np.uint8), labels=np.array([3, 9, label]))
+    data = verifier.load_images(reader.read(artifact), tmp_path / "images.npz", None, 2)
+    assert data.labels is not None and data.labels.tolist() == [3, 9]
+    with pytest.raises(UserError) as caught:
+        verifier.load_images(reader.read(artifact), tmp_path / "images.npz", None, 3)
+    assert caught.value.where == str(tmp_path / "images.npz")
+    assert f"the label of image 2 is {label}" in str(caught.value) and "0 to 9" in caught.value.fix
+
+
 def test_a_folder_of_images(artifact: Path) -> None:
     data = verifier.load_images(reader.read(artifact), EXAMPLES / "data", None, None)
     assert data.inputs.shape[1:] == (1, 32, 32)

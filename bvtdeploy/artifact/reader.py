@@ -19,7 +19,7 @@ from bvtdeploy.artifact import spec
 from bvtdeploy.artifact.golden import golden_input
 from bvtdeploy.artifact.writer import Preprocess
 from bvtdeploy.errors import UserError
-from bvtdeploy.ir.graph import Graph, Value
+from bvtdeploy.ir.graph import Graph, Op, Value
 from bvtdeploy.ir.types import Type, bits
 from bvtdeploy.lower.lowered import record_dtype
 from bvtdeploy.lower.pack import unpack_quads, unpack_stored
@@ -27,6 +27,7 @@ from bvtdeploy.lower.weights import TILES, unpack_weight
 from bvtdeploy.ops.activation import KINDS as ACTIVATIONS
 from bvtdeploy.ops.attention import MOST_PLANES
 from bvtdeploy.ops.attention import ROLES as ATTENTION_ROLES
+from bvtdeploy.ops.dots import MOST_SMALL, largest_dot
 from bvtdeploy.ops.epilogue import RESIDUALS, ROLES
 
 Record = dict[str, Any]
@@ -375,6 +376,14 @@ def _attention(op: Record, unit: int) -> Record:
     }
 
 
+def _check_small(claim: int, epilogue: Op) -> None:
+    """Raises ValueError unless the attribute `small` is 0, or 1 where no dot is larger: kernels of fp16 trust it."""
+    most = largest_dot(epilogue.inputs[0].producer)
+    small = most is not None and most <= MOST_SMALL
+    if claim not in (0, 1) or (claim and not small):
+        raise ValueError("epilogue: its dots are not as small as it says")
+
+
 def to_graph(artifact: Artifact) -> Graph:
     """The compiled graph that the records say. Raises UserError where they do not make sense."""
     graph = Graph("artifact")
@@ -398,6 +407,8 @@ def to_graph(artifact: Artifact) -> Graph:
                 in_ids = [*in_ids[1:], in_ids[0]]
             names = [artifact.name(artifact.values[i]["name"]) for i in out_ids]
             created = graph.create(kind, [at[i] for i in in_ids], attrs, module=artifact.name(op["module"]), names=names)
+            if kind == "epilogue":
+                _check_small(op["attr"][1 + len(RESIDUALS)], created)
             for i, value in zip(out_ids, created.outputs, strict=True):
                 record = artifact.values[i]
                 said = (_key(spec.DTYPES, record["dtype"]).lower(), (record["rows"], record["cols"]))

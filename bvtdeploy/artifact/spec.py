@@ -168,7 +168,7 @@ OPCODES: Final = {
     "patches": 1,           # image -> rows of flattened patches
     "dense": 2,             # f32 rows x f32 weights (+ bias)
     "bgemm": 3,             # +-1 or {-1,0,+1} rows x +-1 weights -> i16 dots; i32 beyond 32766 columns
-    "epilogue": 4,          # scale/shift, residuals, RPReLU, scale/shift, residuals -> f32, sign bits, trits
+    "epilogue": 4,          # scale/shift, residuals, RPReLU (knees), scale/shift, residuals -> f32, means of channels, bits, trits
     "row_patches": 5,       # rows on a grid, packed or f32 -> rows of k x k neighbourhoods
     "avg_pool": 6,          # f32 rows on a grid -> rows on the smaller grid
     "stencil": 7,           # per-channel taps on the grid

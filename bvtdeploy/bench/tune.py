@@ -2,7 +2,7 @@
 
 The model is compiled once with each layout, the artifacts run on the device in turn, op by op, and the fastest layout of each shape
 goes into a small file that `bvtdeploy compile --tuning` reads. Layouts never change results; every run compares the golden outputs.
-Only 64-bit ARM has kernels for all of them: elsewhere weights are laid out anew when a file is opened, and the default is chosen.
+Only 64-bit ARM has kernels for all of them: elsewhere weights become the default when a file is opened, which alone is timed there.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import tempfile
 import tomllib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -30,6 +30,7 @@ ROUNDS: Final = 5
 VISIT_MS: Final = 200.0  # of one artifact in one round
 CLEAR: Final = 1.02  # a layout must beat the default by more than this to be taken
 FORMAT: Final = 1
+ONE_LAYOUT: Final = f"this machine has kernels for {DEFAULT.lower()} alone, so that no other layout was timed"
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Tuning:
     before: dict[str, Any]
     after: dict[str, Any]
     unstable_because: tuple[str, ...]
+    notes: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """The tuning as JSON."""
@@ -87,6 +89,7 @@ class Tuning:
             "environment": {"before": self.before, "after": self.after},
             "stable": not self.unstable_because,
             "unstable_because": list(self.unstable_because),
+            "notes": list(self.notes),
         }
 
     def as_toml(self) -> str:
@@ -94,6 +97,7 @@ class Tuning:
         lines = [
             "# Layouts of binary weights that were the fastest on a device, for bvtdeploy compile --tuning FILE: shapes that are",
             "# here get their layout, others what the board's file says. Results do not depend on it.",
+            *(f"# {note}" for note in self.notes),
             f"format = {FORMAT}",
             *(f"{name} = {_quoted(text)}" for name, text in (("device", self.device), ("board", self.board), ("cpu", self.cpu))),
             f"isa = {_quoted(self.isa)}",
@@ -169,11 +173,12 @@ def tune(
         raise UserError("an emulated device cannot be tuned for", where=device.name, why=why, fix=fix)
     if not output.parent.is_dir():
         raise UserError("there is no such folder", where=str(output.parent), fix="make it, or give another")
+    several = load_board(device.board).machine == "aarch64"
     before = read_environment(device)
     rounds = rounds or ROUNDS
     with tempfile.TemporaryDirectory(prefix="bvtdeploy-") as folder:
         paths = {}
-        for layout in TILES:
+        for layout in TILES if several else (DEFAULT,):
             say(f"compiling with {layout.lower()} weights")
             paths[layout] = Path(folder) / f"{layout.lower()}.bvt"
             # The only layout that costs anything at all is the only one there is.
@@ -205,13 +210,7 @@ def tune(
                 else:
                     runs[layout] = max(3, min(500, round(1e6 * VISIT_MS / max(median(done.samples_ns), 1))))
     after = read_environment(device)
-    choices, reasons = choose_layouts(made, samples), doubts(before, after)
-    if load_board(device.board).machine != "aarch64":
-        choices = [replace(choice, layout=DEFAULT) for choice in choices]
-        reasons = [
-            *reasons,
-            f"here all layouts become {DEFAULT.lower()} when a file is opened, so that their times differ by chance",
-        ]
+    choices = choose_layouts(made, samples)
     if not choices:
         raise UserError("there is nothing to tune", where=str(source), why="no product of this model has a choice of layouts")
     ours = sum(choice.ops * choice.ns[choice.layout] for choice in choices)
@@ -228,7 +227,8 @@ def tune(
         gain=sum(choice.ops * choice.ns[DEFAULT] for choice in choices) / ours,
         before=before,
         after=after,
-        unstable_because=tuple(reasons),
+        unstable_because=tuple(doubts(before, after)),
+        notes=() if several else (ONE_LAYOUT,),
     )
     write_whole(output, tuning.as_toml())
     return tuning
@@ -252,11 +252,13 @@ def choose_layouts(
     """The fastest layout of every shape, the most expensive shape first.
 
     Args:
-        made: layout that was asked for -> op -> its shape, and the layout that it got. An op that got another one has no choice.
+        made: layout that was asked for -> op -> its shape, and the layout that it got. An op that got another one has no choice;
+            where the default alone was asked for, none has, and all get it.
         samples: layout -> nanoseconds of every op, a row a round.
     """
     times: dict[Product, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    free = {op for op in made[DEFAULT] if any(made[layout][op][1] == layout for layout in made if layout != DEFAULT)}
+    others = [layout for layout in made if layout != DEFAULT]
+    free = {op for op in made[DEFAULT] if not others or any(made[layout][op][1] == layout for layout in others)}
     for layout, ops in made.items():
         for op, (product, got) in ops.items():
             if op in free and got == layout:

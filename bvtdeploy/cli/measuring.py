@@ -228,7 +228,10 @@ def bench_command(
 @model_output
 @json_option
 def tune_command(source: Path, output: Path, as_json: bool, **options: Any) -> int:
-    """Time the layouts of binary weights on a device; `compile --tuning` takes the fastest of every shape."""
+    """Time the layouts of binary weights on a device; `compile --tuning` takes the fastest of every shape.
+
+    Only 64-bit ARM has kernels for more than one layout: elsewhere nothing else is timed, and all shapes get it.
+    """
     keep_apart((source,), {"--output": output})
     console = Console(as_json)
     with console.progress() as progress:

@@ -340,8 +340,9 @@ class _Lowering:
 
     def _overwritten(self, lives: dict[Value, tuple[int, int]]) -> dict[Value, Value]:
         """Result -> the operand of the same group in whose very place it may be written: of equal shape and rows, read for the last
-        time here, only at the row that is being produced, and by ops that are through with the row before it is written (an
-        epilogue is while it writes, unless it pools: it reads an element before it writes it)."""
+        time here, only at the row that is being produced, and by ops that are through with the row before it is written. An
+        epilogue may also write over an operand while it still reads it, as it reads each element before it writes the one in its
+        place; not if it pools: an operand of its result's shape is then a residual, which it reads again for later channels."""
         taken: dict[Value, Value] = {}
         for g, group in enumerate(self.groups):
             step = {op: i for i, op in enumerate(group.ops)}

@@ -12,7 +12,7 @@ from bvtdeploy.ops.attention import largest_result, roles_of
 if TYPE_CHECKING:
     from bvtdeploy.ir.graph import Op
 
-MOST_I16: Final = 32766  # up to which dots are in 16 bits: ceilings of thresholds beyond are then -+32768
+MOST_I16: Final = 32766  # up to which dots are in 16 bits, and ceilings of thresholds: cut to -32768 .. 32767, which none reaches
 MOST_SMALL: Final = 512  # up to which dots are fp16 numbers by an addition to their bits
 
 

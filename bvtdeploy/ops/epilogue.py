@@ -23,7 +23,8 @@ or, with factor f > 1 on a grid of width W: (y/f)*(W/f) + x/f for r = y*W + x (n
 or, with factor 0: rows[0][r], a constant table of row numbers; the residual then has any number of rows.
 
 In fp16 (an operand or the result is f16; then all are, but x, which may be anything, and the result, which may be f32) every step
-is rounded to binary16, once: v = f16(x); fma(v, a, b) is f16(v * a + b); slope[c] - 1 is f16; an f32 result is the fp16 v, widened.
+is rounded to binary16, once: v = f16(x); fma(v, a, b) is f16(v * a + b); slope[c] - 1 is f16; an f32 result is the fp16 v,
+or the fp16 mean where it pools, widened.
 
 In the IR the inputs are named by attrs["roles"], one of ROLES each, and the outputs by attrs["results"]: "f32" or "f16" (at most
 one, first), then "bits" and "trits" in any order, one for each threshold. attrs["factors"]: a factor for every residual role
@@ -87,7 +88,8 @@ def _infer(inputs: Sequence[Type], attrs: Attrs) -> list[Type]:
     expect(bool(by_table) == ("rows" in roles), "epilogue: rows belongs to residuals of factor 0")
     expect("knee" not in roles or "slope" in roles, "epilogue: a knee belongs to a slope")
     pool = attrs.get("pool", 1)
-    expect(pool == 1 or (pool in POOLS and c % pool == 0 and len(codes) < len(results)), f"epilogue: pool {pool} of {c} channels")
+    pools = pool in POOLS and c % pool == 0 and len(codes) < len(results)
+    expect("pool" not in attrs or pools, f"epilogue: pool {pool} of {c} channels")
     packed = iter(attrs["packed"])
     alphabets = {"bits": BIPOLAR, "trits": TERNARY}
     return [bits(n, c, alphabet=alphabets[r], packed=next(packed)) if r in codes else Type(r, (n, c // pool)) for r in results]

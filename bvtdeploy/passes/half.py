@@ -189,4 +189,23 @@ def run(graph: Graph, report: Report) -> Graph:
     return graph
 
 
+def round_slopes(graph: Graph, report: Report) -> Graph:
+    """Slopes become what is multiplied once they are rounded: s -> 1 + f16(f16(s) - 1), or f16(s) where the op computes in fp32. A
+    constant that the pass `offsets` carries through a PReLU is then multiplied by the same number as the values that lack it."""
+    for op in graph.of_kind("epilogue"):
+        for i, value in enumerate(op.inputs):
+            if op.attrs["roles"][i] != "slope" or value.data is None:
+                continue
+            rounded = to_f16(value.data, {"slope"})
+            if isinstance(rounded, str):
+                continue
+            if report.elementwise == "fp16":
+                rounded = np.float32(1) + (rounded - np.float32(1)).astype(np.float16).astype(np.float32)
+            if not np.array_equal(rounded, value.data, equal_nan=True):
+                graph.set_input(op, i, graph.constant(rounded, value.name, before=op))
+    graph.drop_dead()
+    return graph
+
+
+SLOPES = Pass("slopes", "offsets go through PReLUs as they will be computed", ROUNDS, round_slopes)
 PASS = Pass("half", "element-wise ops compute in fp16, twice as many a vector", ROUNDS, run)

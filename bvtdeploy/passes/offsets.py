@@ -11,11 +11,12 @@ and what is left at the end is taken by who reads the result:
     v >= t                  = v' >= t - c
     pool(v)                 = pool(v') + pool(c)               over channels, or windows without padding
 So both moves of RPReLU and the shift of the batch norm in front of it cost nothing, and the scale of the dots is one multiply-add
-with the residual (ops/epilogue.py). The stream does not drift away from the source's: of what a value lacks, a PReLU passes on s.
+with the residual (ops/epilogue.py). The stream does not drift away from the source's: of what a value lacks, a PReLU passes on the
+fraction s. (Where slopes are rounded they are so before, half.SLOPES.)
 
 Legality: every reader of v can take c for nothing: it is an epilogue that scales or compares, or that gives c on in its turn, or a
 pool whose readers are; v is no output of the graph. Elsewhere c is added where the chain scales last, or stays where it was,
-whatever is fewest operations. `Report.offsets` tells what each value lacks.
+whichever takes the fewest operations. `Report.offsets` tells what each value lacks.
 Promise: reassociates; codes move only where that crosses a threshold.
 """
 
@@ -69,12 +70,13 @@ def _carry(steps: Sequence[Step]) -> tuple[list[Step], F64 | None]:
     return out, c
 
 
-def _forms(steps: list[Step], lack: bool) -> list[_Form]:
-    """What an epilogue of these steps can become, nearest to what it is first. lack: its result may lack something."""
+def _forms(steps: list[Step], may_lack: bool) -> list[_Form]:
+    """What an epilogue of these steps can become, nearest to what it is first. may_lack: whether its result may lack
+    something."""
     bends = [i for i, step in enumerate(steps) if isinstance(step, P)]
     behind = bends[0] + 1 if bends else 0
     chains: list[tuple[list[Step], F64 | None]] = [(steps, None)]
-    if lack:
+    if may_lack:
         last, c = _carry(steps[behind:])
         chains += [(steps[:behind] + last, c), _carry(steps)]
     if bends:
@@ -85,9 +87,9 @@ def _forms(steps: list[Step], lack: bool) -> list[_Form]:
     return [_Form(plan, c, _cost(chain)) for chain, c, plan in found if plan is not None]
 
 
-def _best(steps: list[Step], lack: bool) -> _Form | None:
+def _best(steps: list[Step], may_lack: bool) -> _Form | None:
     """The form of fewest operations; the first of equals."""
-    return min(_forms(steps, lack), key=lambda form: form.cost, default=None)
+    return min(_forms(steps, may_lack), key=lambda form: form.cost, default=None)
 
 
 def _with_offsets(op: Op, lacks: dict[Value, F64]) -> list[Step]:
@@ -126,8 +128,8 @@ def _may_lack(graph: Graph) -> set[Value]:
         some = np.ones((1, value.type.shape[1]))
         if user.kind != "epilogue":
             return _pooled(user, some) is not None and user.out in may
-        lack = not _is_real(user) or user.outputs[0] in may
-        now, then = _best(steps_of(user), lack), _best(_with_offsets(user, {value: some}), lack)
+        too = not _is_real(user) or user.outputs[0] in may
+        now, then = _best(steps_of(user), too), _best(_with_offsets(user, {value: some}), too)
         return now is not None and then is not None and then.cost <= now.cost
 
     for op in reversed(graph.ops):
@@ -166,7 +168,7 @@ def run(graph: Graph, report: Report) -> Graph:
             continue
         fresh = _rebuild(graph, op, form)
         if saved > 0:
-            report.fused["additions of constants"] += saved
+            report.fused["operations for constants"] += saved
         if form.lacks is not None and _is_real(fresh):
             lacks[fresh.outputs[0]] = form.lacks
     report.offsets |= {value.name: offset for value, offset in lacks.items()}

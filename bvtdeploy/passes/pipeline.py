@@ -1,4 +1,6 @@
-"""The pipeline: the ordered list of passes is data; each says in one line why it is there (see its file for the maths)."""
+"""The pipeline: the ordered list of passes is data; each says in one line why it is there (see its file for the maths).
+Where parameters are rounded there are further ones (`passes_of`).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,21 @@ from typing import Final
 
 from bvtdeploy.ir.graph import Graph
 from bvtdeploy.ir.verify import InvalidGraph, verify
-from bvtdeploy.passes import affines, attention, binarise, epilogues, fold, layout, offsets, stencils, thresholds
+from bvtdeploy.passes import (
+    affines,
+    attention,
+    binarise,
+    epilogues,
+    fold,
+    half,
+    layout,
+    offsets,
+    patch_embed,
+    pools,
+    side,
+    stencils,
+    thresholds,
+)
 from bvtdeploy.passes.base import Pass, Report
 
 PIPELINE: Final[tuple[Pass, ...]] = (
@@ -22,7 +38,20 @@ PIPELINE: Final[tuple[Pass, ...]] = (
     epilogues.PASS,
     offsets.PASS,
     thresholds.PASS,
+    pools.PASS,
 )
+
+
+def passes_of(report: Report) -> tuple[Pass, ...]:
+    """PIPELINE with the passes that round what `report` says: slopes before offsets go through them, the rest before `pools`, which
+    knows every type."""
+    rounding = ((patch_embed.PASS, report.patch_embed), (half.PASS, report.elementwise), (side.PASS, report.side))
+    chosen = [step for step, how in rounding if how != "fp32"]
+    slopes = [half.SLOPES] if {report.elementwise, report.side} != {"fp32"} else []
+    passes: list[Pass] = []
+    for step in PIPELINE:
+        passes += [*(slopes if step is offsets.PASS else chosen if step is pools.PASS else ()), step]
+    return tuple(passes)
 
 
 @dataclass(frozen=True)
@@ -35,7 +64,10 @@ class Timing:
 
 
 def run(
-    graph: Graph, report: Report, observe: Callable[[int, str, Graph], None] | None = None, passes: tuple[Pass, ...] = PIPELINE
+    graph: Graph,
+    report: Report,
+    observe: Callable[[int, str, Graph], None] | None = None,
+    passes: tuple[Pass, ...] | None = None,
 ) -> tuple[Graph, list[Timing]]:
     """Runs the passes in order and verifies the graph after each.
 
@@ -43,6 +75,7 @@ def run(
         graph: source graph; it is consumed.
         report: filled by the passes.
         observe: called with (number, name, graph) for the source graph (0, "source") and after every pass.
+        passes: by default those of `passes_of`.
 
     Raises:
         UserError: the model has something that cannot be compiled.
@@ -52,7 +85,7 @@ def run(
     verify(graph)
     if observe is not None:
         observe(0, "source", graph)
-    for number, step in enumerate(passes, 1):
+    for number, step in enumerate(passes_of(report) if passes is None else passes, 1):
         start = time.perf_counter()
         graph = step.run(graph, report)
         try:

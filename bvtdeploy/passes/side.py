@@ -1,9 +1,9 @@
 """side: real parameters become the numbers that a smaller file can hold, before anything is computed from them.
 
-The side parameters are the f32 constants beside the +-1 weights: scales, shifts, slopes, thresholds, positions, float matrices.
-This pass rounds them and marks how they are stored (`attrs["stored"]` of the constant, see ops/const.py); the runtime widens them
-back to fp32 once, when it opens the file. As the rounding comes first, the interpreter, the golden outputs and every executor read
-the very same fp32 numbers, and results stay equal bit for bit; only against the source model do they move.
+The side parameters are the f32 constants beside the +-1 weights: scales, shifts, slopes, knees, thresholds, positions, float
+matrices. This pass rounds them and marks how they are stored (`attrs["stored"]` of the constant, see ops/const.py); the runtime
+widens them back to fp32 once, when it opens the file. As the rounding comes first, the interpreter, the golden outputs and every
+executor read the very same fp32 numbers, and results stay equal bit for bit; only against the source model do they move.
 
     fp16   w -> float32(float16(w)), to nearest, ties to even: relative error at most 2^-11, absolute at most 2^-25 below 2^-14
     int8   matrices (the weights of `dense`: patch embedding, classifier, float MLPs) [K x O] -> q * scale[o] with

@@ -3,9 +3,10 @@
     code = [f(s) >= t]   with s an integer dot and f the very fp32 chain of the epilogue (scale, shift, PReLU, scale, shift)
          = [s >= T],  T the smallest attainable s with f(s) >= t, found by bisection on f itself
 
-Correctly rounded fp32 multiplications and additions by constants are weakly monotone, and so is a PReLU with slope >= 0, so that f
-is, and the bisection is exact: no division, no rounding of thresholds. Where f falls (a negative scale), the channel's weights
-change their signs, -s is what the product gives, and f(-s) rises. Three codes have two thresholds, each found in the same way.
+Correctly rounded fp32 multiplications and additions by constants are weakly monotone, and so is a PReLU of slope a >= 0, wherever
+its knee k is: v + (a-1)*min(v, k) is continuous, rises by 1 + fp32(a-1) >= 0 below k and by 1 above, and is rounded once. So f is
+monotone, and the bisection is exact: no division, no rounding of thresholds. Where f falls (a negative scale), the channel's
+weights change their signs, -s is what the product gives, and f(-s) rises. Three codes have two thresholds, found likewise.
 
 Legality: only codes are read (a real result keeps its epilogue), no residual stands in between; a channel is turned only where the
 epilogue is the product's single reader. |s| is at most K, or what the levels of an attention allow; always and never are the

@@ -386,7 +386,8 @@ def force(graph: Graph, source: Source, image: Array, result: Forced) -> None:
     for op in graph.of_kind("bgemm"):
         if op.out.name in expected:
             expected[op.out.name] = expected[op.out.name] * _turned(op, source.trace)
-    expected |= {name: expected[name] - offset for name, offset in source.report.offsets.items() if name in expected}
+    offsets = source.report.offsets
+    expected |= {name: expected[name] - offset for name, offset in offsets.items() if name in expected}
     at: dict[Value, Array] = {graph.inputs[0]: image.reshape(graph.inputs[0].type.shape)}
     terms: dict[Value, Array] = {}  # of real values that the source does not tell: what they add up
     for op in graph.ops:
@@ -394,7 +395,8 @@ def force(graph: Graph, source: Source, image: Array, result: Forced) -> None:
             at[op.out] = op.attrs["data"]
             continue
         inputs = [at[v] for v in op.inputs]
-        sizes = [terms[v] if v in terms else np.abs(at[v]) for v in op.inputs]
+        # The source's number is the sum of ours and what it lacks: an error is one of that sum, not of what cancels in it.
+        sizes = [(terms[v] if v in terms else np.abs(at[v])) + np.abs(offsets.get(v.name, 0)) for v in op.inputs]
         with np.errstate(all="ignore"):
             outputs = REGISTRY[op.kind].reference(op.attrs, inputs)
         row = result.rows.setdefault(op.kind, Row(op.kind))
@@ -408,8 +410,8 @@ def force(graph: Graph, source: Source, image: Array, result: Forced) -> None:
                     terms[value] = _magnitudes(op, inputs, sizes, ours)
                 continue
             size = np.maximum(np.abs(theirs), _magnitudes(op, inputs, sizes, theirs)) if value.type.elem == "f32" else None
-            if size is not None and value.name in source.report.offsets:  # the source's number is the sum of both
-                size = size + np.abs(source.report.offsets[value.name])
+            if size is not None:
+                size = size + np.abs(offsets.get(value.name, 0))
             _compare(op, value, size, ours, theirs, known, row, result)
             told = theirs if value.type.elem == "f32" else np.rint(theirs)
             at[value] = np.where(np.isnan(theirs), ours, told).astype(DTYPES[value.type.elem])
@@ -466,12 +468,18 @@ def _magnitudes(op: Op, inputs: list[Array], sizes: list[Array], result: Array) 
         return np.asarray(np.abs(gamma) * np.maximum(sizes[0], np.abs(x - centred)) / deviation + np.abs(beta))
     if op.kind == "activation":
         return sizes[0].astype(np.float64)
-    if op.kind == "epilogue" and "slope" in op.attrs["roles"]:  # what is multiplied and added is slope - 1
-        slope = op.attrs["roles"].index("slope")
-        sizes = [1 + np.abs(inputs[i] - 1) if i == slope else size for i, size in enumerate(sizes)]
-    narrow = [a.astype(DTYPES[v.type.elem]) for v, a in zip(op.inputs, sizes, strict=True)]
+    attrs, terms = op.attrs, [a.astype(DTYPES[v.type.elem]) for v, a in zip(op.inputs, sizes, strict=True)]
+    if op.kind == "epilogue" and "slope" in attrs["roles"]:  # v * |slope - 1|, whatever the knee, is what may be added
+        roles = list(attrs["roles"])
+        slope = roles.index("slope")
+        terms[slope] = 1 + np.abs(inputs[slope] - 1)
+        if "knee" not in roles:
+            roles.insert(slope + 1, "knee")
+            terms.insert(slope + 1, terms[slope])
+        terms[roles.index("knee")] = np.full_like(terms[slope], np.inf)
+        attrs = {**attrs, "roles": tuple(roles)}
     with np.errstate(all="ignore"):
-        return np.asarray(REGISTRY[op.kind].reference(op.attrs, narrow)[0], np.float64)
+        return np.asarray(REGISTRY[op.kind].reference(attrs, terms)[0], np.float64)
 
 
 def teacher_force(source: Source, images: npt.NDArray[np.float32], graph: Graph | None = None) -> Forced:

@@ -37,15 +37,17 @@ def load_images(artifact: Artifact, source: Path | None, random: int | None, lim
         x = np.random.Generator(np.random.PCG64(0)).standard_normal((n, c, h, w), np.float32)
         return ImageSet(x, None, f"{n} random inputs")
     pixels, labels = _read_npz(source) if source.suffix == ".npz" else (_read_files(source), None)
+    if limit is not None:
+        pixels, labels = pixels[:limit], None if labels is None else labels[:limit]
     classes = artifact.output["rows"] * artifact.output["cols"]
-    if labels is not None and ((labels < 0) | (labels >= classes)).any():
+    if labels is not None and (wrong := (labels < 0) | (labels >= classes)).any():
+        first = int(wrong.argmax())
         raise UserError(
             f"labels from {labels.min()} to {labels.max()} for {classes} classes",
             where=str(source),
+            why=f"the label of image {first} is {labels[first]}",
             fix=f"give numbers of classes, 0 to {classes - 1}",
         )
-    if limit is not None:
-        pixels, labels = pixels[:limit], None if labels is None else labels[:limit]
     if not pixels:
         raise UserError("there are no images", where=str(source), fix=f"give an .npz, or files ending in {', '.join(SUFFIXES)}")
     if artifact.preprocess is None:

@@ -180,7 +180,7 @@ def show_kernels(console: Console, found: Kernels) -> None:
             f"over {first.limit:g} times the bound: {', '.join(over)}" if over else f"none is over {first.limit:g} times its bound"
         )
         console.note(text)
-    if first.products:
+    if any(b.products for b in found.boards):
         console.heading("binary products: modelled multiply-adds a cycle, the bound of the layout's main loop, and Larq's bgemm")
         head = ["layout", "rows", "K", "outputs", *(text for core in cores for text in (core, "bound", "Larq"))]
         # Not every core has every layout.
@@ -213,6 +213,7 @@ def show_tuning(console: Console, tuning: Tuning) -> None:
         rows.append((shape, choice.ops, *times, choice.layout.lower()))
     head = ["rows x columns x outputs", "ops", *(f"{layout.lower()} us" for layout in layouts), "chosen"]
     console.table(head, rows, align="nr" + "r" * len(layouts) + "n")
-    console.say(f"these products take {100 / tuning.gain:.0f} % of the time that they take with lanes16")
-    for reason in tuning.unstable_because:
+    if len(layouts) > 1:
+        console.say(f"these products take {100 / tuning.gain:.0f} % of the time that they take with lanes16")
+    for reason in (*tuning.notes, *tuning.unstable_because):
         console.note(reason)

@@ -86,8 +86,9 @@ static job epilogue(bvt_view x, unsigned set, bool real, unsigned signs, bvt_vie
     if (real) j.call.out[0] = F32(x.rows, x.cols);
     for (unsigned i = 0; i < signs; i++) {
         bvt_view threshold = F32(sign.dtype == BVT_DTYPE_TRITS ? 2 : 1, x.cols);
+        float *limit = (float *)(void *)threshold.base;
         if (sign.dtype == BVT_DTYPE_TRITS) /* low, then high */
-            for (uint32_t c = 0; c < x.cols; c++) ((float *)(void *)threshold.base)[c] = -3, ((float *)(void *)threshold.base)[x.cols + c] = 3;
+            for (uint32_t c = 0; c < x.cols; c++) limit[c] = -3, limit[x.cols + c] = 3;
         j.call.in[BVT_EP_THRESHOLD0 + i] = threshold;
         j.call.out[1 + i] = make(sign.dtype, sign.layout, x.rows, x.cols);
     }
@@ -99,6 +100,16 @@ static const bvt_view no_sign;
 static job epilogue_full(void) {
     return epilogue(I16(784, 128), SCALE | RES0 | BENT, true, 1, BITS(ROWS, 784, 128));
 }
+/* A layer that makes channels more: its shortcut is read g times a row, and g channels of the result are pooled. */
+static job epilogue_pool(uint32_t rows, uint32_t cols, uint32_t g) {
+    job j = epilogue(I16(rows, cols), SCALE | RES0 | BENT, true, 1, BITS(ROWS, rows, cols));
+    j.call.in[BVT_EP_RES0].cols = j.call.out[0].cols = cols / g;
+    j.call.in[BVT_EP_RES0].stride = j.call.out[0].stride = row_bytes(BVT_DTYPE_F32, cols / g);
+    j.op.attr[BVT_EP_POOL] = (int32_t)g;
+    return j;
+}
+static job epilogue_pool_8(void) { return epilogue_pool(784, 1024, 8); }
+static job epilogue_pool_4(void) { return epilogue_pool(196, 1024, 4); }
 static job epilogue_three_residuals(void) {
     return epilogue(I16(784, 128), SCALE | RES0 | BENT | SCALE2 | POST_RES0 | POST_RES1, true, 0, no_sign);
 }
@@ -203,7 +214,8 @@ static job multiply(void) {
 
 static job gather(int dtype) {
     job j = start(BVT_OP_GATHER, 212, 212.0 * 256);
-    j.call.in[0] = I32(212, 1), j.call.in[1] = make(dtype, BVT_LAYOUT_ROWS, 196, 256), j.call.out[0] = make(dtype, BVT_LAYOUT_ROWS, 212, 256);
+    j.call.in[0] = I32(212, 1), j.call.in[1] = make(dtype, BVT_LAYOUT_ROWS, 196, 256);
+    j.call.out[0] = make(dtype, BVT_LAYOUT_ROWS, 212, 256);
     for (int32_t i = 0; i < 212; i++) ((int32_t *)(void *)j.call.in[0].base)[i] = i % 196;
     return j;
 }
@@ -264,6 +276,8 @@ static const struct {
     job (*make)(void);
 } cases[] = {
     {"epilogue-full", epilogue_full},
+    {"epilogue-pool-8", epilogue_pool_8},
+    {"epilogue-pool-4", epilogue_pool_4},
     {"epilogue-three-residuals", epilogue_three_residuals},
     {"epilogue-three-signs", epilogue_three_signs},
     {"epilogue-affine", epilogue_affine},

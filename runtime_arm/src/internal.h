@@ -115,8 +115,8 @@ int bvt_check_indices(const bvt_check *c, const bvt_rec_value *v, int64_t least,
 
 /* ---- Dots --------------------------------------------------------------------------------------------------------------- */
 
-/* Integers that bgemm and attention give are i16 up to this size, so that ceil(threshold), cut to i16, is an end that no dot reaches;
- * else i32, up to what is a float with every integer below it. */
+/* Integers that bgemm and attention give are i16 up to this size, so that neither end of i16 is a dot: ceil(threshold) of a threshold
+ * beyond i16 may be cut to the end. Others are i32, up to what is a float with every integer below it. */
 enum { BVT_MOST_I16 = 32766, BVT_MOST_DOT = 1 << 24 };
 
 /* Element c of a row of dots, whose dtype is I16 (narrow) or I32. */

@@ -326,7 +326,10 @@ static int check_value(bvt_model *m, uint32_t index, bvt_error *err) {
     uint64_t span = 0, align = 1, count = 0;
     switch (v->layout) {
     case BVT_LAYOUT_ROWS: span = row, align = element, count = v->rows; break;
-    case BVT_LAYOUT_COLS: span = v->dtype == BVT_DTYPE_TRITS ? 2 * bvt_plane(v->rows) : bvt_ceil_div(v->rows, 8), align = 8, count = v->cols; break;
+    case BVT_LAYOUT_COLS:
+        span = v->dtype == BVT_DTYPE_TRITS ? 2 * bvt_plane(v->rows) : bvt_ceil_div(v->rows, 8);
+        align = 8, count = v->cols;
+        break;
     case BVT_LAYOUT_QUADS: span = 128 * bvt_ceil_div(v->cols, 8), align = 16, count = bvt_ceil_div(v->rows, 16); break;
     default:
         if (!bvt_tile_channels(v->layout)) wrong = wrong ? wrong : "unknown layout";

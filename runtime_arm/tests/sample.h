@@ -25,7 +25,8 @@ static uint32_t sample_value(sample *s, int dtype, int storage, int layout, uint
     *v = (bvt_rec_value){
         .name = 1, .dtype = (uint8_t)dtype, .storage = (uint8_t)storage, .layout = (uint8_t)layout, .rows = rows, .cols = cols};
     uint32_t count = rows;
-    v->stride = dtype == BVT_DTYPE_BITS ? (cols + 7) / 8 : cols * (dtype == BVT_DTYPE_U64 || dtype == BVT_DTYPE_F64 ? 8 : dtype == BVT_DTYPE_I16 ? 2 : 4);
+    const uint32_t element = dtype == BVT_DTYPE_U64 || dtype == BVT_DTYPE_F64 ? 8 : dtype == BVT_DTYPE_I16 ? 2 : 4;
+    v->stride = dtype == BVT_DTYPE_BITS ? (cols + 7) / 8 : cols * element;
     if (layout == BVT_LAYOUT_COLS) v->stride = (rows + 63) / 64 * 8, count = cols;
     if (layout == BVT_LAYOUT_LANES16) v->stride = (cols + 7) / 8 * 16, count = (rows + 15) / 16;
     v->bytes = (uint64_t)v->stride * count;

@@ -168,7 +168,8 @@ static void all_shapes(const bvt_kernel_entry *e, int layout) {
         static const uint32_t tiles[] = {1, 5, 15, 16, 17, 31, 32, 33, 48, 49, 70};
         for (uint32_t trits = 0; trits < 2; trits++) {
             for (uint32_t k = 1; k <= 1100; k += k < 70 ? 1 : range(1, 13))
-                RUN(.rows = tiles[n % 11], .k = k, .outputs = outputs[n % 16], .trits = trits, .pattern = (int)below(N_PATTERNS), .block = 64);
+                RUN(.rows = tiles[n % 11], .k = k, .outputs = outputs[n % 16], .trits = trits, .pattern = (int)below(N_PATTERNS),
+                    .block = 64);
             static const uint32_t most[] = {60, 64, 192, 240, 255, 256, 257, 258, 260, 261, 384, 512, 513, 520, 768, 1024, 1040, 2048};
             for (unsigned i = 0; i < sizeof most / sizeof *most; i++)
                 for (int pattern = RANDOM; pattern < N_PATTERNS; pattern++)

@@ -45,7 +45,9 @@ static uint16_t random_half(void) {
 static int coin(void) { return (int)(rng() >> 40 & 1); }
 
 static size_t value_bytes(bvt_view *v, int layout, uint32_t pad) {
-    const uint32_t element = v->dtype == BVT_DTYPE_U64 || v->dtype == BVT_DTYPE_F64 ? 8 : v->dtype == BVT_DTYPE_I16 || v->dtype == BVT_DTYPE_F16 ? 2 : 4;
+    const bool wide = v->dtype == BVT_DTYPE_U64 || v->dtype == BVT_DTYPE_F64;
+    const bool narrow = v->dtype == BVT_DTYPE_I16 || v->dtype == BVT_DTYPE_F16;
+    const uint32_t element = wide ? 8 : narrow ? 2 : 4;
     v->by_cols = layout == BVT_LAYOUT_COLS;
     v->layout = (uint8_t)layout;
     if (v->dtype == BVT_DTYPE_TRITS) {
@@ -102,7 +104,9 @@ static bvt_view *add_in(test_case *t, unsigned slot, int dtype, int layout, uint
                 half = kind < 3 || all_small ? bvt_to_half((float)range(0, 4) - 2.0f) : random_half(), memcpy(at, &half, 2);
                 break;
             case BVT_DTYPE_I32: /* likewise */
-                i = kind < 3 || all_small ? (int32_t)range(0, 4) - 2 : kind < 5 ? (int32_t)range(0, 2000) - 1000 : (int32_t)range(0, 1 << 25) - (1 << 24);
+                i = kind < 3 || all_small ? (int32_t)range(0, 4) - 2
+                    : kind < 5            ? (int32_t)range(0, 2000) - 1000
+                                          : (int32_t)range(0, 1 << 25) - (1 << 24);
                 memcpy(at, &i, 4);
                 break;
             case BVT_DTYPE_I16: /* as far as dots go */
@@ -536,26 +540,39 @@ static void case_channel_pool(test_case *t, uint32_t size) {
 static void case_epilogue(test_case *t, uint32_t size) {
 #define X(form) set_of((uint32_t)(form)),
     const uint32_t all = (1u << BVT_EP_THRESHOLD0) - 2, layer = SCALE | RES0 | BENT, branch = layer | SCALE2 | POST_RES0;
-    const uint32_t common[] = {COMMON_FORMS(X) branch | AFFINE2, AFFINE | RES0 | SLOPE | POST, all, layer | RES1 | POST};
+    const uint32_t common[] = {COMMON_FORMS(X) branch | AFFINE2, AFFINE | RES0 | SLOPE | POST, all, layer | POST, layer | RES1 | POST};
 #undef X
     const struct {
         uint32_t set;
         int dtype;
-    } own[] = {{layer, BVT_DTYPE_I16},  {layer | POST, BVT_DTYPE_I16},
-               {layer | RES1, BVT_DTYPE_I16}, {layer | RES1 | POST, BVT_DTYPE_I16},
-               {branch, BVT_DTYPE_I16}, {branch | AFFINE2 | POST_RES1, BVT_DTYPE_I16},
-               {AFFINE, real},          {0, real}};
+        bool sign;     /* in most cases */
+        unsigned pool; /* 0: by chance */
+    } own[] = {
+        /* those of half_fp16.c: layer, pooled_4, pooled_8, branch (twice), product (twice), attention, norm, sign */
+        {layer, BVT_DTYPE_I16, true, 0},
+        {layer, BVT_DTYPE_I16, true, 4},
+        {layer, BVT_DTYPE_I16, true, 8},
+        {branch, BVT_DTYPE_I16, false, 0},
+        {branch | AFFINE2 | POST_RES1, BVT_DTYPE_I16, false, 0},
+        {SCALE, BVT_DTYPE_I16, false, 0},
+        {SCALE | RES0, BVT_DTYPE_I16, false, 0},
+        {layer | RES1, BVT_DTYPE_I16, true, 0},
+        {AFFINE, real, true, 0},
+        {0, real, true, 0},
+    };
     const bool usual = size == 2;
-    const unsigned one = below(12); /* of these, or any */
+    const unsigned n_own = sizeof own / sizeof *own, one = usual ? below(n_own + 4) : n_own; /* of these, or any */
+    const bool sign = one >= n_own || own[one].sign;
+    const unsigned pooled = one < n_own ? own[one].pool : 0;
     const uint32_t f = range(1, 3), width = f * range(1, 3), n = width * f * range(1, 5);
     const uint32_t c = usual ? 32 * range(1, 5) : coin() ? 16 * range(1, 6) : range(1, size ? 100 : 30);
     uint32_t set = !usual && coin() ? (uint32_t)rng() & all : common[below(sizeof common / sizeof *common)];
-    if (usual && one < 8) set = own[one].set;
+    if (one < n_own) set = own[one].set;
     const bool bare = !usual && below(4) == 0; /* thresholds on dots around the ends of a byte, to which a kernel may cut both */
     if (bare) set = 0;
     if (!(set & SLOPE)) set &= ~(uint32_t)BENT;
     const int dtypes[] = {BVT_DTYPE_I16, BVT_DTYPE_I16, BVT_DTYPE_I32, BVT_DTYPE_F32, real};
-    const bvt_view *x = add_in(t, 0, usual && one < 8 ? own[one].dtype : dtypes[below(bare ? 1 : 5)], BVT_LAYOUT_ROWS, n, c);
+    const bvt_view *x = add_in(t, 0, one < n_own ? own[one].dtype : dtypes[below(bare ? 1 : 5)], BVT_LAYOUT_ROWS, n, c);
     t->op.attr[BVT_EP_SMALL] = usual ? below(4) > 0 : coin();
     for (uint32_t r = 0; r < n && t->op.attr[BVT_EP_SMALL]; r++)
         for (uint32_t i = 0; i < c; i++) {
@@ -580,10 +597,11 @@ static void case_epilogue(test_case *t, uint32_t size) {
     for (unsigned i = BVT_EP_SCALE; i < BVT_EP_THRESHOLD0; i++)
         if (set >> i & 1) add_in(t, i, real, BVT_LAYOUT_ROWS, 1, c);
     if (set >> BVT_EP_SLOPE & 1 && coin()) /* as a PReLU's mostly are */
-        for (uint32_t i = 0; i < c; i++) bvt_put_real(bvt_row(&t->call.in[BVT_EP_SLOPE], 0), i, (float)range(1, 8) / 8, real == BVT_DTYPE_F16);
+        for (uint32_t i = 0; i < c; i++)
+            bvt_put_real(bvt_row(&t->call.in[BVT_EP_SLOPE], 0), i, (float)range(1, 8) / 8, real == BVT_DTYPE_F16);
     bool any = false, half = x->dtype == BVT_DTYPE_F16 || set; /* where real is F16: there is an operand of it */
     for (unsigned i = 0; i < 4; i++) {
-        if (usual ? i || below(4) == 0 : below(3)) continue;
+        if (usual ? i || (below(4) == 0) == sign : below(3)) continue;
         any = half = true;
         const bool trits = !usual && coin();
         add_in(t, BVT_EP_THRESHOLD0 + i, real, BVT_LAYOUT_ROWS, 1 + trits, c);
@@ -604,7 +622,8 @@ static void case_epilogue(test_case *t, uint32_t size) {
     }
     const bool wide = half && (usual ? below(4) == 0 : coin());
     const bool has_real = !any || (usual ? set != 0 : !bare && coin());
-    const uint32_t pool = 1u << (usual ? 2 + below(2) : below(4)), group = has_real && c % pool == 0 && below(3) == 0 ? pool : 1;
+    const uint32_t pool = pooled ? pooled : 1u << (usual ? 2 + below(2) : below(4));
+    const uint32_t group = has_real && c % pool == 0 && (pooled || below(3) == 0) ? pool : 1;
     t->op.attr[BVT_EP_POOL] = group > 1 ? (int32_t)group : 0;
     if (has_real) add_out(t, 0, wide ? BVT_DTYPE_F32 : real, BVT_LAYOUT_ROWS, n, c / group);
     snprintf(t->text, sizeof t->text, "N %u C %u set %x pool %u", n, c, set, group);

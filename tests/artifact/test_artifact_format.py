@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,11 +17,14 @@ from minimodel import Config, compiled, evaluate, image
 from bvtdeploy.artifact import spec
 from bvtdeploy.artifact.golden import golden_input
 from bvtdeploy.artifact.inspect import describe, inspect
-from bvtdeploy.artifact.reader import Artifact, read, to_graph
+from bvtdeploy.artifact.reader import Artifact, parse, read, to_graph
 from bvtdeploy.artifact.writer import Content, Preprocess, to_bytes, write_aside
 from bvtdeploy.errors import UserError
+from bvtdeploy.host import Session
+from bvtdeploy.ir.graph import Graph
+from bvtdeploy.ir.types import Type, bits
 from bvtdeploy.ir.verify import verify
-from bvtdeploy.lower.lowered import lower
+from bvtdeploy.lower.lowered import Lowered, lower
 from bvtdeploy.lower.schedule import schedule
 
 CONFIG = Config(image=8, patch=2, dim=8, ratio=2)
@@ -333,6 +337,43 @@ def test_hostile_attributes_of_every_op(folder: Path, number: int) -> None:
                 continue
             verify(graph)
             assert kind in {op.kind for op in graph.ops}
+
+
+def epilogue_of_dots(cols: int) -> Lowered:
+    """Dots of `cols` columns, scaled: 8 channels in fp16."""
+    graph = Graph("g")
+    x = graph.add_input("x", Type("f32", (3, cols)))
+    attrs = {"roles": ("x", "threshold0"), "results": ("bits",), "factors": (), "width": 0, "packed": (1,)}
+    signs = graph.create("epilogue", [x, graph.constant(np.zeros((1, cols), np.float32))], attrs)
+    weight = graph.constant(np.where(np.arange(8 * cols) % 3, 1, -1).astype(np.int8).reshape(8, cols), type=bits(8, cols))
+    dots = graph.append("bgemm", [*signs.outputs, weight])
+    scale = graph.constant(np.ones((1, 8), np.float16), type=Type("f16", (1, 8)))
+    attrs = {"roles": ("x", "scale"), "results": ("f32",), "factors": (), "width": 0, "packed": ()}
+    graph.set_outputs([*graph.create("epilogue", [dots, scale], attrs).outputs])
+    return lower(graph)
+
+
+@pytest.mark.parametrize(
+    ("cols", "attr", "value"),
+    [
+        *((64, 7, value) for value in (2, -1, 255)),
+        (513, 7, 1),
+        *((64, 8, value) for value in (1, 3, -1, 16)),
+        (64, 8, 2),  # its result has the channels of x
+    ],
+)
+def test_both_readers_refuse_wrong_claims_of_an_epilogue(cols: int, attr: int, value: int) -> None:
+    low = epilogue_of_dots(cols)
+    (number,) = (i for i, op in enumerate(low.ops) if op.kind == "epilogue" and low.values[op.inputs[0]].dtype == "I16")
+    assert low.ops[number].attr[7:9] == [int(cols <= 512), 0]
+    data = to_bytes(Content(low))
+    Session(data)
+    to_graph(parse(data, "m"))
+    broken = sealed(data, record_field("OPS", "op", "attr", value, number, attr))
+    with pytest.raises(UserError):
+        Session(broken)
+    with pytest.raises(UserError, match="do not make a network"):
+        to_graph(parse(broken, "m"))
 
 
 def test_constants_that_are_not_there(folder: Path) -> None:

@@ -79,6 +79,13 @@ def test_binary_products_are_below_their_bound(counting_tools: str, monkeypatch:
     assert all(10 < p.macs_a_cycle < p.bound for p in board.products)
 
 
+def test_products_are_shown_wherever_a_core_has_some(capsys: pytest.CaptureFixture[str]) -> None:
+    product = kernels.ProductKernel("csa", 49, 192, 64, 20.0, 40.0, None, 0.9)
+    boards = [kernels.BoardKernels(name, "cortex-a72", "", "gcc", 1.5, (), own) for name, own in (("a", ()), ("b", (product,)))]
+    views.show_kernels(Console(as_json=False), kernels.Kernels(tuple(boards), "rates: none"))
+    assert "20.0" in capsys.readouterr().out
+
+
 def test_what_kernels_do_not_go_with() -> None:
     assert "takes no artifact" in call("bench", "x.bvt", "--kernels")[2]
     assert "give an artifact, or --kernels" in call("bench")[2]

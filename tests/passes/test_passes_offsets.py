@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from rewriting import outputs, rewrite, show
 
 from bvtdeploy.ir import Graph
+from bvtdeploy.ir.text import parse
 from bvtdeploy.ops.epilogue import ROLES
-from bvtdeploy.passes import offsets
+from bvtdeploy.passes import offsets, pipeline
 from bvtdeploy.passes.base import Report
 
 F = np.float32
@@ -37,11 +38,12 @@ LAYER = epilogue("v", "x", scale="a", shift="b", slope="s", post="p")  # of whic
 NEXT = epilogue("y", "x", res0="v", scale="a", shift="b")  # it reads v as a residual, and adds b anyway
 
 
-def moved(out: str, *steps: str) -> tuple[Graph, Report]:
+def moved(out: str, *steps: str, x: np.ndarray = X) -> tuple[Graph, Report]:
     """The graph after the pass; its results are those before it (all constants are short: no sum rounds)."""
     lines = [f"%{k} = const {v} : f32[1x4]" for k, v in CONSTANTS.items()]
-    before, after, report = rewrite(offsets.run, "\n".join([f"graph @g(%x: f32[4x4]) -> ({out}) {{", *lines, *steps, "}"]))
-    for a, b in zip(outputs(before, X), outputs(after, X), strict=True):
+    head = f"graph @g(%x: f32[4x{x.shape[1]}]) -> ({out}) {{"
+    before, after, report = rewrite(offsets.run, "\n".join([head, *lines, *steps, "}"]))
+    for a, b in zip(outputs(before, x), outputs(after, x), strict=True):
         assert np.array_equal(a, b), (a, b)
     return after, report
 
@@ -53,7 +55,7 @@ def test_a_residual_takes_it_in_its_shift() -> None:
     graph, report = moved("%y", LAYER, NEXT)
     assert show(graph.outputs[0]) == f"f32(x, res0={INNER}, scale=[2.0, -1.0, 0.5, 4.0], shift=[9.0, -2.0, 5.0, 10.0])"
     assert {name: o.tolist() for name, o in report.offsets.items()} == {"v": [[8, -4, 2, 6]]}
-    assert report.fused["additions of constants"] == 1
+    assert report.fused["operations for constants"] == 1
 
 
 def test_an_operand_that_is_scaled_takes_it_in_the_shift_behind_the_scale() -> None:
@@ -77,7 +79,7 @@ def test_a_layer_with_a_residual_adds_nothing_its_knees_are_elsewhere() -> None:
     assert show(graph.outputs[0]).endswith("shift=[9.25, -2.0, 3.5, 14.0])")  # b + p + s*b
     assert {name: o.tolist() for name, o in report.offsets.items()} == {"v": [[8.25, -4, 0.5, 10]]}
     assert show(graph.of_kind("epilogue")[0].inputs[-1]) == "[-7.25, 3.0, -0.5, -5.0]"
-    assert report.fused["additions of constants"] == 2
+    assert report.fused["operations for constants"] == 2
 
 
 def test_what_a_value_lacks_moves_the_knees_of_who_reads_it() -> None:
@@ -139,27 +141,59 @@ def test_several_layers_each_give_theirs_to_the_next() -> None:
     layers = [LAYER.replace("%v =", "%v0 =")]
     layers += [epilogue(f"v{i + 1}", "x", res0=f"v{i}", scale="a", shift="b", slope="s", post="p") for i in range(3)]
     graph, report = moved("%y", *layers, NEXT.replace("%v", "%v3"))
-    assert report.fused["additions of constants"] == 7 and "post=" not in show(graph.outputs[0])
+    assert report.fused["operations for constants"] == 7 and "post=" not in show(graph.outputs[0])
     assert sorted(report.offsets) == ["v0", "v1", "v2", "v3"]
+
+
+def test_in_fp16_they_are_multiplied_by_the_slopes_that_are_computed_with() -> None:
+    """s -> 1 + f16(f16(s) - 1): the values that lack a constant are multiplied by just that."""
+    slope = np.array([[0.1, 1 / 3, -0.7, 1.3]], F)
+    text = "\n".join(
+        ["graph @g(%x: f32[4x4]) -> (%y) {", *(f"%{k} = const {v} : f32[1x4]" for k, v in CONSTANTS.items()),
+         "%slope = const @slope : f32[1x4]", epilogue("v", "x", res0="x", scale="a", shift="b", slope="slope", post="p"), NEXT, "}"]
+    )  # fmt: skip
+    for how in ({}, {"side": "fp16"}, {"elementwise": "fp16"}):
+        report = Report(**how)
+        graph = parse(text, {"slope": slope})
+        for step in pipeline.passes_of(report):
+            if step.name in ("slopes", "offsets"):
+                graph = step.run(graph, report)
+        stored = slope.astype(np.float16).astype(F) if how else slope
+        less = (stored - 1).astype(np.float16).astype(F) if "elementwise" in how else stored - 1
+        (offset,) = report.offsets.values()
+        np.testing.assert_array_equal(offset[0], np.float64([1, 2, 3, 4]) * (1 + less[0].astype(np.float64)) + CONSTANTS["p"])
 
 
 @given(st.integers(0, 2**32 - 1))
 def test_any_graph_of_layers_computes_the_same(seed: int) -> None:
-    """Random layers over values that earlier ones made, some of which are read by signs."""
+    """Random layers, some with knees of their own, over values that earlier ones made, wide or pooled, which are tiled where they
+    are too narrow; some have signs, of their own or of who reads them."""
     rng = np.random.default_rng(seed)
-    lines, values = [], ["x"]
-    for i in range(int(rng.integers(1, 7))):
-        parameters = zip(("scale", "shift", "slope", "post", "scale2", "shift2"), "absptb", strict=True)
-        at = {role: name for role, name in parameters if rng.random() < 0.6}
+    lines = [f"%{name}8 = const {data * 2} : f32[1x8]" for name, data in CONSTANTS.items()]
+    widths: dict[str, int] = {"x": 8}
+    results: list[str] = []
+    for i in range(int(rng.integers(1, 6))):
+        x = str(rng.choice(list(widths)))
+        wide = widths[x]
+        if wide == 8 and rng.random() < 0.3:
+            lines.append(f'%v{i} = channel_pool(%{x}) {{"group": 2}} : f32[4x4]')
+            widths[f"v{i}"] = 4
+            continue
+        parameters = zip(("scale", "shift", "slope", "knee", "post", "scale2", "shift2"), "abstptb", strict=True)
+        at = {role: name + "8" * (wide == 8) for role, name in parameters if rng.random() < 0.6}
         for role in ("res0", "res1", "post_res0"):
             if rng.random() < 0.5:
-                at[role] = str(rng.choice(values))
+                at[role] = str(rng.choice([v for v in widths if wide % widths[v] == 0]))
         if "slope" not in at:
             at.pop("post", None)
-        order = [r for r in ROLES if r in at]
-        lines.append(epilogue(f"v{i}", str(rng.choice(values)), **{r: at[r] for r in order}))
-        values.append(f"v{i}")
-        if rng.random() < 0.3:
-            lines.append(epilogue(f"bits{i}", f"v{i}", threshold0="t"))
-    results = [name for i in range(len(lines)) for name in (f"bits{i}",) if any(f"%{name} =" in line for line in lines)]
-    moved(", ".join(f"%{n}" for n in [values[-1], *results]), *lines)
+            at.pop("knee", None)
+        codes = rng.random() < 0.3
+        if codes:
+            at["threshold0"] = "t8" if wide == 8 else "t"
+            results.append(f"bits{i}")
+        lines.append(epilogue(f"v{i} bits{i}" if codes else f"v{i}", x, wide=wide, **{r: at[r] for r in ROLES if r in at}))
+        widths[f"v{i}"] = wide
+        if wide == 4 and rng.random() < 0.3:
+            lines.append(epilogue(f"bits{i}_", f"v{i}", threshold0="t"))
+            results.append(f"bits{i}_")
+    moved(", ".join(f"%{n}" for n in [*results, list(widths)[-1]]), *lines, x=np.hstack((X, X[::-1] * 2)))

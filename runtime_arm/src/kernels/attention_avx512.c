@@ -1,9 +1,9 @@
-/* attention for AVX-512 with VPOPCNTDQ and VBMI, with heads of one 64-bit word: the head's keys are an array of words and its value columns
- * words side by side, made once for all rows of the call; then eight keys, or eight channels, are one register.
+/* attention for AVX-512 with VPOPCNTDQ and VBMI, with heads of one 64-bit word: the head's keys are an array of words and its value
+ * columns words side by side, made once for all rows of the call; then eight keys, or eight channels, are one register.
  *
  * Where one threshold on the row's sum decides, scores are bytes, so that 64 compares with it are one mask word; the other forms go
- * through attention_general.h, whose scores, thresholds and contexts are done here. Wider heads and more keys than the stack takes go row by
- * row.
+ * through attention_general.h, whose scores, thresholds and contexts are done here. Wider heads and more keys than the stack takes go
+ * row by row.
  */
 #include <immintrin.h>
 #include <math.h>

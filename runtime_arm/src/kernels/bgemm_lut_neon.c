@@ -377,10 +377,10 @@ static void lut_tile(const bvt_call *call, uint32_t row, uint32_t rows) {
             const size_t bytes_here = 2 * bvt_min_u32(y->cols - col, BVT_LUT_CHANNELS);
             const uint8_t *words = w + col / BVT_LUT_CHANNELS * weight->stride;
             uint8_t copy[ROWS][2 * BVT_LUT_CHANNELS] __attribute__((aligned(16)));
-            for (uint32_t r = 0; i && r < rows; r++) memcpy(copy[r], bvt_row(y, row + r) + 2 * (size_t)col, bytes_here);
+            for (uint32_t r = 0; i && r < rows; r++) memcpy(copy[r], bvt_row_bits(y, row + r) + 2 * (size_t)col, bytes_here);
             if (narrow) lut_channels_narrow(&p, words, col, col + 1, copy[0], sizeof copy[0]);
             else lut_channels_wide(&p, words, col, col + 1, copy[0], sizeof copy[0]);
-            for (uint32_t r = 0; r < rows; r++) memcpy(bvt_row(y, row + r) + 2 * (size_t)col, copy[r], bytes_here);
+            for (uint32_t r = 0; r < rows; r++) memcpy((uint8_t *)bvt_row(y, row + r) + 2 * (size_t)col, copy[r], bytes_here);
         }
         w += (n + BVT_WORD_GROUPS - 1) / BVT_WORD_GROUPS * 8 * BVT_LUT_CHANNELS;
     }
@@ -388,10 +388,21 @@ static void lut_tile(const bvt_call *call, uint32_t row, uint32_t rows) {
 
 /* ---- Few rows: tables would not pay, words are compared ---------------------------------------------------------------------- */
 
-#define MANY 3u  /* rows at a time; of trits 2 */
-#define STEP 4u  /* words of 60 columns: which are there, and each row's; of trits each row's signs and what is not 0 */
-#define MOST 31u /* words whose bits a byte counts */
-#define FEW 6u   /* more rows are worth a tile */
+/* For each 60 columns, which are a word of a channel (fewer at the end of a part), scratch has a step of words: a mask of the columns that
+ * there are and a word of each row; of trits two words of each row, its signs and what of it is not 0. Behind the steps is a line of ones,
+ * which the masks are made from. */
+#define FEW_ROWS 6u        /* beside whole tiles; more are worth one */
+#define ROWS_AT_ONCE 3u    /* that are compared */
+#define TRITS_AT_ONCE 2u   /* rows of trits that are compared */
+#define STEP_WORDS 4u      /* words of 64 bits that a step has */
+#define STEPS_IN_BYTES 31u /* steps whose differing bits, 8 a byte in each, are counted in bytes */
+_Static_assert(STEP_WORDS >= 1 + ROWS_AT_ONCE && STEP_WORDS >= 2 * TRITS_AT_ONCE, "a step");
+_Static_assert(8 * STEPS_IN_BYTES <= UINT8_MAX, "counts of bytes");
+
+/* Every part of the columns ends in a word of its own, which may hold fewer than 12 groups. */
+#define MOST_PARTS ((BVT_MOST_COLUMNS + BVT_GROUP * BVT_LUT_MOST - 1) / (BVT_GROUP * BVT_LUT_MOST))
+#define MOST_STEPS (MOST_PARTS * ((BVT_LUT_MOST + BVT_WORD_GROUPS - 1) / BVT_WORD_GROUPS))
+_Static_assert(MOST_STEPS * STEP_WORDS * sizeof(uint64_t) + (BVT_MOST_COLUMNS + 7) / 8 <= BVT_LUT_SCRATCH, "scratch of few rows");
 
 /* n <= 60 columns of a line of bits; col is a multiple of 4. */
 static uint64_t columns(const uint8_t *line, uint32_t bytes, uint32_t col, uint32_t n) {
@@ -416,15 +427,15 @@ static uint32_t line_words(uint64_t *to, size_t step, const uint8_t *line, uint3
 }
 
 /* In how many columns rows and 8 channels differ; of trits, only where these are not 0. n: steps of `a`, and words of a channel. */
-INLINE void differing_columns(uint16x8_t sums[MANY], const uint8_t *w, const uint64_t *a, uint32_t n, const unsigned rows,
+INLINE void differing_columns(uint16x8_t sums[ROWS_AT_ONCE], const uint8_t *w, const uint64_t *a, uint32_t n, const unsigned rows,
                               const bool trits) {
     const uint8x16_t zero = vdupq_n_u8(0);
     for (unsigned r = 0; r < rows; r++) sums[r] = vdupq_n_u16(0);
     while (n) {
-        const uint32_t now = bvt_min_u32(n, MOST);
-        uint8x16_t counts[MANY][4];
+        const uint32_t now = bvt_min_u32(n, STEPS_IN_BYTES);
+        uint8x16_t counts[ROWS_AT_ONCE][4];
         for (unsigned r = 0; r < rows; r++) counts[r][0] = counts[r][1] = counts[r][2] = counts[r][3] = zero;
-        for (uint32_t i = 0; i < now; i++, w += 64, a += STEP) {
+        for (uint32_t i = 0; i < now; i++, w += 64, a += STEP_WORDS) {
             uint8x16_t weight[4] = {vld1q_u8(w), vld1q_u8(w + 16), vld1q_u8(w + 32), vld1q_u8(w + 48)};
             if (!trits) { /* a file may have anything in the other bits of its words */
                 const uint8x16_t there = vreinterpretq_u8_u64(vld1q_dup_u64(a));
@@ -449,11 +460,11 @@ INLINE void differing_columns(uint16x8_t sums[MANY], const uint8_t *w, const uin
 }
 
 /* ones: of each row how many columns count. */
-INLINE void few_rows(const bvt_call *call, uint32_t row, const uint64_t *words, uint32_t n, const int32_t ones[MANY],
+INLINE void few_rows(const bvt_call *call, uint32_t row, const uint64_t *words, uint32_t n, const int32_t ones[ROWS_AT_ONCE],
                      const unsigned rows, const bool trits) {
     const bvt_view *weight = &call->in[1], *y = &call->out[0];
     for (uint32_t col = 0; col < y->cols; col += BVT_LUT_CHANNELS) {
-        uint16x8_t differing[MANY];
+        uint16x8_t differing[ROWS_AT_ONCE];
         differing_columns(differing, weight->base + col / BVT_LUT_CHANNELS * weight->stride, words, n, rows, trits);
         for (unsigned r = 0; r < rows; r++) {
             const int16x8_t dot = vsubq_s16(vdupq_n_s16((int16_t)ones[r]), vreinterpretq_s16_u16(vshlq_n_u16(differing[r], 1)));
@@ -473,40 +484,40 @@ static void lut_few_rows(const bvt_call *call, uint32_t row, uint32_t rows) {
     const uint32_t k = call->in[1].cols, bytes = (k + 7) / 8;
     uint64_t *words = call->scratch;
     uint32_t n = 0;
-    int32_t ones[MANY];
+    int32_t ones[ROWS_AT_ONCE];
     if (x->dtype == BVT_DTYPE_TRITS) {
         for (uint32_t r = 0; r < rows; r++) {
             const uint8_t *line = bvt_row_bits(x, row + r);
-            n = line_words(words + 2 * r, STEP, line, k);
-            line_words(words + 2 * r + 1, STEP, line + bvt_plane(x->cols), k);
+            n = line_words(words + 2 * r, STEP_WORDS, line, k);
+            line_words(words + 2 * r + 1, STEP_WORDS, line + bvt_plane(x->cols), k);
             ones[r] = present(x, row + r, 0, bytes);
         }
         if (rows == 1) few_rows(call, row, words, n, ones, 1, true);
-        else few_rows(call, row, words, n, ones, 2, true);
+        else few_rows(call, row, words, n, ones, TRITS_AT_ONCE, true);
         return;
     }
     for (uint32_t r = 0; r < rows; r++) {
-        n = line_words(words + 1 + r, STEP, bvt_row_bits(x, row + r), k);
+        n = line_words(words + 1 + r, STEP_WORDS, bvt_row_bits(x, row + r), k);
         ones[r] = (int32_t)k;
     }
-    uint8_t *all = (uint8_t *)(words + (size_t)STEP * n);
+    uint8_t *all = (uint8_t *)(words + (size_t)STEP_WORDS * n);
     memset(all, 0xFF, bytes);
     if (k % 8) all[k / 8] = (uint8_t)((1u << k % 8) - 1);
-    line_words(words, STEP, all, k);
+    line_words(words, STEP_WORDS, all, k);
     if (rows == 1) few_rows(call, row, words, n, ones, 1, false);
     else if (rows == 2) few_rows(call, row, words, n, ones, 2, false);
-    else few_rows(call, row, words, n, ones, 3, false);
+    else few_rows(call, row, words, n, ones, ROWS_AT_ONCE, false);
 }
 
 void bvt_bgemm_lut(const bvt_call *call, uint32_t row0, uint32_t row1) {
     const bool trits = call->in[0].dtype == BVT_DTYPE_TRITS;
     while (row0 < row1) {
         uint32_t rows = bvt_min_u32(row1 - row0, ROWS);
-        if (rows > ROWS / 2 && rows <= ROWS / 2 + FEW) rows = ROWS / 2;
-        if (rows > FEW) {
+        if (rows > ROWS / 2 && rows <= ROWS / 2 + FEW_ROWS) rows = ROWS / 2;
+        if (rows > FEW_ROWS) {
             lut_tile(call, row0, rows);
         } else {
-            rows = trits || rows == 4 ? bvt_min_u32(rows, 2) : bvt_min_u32(rows, MANY);
+            rows = trits || rows == 4 ? bvt_min_u32(rows, TRITS_AT_ONCE) : bvt_min_u32(rows, ROWS_AT_ONCE); /* 4: twice 2 */
             lut_few_rows(call, row0, rows);
         }
         row0 += rows;

@@ -1,5 +1,5 @@
-/* epilogue for NEON: 8 rows x 16 channels at a time, whose parameters fit into registers: they are loaded once for 8 rows. Thresholds
- * on bare dots never become floats.
+/* epilogue for NEON: 8 rows x 16 channels at a time, whose parameters fit into registers: they are loaded once for 8 rows. Bare
+ * dots, on which there are thresholds only, do not become floats.
  */
 #include "epilogue_sets.h"
 #include "signs_neon.h"
@@ -39,7 +39,7 @@ INLINE uint16x8_t less(vf v, vf threshold) { return narrow(vcltq_f32(v.a, thresh
 typedef struct {
     unsigned rows;
     const void *x[8];
-    void *out[8]; /* of nothing: `unread` */
+    const void *out[8]; /* const as what bvt_epilogue_rows finds is, though these are written; of nothing: `unread` */
     const void *res[BVT_EP_RESIDUALS][8];
     uint32_t at[BVT_EP_RESIDUALS]; /* of a tile's first channel: c mod the residual's columns */
     float unread[16];
@@ -48,7 +48,7 @@ typedef struct {
 static __attribute__((noinline)) void find_rows(rows8 *t, const operands *o, uint32_t r0, uint32_t row1, unsigned set) {
     t->rows = bvt_min_u32(row1 - r0, 8);
     bvt_epilogue_rows(t->x, bvt_row(o->x, r0), o->x->stride);
-    bvt_epilogue_rows((const void **)t->out, o->out ? bvt_row(o->out, r0) : t->unread, o->out ? o->out->stride : 0);
+    bvt_epilogue_rows(t->out, o->out ? bvt_row(o->out, r0) : t->unread, o->out ? o->out->stride : 0);
     for (unsigned slot = 0; slot < BVT_EP_RESIDUALS; slot++) {
         if (set >> (BVT_EP_RES0 + slot) & 1) bvt_epilogue_residual_rows(o->call, slot, r0, t->rows, t->res[slot]);
     }
@@ -128,7 +128,7 @@ INLINE void rows_tile(uint8x16_t mask[MOST_AT_ONCE][8], const operands *o, const
 #pragma GCC unroll 1
     for (unsigned r = 0; r < rows; r++) {
         const void *x = t->x[r];
-        float *out = t->out[r];
+        float *out = (float *)t->out[r];
         vf16 v;
         if (dots) v = (vf16){vf_from_i16((const int16_t *)x + c, base), vf_from_i16((const int16_t *)x + c + 8, base)};
         else v = load16((const float *)x + c);
@@ -340,35 +340,33 @@ static void epilogue_any(const operands *o, uint32_t row0, uint32_t row1, uint32
     }
 }
 
-/* The forms that compiled models have much of, which have code of their own: the set, whether x is dots in i16, whether there is a sign.
- * A layer ends in a sign; a sum of branches goes into a norm. */
-enum { DOTS = 1u << 30, SIGN = 1u << 31 };
-#define FORMS(X)                                              \
-    X(RES0)                                                   \
-    X(RES0 | SIGN)                                            \
-    X(SCALE)                                                  \
-    X(SCALE | RES0)                                           \
-    X(SCALE | RES0 | SIGN)                                    \
-    X(AFFINE)                                                 \
-    X(AFFINE | SIGN)                                          \
-    X(AFFINE | RES0)                                          \
-    X(SCALE | DOTS)                                           \
-    X(SCALE | RES0 | DOTS)                                    \
-    X(SCALE | RES0 | SIGN | DOTS)                             \
-    X(AFFINE | DOTS)                                          \
-    X(AFFINE | SIGN | DOTS)                                   \
-    X(AFFINE | RES0 | DOTS)                                   \
-    X(AFFINE | SLOPE | DOTS)                                  \
-    X(AFFINE | SLOPE | POST_RES0 | POST_RES1 | DOTS)          \
-    X(SCALE | RES0 | BENT | DOTS)                             \
-    X(SCALE | RES0 | BENT | SIGN | DOTS)                      \
-    X(SCALE | RES0 | BENT | SIGN | DOTS | POOL(4))            \
-    X(SCALE | RES0 | BENT | SIGN | DOTS | POOL(8))            \
-    X(SCALE | RES0 | RES1 | BENT | SIGN | DOTS)               \
-    X(SCALE | RES0 | RES1 | RES2 | BENT | POST | DOTS)        \
-    X(SCALE | RES0 | BENT | POST_RES0 | DOTS)                 \
-    X(SCALE | RES0 | BENT | SCALE2 | POST_RES0 | DOTS)        \
-    X(SCALE | RES0 | BENT | SCALE2 | POST_RES0 | POST_RES1 | DOTS)
+/* The forms that compiled models have much of, which have code of their own: the set, whether x is dots in i16, whether there is a sign,
+ * and how many channels are pooled. A layer ends in a sign; a sum of branches goes into a norm. */
+#define DOTS (1u << 30)
+#define SIGN (1u << 31)
+#define FORMS(X)                                                    \
+    X(RES0)                                                         \
+    X(SCALE)                                                        \
+    X(SCALE | RES0)                                                 \
+    X(SCALE | RES0 | SIGN)                                          \
+    X(AFFINE)                                                       \
+    X(AFFINE | SIGN)                                                \
+    X(AFFINE | RES0)                                                \
+    X(SCALE | DOTS)                                                 \
+    X(SCALE | RES0 | DOTS)                                          \
+    X(AFFINE | DOTS)                                                \
+    X(AFFINE | RES0 | DOTS)                                         \
+    X(AFFINE | SLOPE | DOTS)                                        \
+    X(AFFINE | SLOPE | POST_RES0 | POST_RES1 | DOTS)                \
+    X(SCALE | RES0 | BENT | SIGN | DOTS)                            \
+    X(SCALE | RES0 | BENT | SIGN | DOTS | POOL(4))                  \
+    X(SCALE | RES0 | BENT | SIGN | DOTS | POOL(8))                  \
+    X(SCALE | RES0 | RES1 | BENT | SIGN | DOTS)                     \
+    X(SCALE | RES0 | RES1 | RES2 | BENT | POST | DOTS)              \
+    X(SCALE | RES0 | BENT | POST_RES0 | DOTS)                       \
+    X(SCALE | RES0 | BENT | SCALE2 | POST_RES0 | DOTS)              \
+    X(SCALE | RES0 | BENT | SCALE2 | POST_RES0 | POST_RES1 | DOTS)  \
+    X(SCALE | RES0 | BENT | AFFINE2 | POST_RES0 | POST_RES1 | DOTS)
 
 /* ---- Signs of what is there: of bare dots, of floats that were written ------------------------------------------------------ */
 

@@ -44,23 +44,23 @@ static inline unsigned pool_of(unsigned form) { return form & POOL(14) ? form / 
     EPILOGUE_AFFINE(v, BVT_EP_SCALE2, 3)
 
 /* The forms that compiled models have. Other outputs and thresholds are not among them, they are tested at run time. */
-#define COMMON_FORMS(X)                                     \
-    X(0)                                                    \
-    X(RES0)                                                 \
-    X(SCALE)                                                \
-    X(SCALE | RES0)                                         \
-    X(AFFINE)                                               \
-    X(AFFINE | RES0)                                        \
-    X(AFFINE | SLOPE)                                       \
-    X(AFFINE | SLOPE | POST_RES0 | POST_RES1)               \
-    X(SCALE | RES0 | BENT)                                  \
-    X(SCALE | RES0 | BENT | POST)                           \
-    X(SCALE | RES0 | RES1 | BENT)                           \
-    X(SCALE | RES0 | RES1 | RES2 | BENT | POST)             \
-    X(SCALE | RES0 | BENT | POST_RES0)                      \
-    X(SCALE | RES0 | BENT | SCALE2 | POST_RES0)             \
-    X(SCALE | RES0 | BENT | SCALE2 | POST_RES0 | POST_RES1) \
-    X(SCALE | RES0 | BENT | POOL(4))                        \
+#define COMMON_FORMS(X)                                      \
+    X(0)                                                     \
+    X(RES0)                                                  \
+    X(SCALE)                                                 \
+    X(SCALE | RES0)                                          \
+    X(AFFINE)                                                \
+    X(AFFINE | RES0)                                         \
+    X(AFFINE | SLOPE)                                        \
+    X(AFFINE | SLOPE | POST_RES0 | POST_RES1)                \
+    X(SCALE | RES0 | BENT)                                   \
+    X(SCALE | RES0 | RES1 | BENT)                            \
+    X(SCALE | RES0 | RES1 | RES2 | BENT | POST)              \
+    X(SCALE | RES0 | BENT | POST_RES0)                       \
+    X(SCALE | RES0 | BENT | SCALE2 | POST_RES0)              \
+    X(SCALE | RES0 | BENT | SCALE2 | POST_RES0 | POST_RES1)  \
+    X(SCALE | RES0 | BENT | AFFINE2 | POST_RES0 | POST_RES1) \
+    X(SCALE | RES0 | BENT | POOL(4))                         \
     X(SCALE | RES0 | BENT | POOL(8))
 
 #endif

@@ -93,13 +93,6 @@ VF_INLINE vf load_x(const rows8 *b, unsigned r, uint32_t c, const unsigned n) {
     }
 }
 
-#define HAS(operand) (set >> (operand)&1)
-#define PARAM(operand) p[operand]
-#define RESIDUAL(slot) load_residual(b, slot, r, at[slot], n)
-#define MULTIPLY_ADD vf_fma
-#define MULTIPLY vf_mul
-#define ADD vf_add
-#define PRELU(v) vf_prelu(v, p[BVT_EP_SLOPE], p[BVT_EP_KNEE])
 /* Writes the means of every `pool` of the first n channels of v, a multiple of pool. */
 VF_INLINE void put_means(float *to, const unsigned n, const unsigned pool, vf v) {
 #if VF_LANES == 16
@@ -114,6 +107,13 @@ VF_INLINE void put_means(float *to, const unsigned n, const unsigned pool, vf v)
     vf_store_n(to, vf_mul(v, vf_set(bvt_reciprocal(pool))), n / pool);
 }
 
+#define HAS(operand) (set >> (operand)&1)
+#define PARAM(operand) p[operand]
+#define RESIDUAL(slot) load_residual(b, slot, r, at[slot], n)
+#define MULTIPLY_ADD vf_fma
+#define MULTIPLY vf_mul
+#define ADD vf_add
+#define PRELU(v) vf_prelu(v, p[BVT_EP_SLOPE], p[BVT_EP_KNEE])
 /* Channels c .. c+n-1 of 8 rows; at[]: c mod the columns of a residual. */
 VF_INLINE void chunk(const rows8 *b, uint32_t c, const uint32_t at[BVT_EP_RESIDUALS], const unsigned n, const unsigned set,
                      const unsigned pool) {
@@ -136,6 +136,13 @@ VF_INLINE void chunk(const rows8 *b, uint32_t c, const uint32_t at[BVT_EP_RESIDU
     if (b->n_bits) store_signs(b, 0, c, n, mask);
     if (several) other_signs(b, c, n, value);
 }
+#undef HAS
+#undef PARAM
+#undef RESIDUAL
+#undef MULTIPLY_ADD
+#undef MULTIPLY
+#undef ADD
+#undef PRELU
 
 static __attribute__((noinline)) void chunk_any(const rows8 *b, uint32_t c, const uint32_t at[BVT_EP_RESIDUALS], unsigned n, unsigned set,
                                                 unsigned pool) {
@@ -178,10 +185,10 @@ VF_INLINE void run(rows8 *b, uint32_t row0, uint32_t row1, const unsigned set, c
  * `nan`, one of the ends. */
 VF_INLINE __m256i ceilings(const float *p, unsigned n, int32_t nan) {
     const __m512 t = vf_load_n(p, n);
-    const __m512 up = _mm512_min_ps(_mm512_max_ps(_mm512_roundscale_ps(t, _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC), _mm512_set1_ps(-32768)),
-                                    _mm512_set1_ps(32767));
+    const __m512 up = _mm512_roundscale_ps(t, _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC);
+    const __m512 cut = _mm512_min_ps(_mm512_max_ps(up, _mm512_set1_ps(-32768)), _mm512_set1_ps(32767));
     const __mmask16 number = _mm512_cmp_ps_mask(t, t, _CMP_ORD_Q);
-    return _mm512_cvtepi32_epi16(_mm512_mask_cvtps_epi32(_mm512_set1_epi32(nan), number, up));
+    return _mm512_cvtepi32_epi16(_mm512_mask_cvtps_epi32(_mm512_set1_epi32(nan), number, cut));
 }
 VF_INLINE __m512i ceilings32(const float *p, unsigned n, int32_t nan) {
     const __m512i low = _mm512_castsi256_si512(ceilings(p, n < 16 ? n : 16, nan));

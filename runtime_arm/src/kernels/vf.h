@@ -59,8 +59,8 @@ VF_INLINE vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
 VF_INLINE vf vf_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
 VF_INLINE vf vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
 VF_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
-/* v <= knee ? v : knee, for a PReLU, fma(that, slope - 1, v), which is NaN where one of them is. Minps takes v where one is NaN and of two
- * zeros; so vf_factor makes NaN of slope - 1 where knee is. */
+/* v <= knee ? v : knee, of a PReLU: fma(that, slope - 1, v). Of two zeros MINPS returns v, as it should. Where v or the knee is NaN the
+ * PReLU must be NaN, but MINPS returns v then: vf_factor puts a knee that is NaN in the place of slope - 1. */
 VF_INLINE vf vf_least(vf v, vf knee) { return _mm256_min_ps(knee, v); }
 VF_INLINE vf vf_factor(vf less, vf knee) { return _mm256_blendv_ps(less, knee, _mm256_cmp_ps(knee, knee, _CMP_UNORD_Q)); }
 /* Bit i: a >= b in lane i. */

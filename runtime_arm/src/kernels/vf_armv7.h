@@ -114,6 +114,8 @@ VF_INLINE vf vf_abs(vf p) {
     return VF_MAP(X);
 #undef X
 }
-VF_INLINE vf vf_add_pairs(vf p, vf q) { return (vf){p.a + p.b, p.c + p.d, p.e + p.f, p.g + p.h, q.a + q.b, q.c + q.d, q.e + q.f, q.g + q.h}; }
+VF_INLINE vf vf_add_pairs(vf p, vf q) {
+    return (vf){p.a + p.b, p.c + p.d, p.e + p.f, p.g + p.h, q.a + q.b, q.c + q.d, q.e + q.f, q.g + q.h};
+}
 
 #endif

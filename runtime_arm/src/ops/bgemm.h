@@ -31,10 +31,12 @@ bool bvt_weight_bit(const bvt_view *weight, uint32_t row, uint32_t col);
 
 #define BVT_BGEMM_ROWS 8u        /* rows that CSA and TBL2 prepare at a time */
 
-/* LUT: the tables of a part, and its columns of 32 rows, in two planes. */
+/* LUT: the tables of a part, and its columns of 32 rows, in two planes. Few rows have no tables: there, the words that they are compared
+ * by (bgemm_lut_neon.c asserts that these fit). */
 #define BVT_LUT_TABLE 512u
 #define BVT_LUT_TABLE_BYTES (BVT_LUT_MOST * BVT_LUT_TABLE)
 #define BVT_LUT_NIBBLES 80u /* vectors of 4 columns that a part takes: up to 260 columns from a half byte on, in whole 8 bytes */
+#define BVT_LUT_SCRATCH (BVT_LUT_TABLE_BYTES + 2 * 16 * BVT_LUT_NIBBLES)
 
 /* TBL2: a u16 for each pair of 4 rows (of trits for each row) and group; whole vectors of 8 groups. */
 static inline uint32_t bvt_tbl2_offsets(uint32_t cols, bool trits) { return (trits ? 4 : 2) * ((bvt_groups(cols) + 7) & ~7u); }
@@ -45,7 +47,7 @@ static inline uint64_t bvt_bgemm_scratch(int layout, uint32_t cols, bool trits) 
     /* Every byte of the rows 16 times; whole words of 8 steps are written. */
     case BVT_LAYOUT_CSA: return 16 * BVT_BGEMM_ROWS * bvt_min_u32((bvt_csa_steps(cols) + 7) & ~7u, (BVT_CSA_STEPS + 7) & ~7u);
     case BVT_LAYOUT_TBL2: return bvt_align64(BVT_BGEMM_ROWS / 4 * 2 * (uint64_t)bvt_tbl2_offsets(cols, trits));
-    case BVT_LAYOUT_LUT: return BVT_LUT_TABLE_BYTES + 2 * 16 * BVT_LUT_NIBBLES;
+    case BVT_LAYOUT_LUT: return BVT_LUT_SCRATCH;
     default: return 0;
     }
 }

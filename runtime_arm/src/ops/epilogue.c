@@ -13,7 +13,7 @@
  *     inputs: epilogue.h; attr[0] = W, attr[1+j] = factor of residual slot j; 0: row_j(r) = rows[0][r], a constant table;
  *     attr[7]: 1: no dot of x is beyond +-512; attr[8] = g: 2, 4 or 8, or 0: nothing is pooled
  *     in fp16 (an operand is F16, then all are but dots, x and out[0], which may be f32) v is rounded to binary16 at every `=`,
- *     once, and so is slope[c] - 1
+ *     once, and so is slope[c] - 1; an f32 out[0] is then the fp16 v, or the fp16 mean, widened
  *
  * out[0], not pooled, may be the very memory of x, or of a residual that has its shape: every kernel reads element (r, c) before it
  * writes it.
