@@ -27,7 +27,7 @@ from bvtdeploy.lower.weights import TILES, unpack_weight
 from bvtdeploy.ops.activation import KINDS as ACTIVATIONS
 from bvtdeploy.ops.attention import MOST_PLANES
 from bvtdeploy.ops.attention import ROLES as ATTENTION_ROLES
-from bvtdeploy.ops.dots import MOST_SMALL, largest_dot
+from bvtdeploy.ops.dots import are_small
 from bvtdeploy.ops.epilogue import RESIDUALS, ROLES
 
 Record = dict[str, Any]
@@ -378,9 +378,7 @@ def _attention(op: Record, unit: int) -> Record:
 
 def _check_small(claim: int, epilogue: Op) -> None:
     """Raises ValueError unless the attribute `small` is 0, or 1 where no dot is larger: kernels of fp16 trust it."""
-    most = largest_dot(epilogue.inputs[0].producer)
-    small = most is not None and most <= MOST_SMALL
-    if claim not in (0, 1) or (claim and not small):
+    if claim not in (0, 1) or (claim and not are_small(epilogue.inputs[0].producer)):
         raise ValueError("epilogue: its dots are not as small as it says")
 
 

@@ -27,3 +27,9 @@ def largest_dot(op: Op | None) -> int | None:
         keys = int(op.inputs[1].type.shape[0]) // int(op.attrs.get("windows", 1))
         return largest_result(keys, int(op.attrs.get("planes", 1)), None if ints is None else ints.data)
     return None
+
+
+def are_small(op: Op | None) -> bool:
+    """Whether an op gives dots, and none beyond +-MOST_SMALL."""
+    most = largest_dot(op)
+    return most is not None and most <= MOST_SMALL

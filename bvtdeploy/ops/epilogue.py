@@ -47,7 +47,7 @@ from bvtdeploy.ir.graph import Op
 from bvtdeploy.ir.types import BIPOLAR, DTYPES, TERNARY, Type, bits, i32
 from bvtdeploy.ops.base import Array, Attrs, OpDef, as_f32, expect, register
 from bvtdeploy.ops.channel_pool import pool_channels
-from bvtdeploy.ops.dots import MOST_SMALL, largest_dot
+from bvtdeploy.ops.dots import are_small
 from bvtdeploy.ops.numerics import fma, fma16
 
 RESIDUALS: Final = ("res0", "res1", "res2", "post_res0", "post_res1", "post_res2")
@@ -97,8 +97,7 @@ def _infer(inputs: Sequence[Type], attrs: Attrs) -> list[Type]:
 
 def small_dots(op: Op) -> bool:
     """In fp16: no dot of x can be beyond +-MOST_SMALL."""
-    most = largest_dot(op.inputs[0].producer)
-    return most is not None and most <= MOST_SMALL and any(v.type.elem == "f16" for v in (*op.inputs, *op.outputs))
+    return are_small(op.inputs[0].producer) and any(v.type.elem == "f16" for v in (*op.inputs, *op.outputs))
 
 
 def row_map(n: int, factor: int, width: int) -> Array:

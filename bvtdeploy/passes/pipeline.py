@@ -46,12 +46,11 @@ def passes_of(report: Report) -> tuple[Pass, ...]:
     """PIPELINE with the passes that round what `report` says: slopes before offsets go through them, the rest before `pools`, which
     knows every type."""
     rounding = ((patch_embed.PASS, report.patch_embed), (half.PASS, report.elementwise), (side.PASS, report.side))
-    chosen = [step for step, how in rounding if how != "fp32"]
-    slopes = [half.SLOPES] if {report.elementwise, report.side} != {"fp32"} else []
-    passes: list[Pass] = []
-    for step in PIPELINE:
-        passes += [*(slopes if step is offsets.PASS else chosen if step is pools.PASS else ()), step]
-    return tuple(passes)
+    before = {
+        offsets.PASS: [half.SLOPES] if {report.elementwise, report.side} != {"fp32"} else [],
+        pools.PASS: [step for step, how in rounding if how != "fp32"],
+    }
+    return tuple(one for step in PIPELINE for one in (*before.get(step, ()), step))
 
 
 @dataclass(frozen=True)

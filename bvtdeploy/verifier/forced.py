@@ -409,9 +409,9 @@ def force(graph: Graph, source: Source, image: Array, result: Forced) -> None:
                 if value.type.elem == "f32":
                     terms[value] = _magnitudes(op, inputs, sizes, ours)
                 continue
-            size = np.maximum(np.abs(theirs), _magnitudes(op, inputs, sizes, theirs)) if value.type.elem == "f32" else None
-            if size is not None:
-                size = size + np.abs(offsets.get(value.name, 0))
+            size = None
+            if value.type.elem == "f32":
+                size = np.maximum(np.abs(theirs), _magnitudes(op, inputs, sizes, theirs)) + np.abs(offsets.get(value.name, 0))
             _compare(op, value, size, ours, theirs, known, row, result)
             told = theirs if value.type.elem == "f32" else np.rint(theirs)
             at[value] = np.where(np.isnan(theirs), ours, told).astype(DTYPES[value.type.elem])

@@ -366,8 +366,8 @@ static void lut_tile(const bvt_call *call, uint32_t row, uint32_t rows) {
         }
         /* The first may write over 3 tables after its own, which come second. */
         lut_tables(tables, ones + 16 * after, somes + 16 * after, odd);
-        if (!all) lut_tables(tables + odd * BVT_LUT_TABLE, ones + 16 * skip, somes + 16 * skip, whole * BVT_WORD_GROUPS);
-        else lut_tables_of_all(tables + odd * BVT_LUT_TABLE, ones + 16 * skip, whole * BVT_WORD_GROUPS);
+        if (all) lut_tables_of_all(tables + odd * BVT_LUT_TABLE, ones + 16 * skip, whole * BVT_WORD_GROUPS);
+        else lut_tables(tables + odd * BVT_LUT_TABLE, ones + 16 * skip, somes + 16 * skip, whole * BVT_WORD_GROUPS);
         const bool missing = rows % (ROWS / 2);
         const uint32_t direct = missing ? 0 : y->cols / BVT_LUT_CHANNELS * BVT_LUT_CHANNELS;
         if (narrow) lut_channels_narrow(&p, w, 0, direct, bvt_row(y, row), y->stride);

@@ -382,9 +382,12 @@ INLINE int16x8_t load_limits(const float *p, int32_t nan) {
     return vqmovn_high_s32(vqmovn_s32(ceilings(p, nan)), ceilings(p + 4, nan));
 }
 /* 16 channels: 255 or 0. */
+INLINE uint8x16_t reach_words(int16x8_t first, int16x8_t second, const int16x8_t l[2]) {
+    return vuzp1q_u8(vreinterpretq_u8_u16(vcgeq_s16(first, l[0])), vreinterpretq_u8_u16(vcgeq_s16(second, l[1])));
+}
 INLINE uint8x16_t reach(const uint8_t *x, const int16x8_t l[2]) {
     const int16_t *p = (const int16_t *)(const void *)x;
-    return vuzp1q_u8(vreinterpretq_u8_u16(vcgeq_s16(vld1q_s16(p), l[0])), vreinterpretq_u8_u16(vcgeq_s16(vld1q_s16(p + 8), l[1])));
+    return reach_words(vld1q_s16(p), vld1q_s16(p + 8), l);
 }
 
 /* Up to 8 rows x 16 channels, where the last row stands in for those that are missing; trits: and of the plane after output i, which is
@@ -442,8 +445,7 @@ INLINE bool fit_bytes(const channels16 *limits) {
 INLINE uint8x16_t reach_cuts(const channels16 *v, const channels16 *limits, const int kind) {
     if (kind == FLOATS) return not_less16(v->real, limits->real);
     if (kind == BYTES) return vcgeq_s8(v->bytes, limits->bytes);
-    return vuzp1q_u8(vreinterpretq_u8_u16(vcgeq_s16(v->words[0], limits->words[0])),
-                     vreinterpretq_u8_u16(vcgeq_s16(v->words[1], limits->words[1])));
+    return reach_words(v->words[0], v->words[1], limits->words);
 }
 
 /* 16 channels of output i, of whole blocks of 8 rows; trits: and of the plane after it. */
